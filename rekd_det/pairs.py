@@ -13,10 +13,12 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 
+from rekd_det.errors import InputError
+
 _SPEC_KEYS = {"cfg_path", "cfg_options", "pretrained"}
 
 
-class PairError(ValueError):
+class PairError(InputError):
     """A config that does not describe the model or the pair that was asked for."""
 
 
