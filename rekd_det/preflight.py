@@ -85,7 +85,9 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
         evaluators = cfg.get(f"{split}_evaluator") or []
         for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
             ann_file = evaluator.get("ann_file")
-            if ann_file and _is_local(ann_file, evaluator) and not osp.isfile(ann_file):
+            if not isinstance(ann_file, str) or not _is_local(ann_file, evaluator):
+                continue
+            if not osp.isfile(ann_file):
                 raise PreflightError(
                     f"{split}_evaluator.ann_file: '{ann_file}' does not exist; give its path with "
                     f"--cfg-options {split}_evaluator.ann_file=..."
@@ -104,7 +106,8 @@ def check_work_dir(path: str) -> None:
             pass
     except OSError as error:
         raise PreflightError(
-            f"work_dir '{path}' cannot be written ({error.strerror}): choose another with --work-dir"
+            f"work_dir '{path}' cannot be written ({error.strerror}): choose another "
+            "with --work-dir"
         ) from error
 
 
@@ -141,7 +144,7 @@ def _datasets(dataset: object, key: str) -> Iterator[tuple[str, Mapping]]:
 
 def _check_dataset(key: str, dataset: Mapping) -> None:
     root = dataset.get("data_root") or ""
-    paths = {"ann_file": (dataset.get("ann_file"), osp.isfile)}
+    paths: dict[str, tuple] = {"ann_file": (dataset.get("ann_file"), osp.isfile)}
     for name, prefix in (dataset.get("data_prefix") or {}).items():
         paths[f"data_prefix.{name}"] = (prefix, osp.isdir)
     for name, (path, exists) in paths.items():

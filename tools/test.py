@@ -1,0 +1,122 @@
+"""Evaluate a detector. The command line is MMDetection's, and has ``--teacher`` besides.
+
+For a distillation config the student alone is built and evaluated; its checkpoint may be one of
+the distillation or a plain detector's.
+"""
+
+import argparse
+import warnings
+from copy import deepcopy
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, ConfigDict
+
+from rekd_det.checkpoint import StudentWeightsHook, check_checkpoint_file
+from rekd_det.cli import (
+    add_common_arguments,
+    build_runner,
+    choose_work_dir,
+    exit_on_input_error,
+    export_local_rank,
+)
+from rekd_det.pairs import student_config, teacher_config
+from rekd_det.preflight import PreflightError, check_data, check_work_dir, read_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Test (and evaluate) a detector")
+    parser.add_argument("config", help="config file of a detector, or of a distillation pair")
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        help="checkpoint file; with --teacher it may be left out (then model.teacher_ckpt)",
+    )
+    parser.add_argument(
+        "--teacher", action="store_true", help="evaluate the teacher of a pair, not its student"
+    )
+    parser.add_argument("--work-dir", help="folder for the log with the metrics")
+    parser.add_argument("--out", help="dump the predictions to this .pkl file")
+    parser.add_argument("--show", action="store_true", help="show the predictions in a window")
+    parser.add_argument(
+        "--show-dir",
+        help="save pictures of the predictions in this folder under WORK_DIR/TIMESTAMP",
+    )
+    parser.add_argument(
+        "--wait-time", type=float, default=2, help="seconds for which --show shows a picture"
+    )
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    add_common_arguments(parser)
+    args = parser.parse_args()
+    if args.checkpoint is None and not args.teacher:
+        parser.error("the following arguments are required: checkpoint")
+    if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
+        parser.error("--out: the file's name must end in .pkl or .pickle")
+    export_local_rank(args.local_rank)
+    return args
+
+
+def select_model(cfg: Config, args: argparse.Namespace) -> Config:
+    """The config of the one detector to evaluate, with its checkpoint as ``load_from``."""
+    if not args.teacher:
+        cfg = student_config(cfg)
+        cfg.load_from = args.checkpoint
+        return cfg
+    cfg = teacher_config(cfg)
+    cfg.load_from = args.checkpoint or cfg.load_from
+    if not cfg.load_from:
+        raise PreflightError("--teacher: the config has no model.teacher_ckpt; give a checkpoint")
+    return cfg
+
+
+def enable_tta(cfg: Config) -> None:
+    """Wrap the model for test-time augmentation; by default over the flipped image."""
+    if "tta_model" not in cfg:
+        warnings.warn("no `tta_model` in the config: merging by NMS at IoU 0.5", stacklevel=2)
+        nms = dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
+        cfg.tta_model = dict(type="DetTTAModel", tta_cfg=nms)
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    if "tta_pipeline" not in cfg:
+        warnings.warn(
+            "no `tta_pipeline` in the config: testing with and without flip", stacklevel=2
+        )
+        flips = [dict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
+        pack = deepcopy(dataset.pipeline[-1])
+        pack.meta_keys = (
+            *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+            *("flip", "flip_direction"),
+        )
+        augment = dict(type="TestTimeAug", transforms=[flips, [pack]])
+        cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), augment]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+@exit_on_input_error
+def main() -> None:
+    args = parse_args()
+    setup_cache_size_limit_of_dynamo()
+    cfg = select_model(read_config(args.config, args.cfg_options), args)
+    cfg.launcher = args.launcher
+    cfg.resume = False
+    choose_work_dir(cfg, args.work_dir, args.config)
+    check_work_dir(cfg.work_dir)
+    check_checkpoint_file(cfg.load_from)
+    check_data(cfg, ("test",))
+    if args.show or args.show_dir:
+        trigger_visualization_hook(cfg, args)
+    if args.tta:
+        enable_tta(cfg)
+
+    runner = build_runner(cfg)
+    runner.register_hook(StudentWeightsHook())
+    if args.out is not None:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Train a detector, alone or distilled from a teacher. The command line is MMDetection's."""
+
+import argparse
+
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+from rekd_det.checkpoint import check_checkpoint_file
+from rekd_det.cli import (
+    add_common_arguments,
+    build_runner,
+    choose_work_dir,
+    exit_on_input_error,
+    export_local_rank,
+)
+from rekd_det.preflight import PreflightError, check_data, check_work_dir, read_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Train a detector")
+    parser.add_argument("config", help="config file of a detector, or of a distillation pair")
+    parser.add_argument("--work-dir", help="folder for logs and checkpoints")
+    parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate to the total batch size (auto_scale_lr.base_batch_size)",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from this checkpoint; without a value, from the newest one in the work dir",
+    )
+    add_common_arguments(parser)
+    args = parser.parse_args()
+    export_local_rank(args.local_rank)
+    return args
+
+
+def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Write what the command line says into the config."""
+    cfg.launcher = args.launcher
+    choose_work_dir(cfg, args.work_dir, args.config)
+    if args.amp:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.loss_scale = "dynamic"
+    if args.auto_scale_lr:
+        scaling = cfg.get("auto_scale_lr") or {}
+        if "enable" not in scaling or "base_batch_size" not in scaling:
+            raise PreflightError(
+                f"--auto-scale-lr: '{args.config}' needs "
+                "auto_scale_lr = dict(enable=False, base_batch_size=...)"
+            )
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == "auto" else args.resume
+
+
+def check_start(cfg: Config) -> None:
+    """Check the checkpoint that training starts or goes on from, if there is one."""
+    start = cfg.get("load_from")
+    if cfg.get("resume") and not start:
+        start = find_latest_checkpoint(cfg.work_dir)
+    if start:
+        check_checkpoint_file(start)
+
+
+@exit_on_input_error
+def main() -> None:
+    args = parse_args()
+    setup_cache_size_limit_of_dynamo()
+    cfg = read_config(args.config, args.cfg_options)
+    apply_arguments(cfg, args)
+    check_work_dir(cfg.work_dir)
+    check_start(cfg)
+    check_data(cfg, ("train", "val"))
+    build_runner(cfg).train()
+
+
+if __name__ == "__main__":
+    main()
