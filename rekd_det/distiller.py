@@ -1,0 +1,137 @@
+"""ReKDDistiller: from the rows of a step to its distillation losses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
+from mmrazor.models.distillers import BaseDistiller
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from .adapters import HeadAdapter, build_adapter
+from .finite import FiniteGuard
+from .losses import LogitLoss
+from .structures import AlignedLogits
+from .taps import TapSet
+
+
+@MODELS.register_module()
+class ReKDDistiller(BaseDistiller):
+    """Distils classification logits on the rows that the student's own head classifies.
+
+    Args:
+        loss: config of a :class:`rekd_det.losses.LogitLoss`, e.g. ``dict(type='mmrazor.ReKDLoss', top_k=5)``. Where it
+            sets no ``activation``, the head's own is used.
+        init_cfg: as in mmengine's ``BaseModule``.
+
+    Raises:
+        ValueError, TypeError: for a loss that can't be built, or that does not fit the pair's heads.
+    """
+
+    def __init__(self, loss: dict, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        if not isinstance(loss, dict):
+            raise TypeError(f"model.distiller.loss must be a config dict, got {type(loss).__name__}")
+        self._loss_cfg = dict(loss)
+        self.loss = _build_loss(self._loss_cfg)
+        #: factor on all distillation losses; DistillWarmupHook moves it
+        self.scale = 1.0
+        self.adapter: HeadAdapter | None = None
+        self._student: list[nn.Module] = []
+        self._finite = FiniteGuard()
+
+    def prepare_from_student(self, model: nn.Module) -> None:
+        """Remember the student until the teacher is there (called by MMRazor's algorithm)."""
+        self._student = [model]  # a list, so that the student does not become a submodule
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Pair the heads; everything that does not fit is raised here, before training."""
+        self.adapter = build_adapter(self._student.pop(), model)
+        if "activation" not in self._loss_cfg:
+            self.loss = _build_loss({**self._loss_cfg, "activation": self.adapter.activation})
+        self.loss.check_num_logits(self.adapter.num_logits)
+        print_log(f"ReKD pairs {self.adapter.describe()}; {self.loss}", logger="current")
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Taps on the student for one step; they and what they recorded are gone afterwards, whatever happens."""
+        adapter = self._adapter
+        try:
+            with TapSet() as taps:
+                adapter.tap(taps)
+                yield
+        finally:
+            adapter.clear()
+
+    def compute_distill_losses(self, teacher_feats: Sequence[Tensor], data_samples: list) -> dict[str, Tensor]:
+        """The losses of the step, by name; called inside :meth:`step`, after the student's forward.
+
+        Args:
+            teacher_feats: the teacher's feature maps of this batch, one ``(B, c, h, w)`` per level.
+            data_samples: the batch's ``DetDataSample``s.
+
+        Returns:
+            ``loss_*`` scalars to minimise, and detached statistics whose names lack "loss". With several heads (stages)
+            the names start with the head's tag: 's0.loss_tisd'.
+        """
+        with torch.no_grad():
+            aligned = self._adapter.align(teacher_feats, data_samples)
+        out: dict[str, Tensor] = {}
+        for entry in aligned:
+            prefix = f"{entry.tag}." if entry.tag else ""
+            for name, value in self._components(entry).items():
+                out[prefix + name] = value * (entry.loss_weight * self.scale) if "loss" in name else value
+        losses = [v.detach() for k, v in out.items() if "loss" in k]
+        if losses:
+            self._finite.check(torch.stack(losses).sum(), aligned)
+        return out
+
+    def _components(self, entry: AlignedLogits) -> dict[str, Tensor]:
+        avg_factor = entry.avg_factor if self.loss.reduction == "mean" else None
+        return self.loss.components(entry.student, entry.teacher, entry.weight, avg_factor, entry.labels)
+
+    @property
+    def _adapter(self) -> HeadAdapter:
+        if self.adapter is None:
+            raise RuntimeError("ReKDDistiller works inside ReKDDistill, which pairs it with the heads")
+        return self.adapter
+
+
+def _build_loss(cfg: dict) -> LogitLoss:
+    # The config's default scope is mmdet; a loss of this package must be found without 'mmrazor.' as well.
+    with DefaultScope.overwrite_default_scope("mmrazor"):
+        kind = MODELS.get(cfg["type"]) if isinstance(cfg.get("type"), str) else cfg.get("type")
+        if not (inspect.isclass(kind) and issubclass(kind, LogitLoss)):
+            names = sorted(c.__name__ for c in _subclasses(LogitLoss))
+            raise TypeError(
+                f"model.distiller.loss.type={cfg.get('type')!r} is not a loss on classification logits; "
+                f"choose one of {', '.join(names)}, or register a subclass of rekd_det.losses.LogitLoss"
+            )
+        _check_options(kind, cfg)
+        loss = MODELS.build(cfg)
+    if loss.reduction == "none":
+        raise ValueError("model.distiller.loss.reduction='none' gives no scalar to train on; use 'mean'")
+    return loss
+
+
+def _check_options(kind: type, cfg: dict) -> None:
+    known: set[str] = set()
+    for cls in kind.__mro__:
+        if issubclass(cls, LogitLoss):
+            known |= set(inspect.signature(cls.__init__).parameters)
+    known -= {"self", "kwargs"}
+    unknown = sorted(set(cfg) - known - {"type", "_scope_"})
+    if unknown:
+        raise TypeError(
+            f"model.distiller.loss has no option {', '.join(unknown)}; {kind.__name__} takes {', '.join(sorted(known))}"
+        )
+
+
+def _subclasses(cls: type) -> set[type]:
+    direct: set[type] = set(cls.__subclasses__())
+    return direct.union(*map(_subclasses, direct))
