@@ -1,0 +1,41 @@
+# `make test` and `make demo` do all the set-up first; a second call does it no more.
+# Choose the Python with PYTHON=..., wheels of your own with PIP_FIND_LINKS=FOLDER.
+
+# The first of these that starts and is supported; 3.11 is the tested one.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
+	&& echo $$p && exit; done; echo python3)
+VENV_PYTHON := .venv/bin/python
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+.PHONY: help venv test test-all demo lint clean
+
+help:
+	@echo 'make venv      set up .venv'
+	@echo 'make test      the tests that take seconds; options through PYTEST_ARGS'
+	@echo 'make test-all  all tests that this machine can run'
+	@echo 'make demo      distil a small detector on generated pictures; options through DEMO_ARGS'
+	@echo 'make lint      ruff and mypy'
+	@echo 'make clean     remove .venv and caches (work_dirs and data stay)'
+
+venv:
+	@$(PYTHON) tools/setup_env.py
+
+test: venv
+	$(VENV_PYTHON) -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-all: venv
+	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+
+demo: venv
+	$(VENV_PYTHON) tools/demo.py $(DEMO_ARGS)
+
+lint: venv
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
