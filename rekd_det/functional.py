@@ -57,9 +57,10 @@ def topk_kl_terms(student: Tensor, teacher: Tensor, head_index: Tensor, tau: flo
     t_tail, s_tail = (_masked_logsumexp(x, ~in_head) for x in (t, s))
     t_all, s_all = torch.logaddexp(t_head, t_tail), torch.logaddexp(s_head, s_tail)
 
-    head_mass, tail_mass = (t_head - t_all).exp(), (t_tail - t_all).exp()
-    kl_mass = head_mass * (t_head - t_all - s_head + s_all)
-    kl_mass = kl_mass + tail_mass * (t_tail - t_all - s_tail + s_all)
+    log_p, log_1p = t_head - t_all, t_tail - t_all
+    log_q, log_1q = s_head - s_all, s_tail - s_all
+    head_mass = log_p.exp()
+    kl_mass = head_mass * (log_p - log_q) + log_1p.exp() * (log_1p - log_1q)
     kl_head = _kl_within(t, s, t_head, s_head, in_head)
     kl_tail = _kl_within(t, s, t_tail, s_tail, ~in_head)
     return TopKTerms(kl_mass, kl_head, kl_tail, head_mass)
