@@ -2,13 +2,16 @@
 
 import os
 import os.path as osp
+import pickle
 import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -61,9 +64,7 @@ def check_checkpoint_file(path: str) -> None:
         return
     path = _check_local_file(path)
     try:
-        checkpoint = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle raises nearly anything
         raise _explain(path, error) from error
     _check_holds_weights(path, checkpoint)
@@ -142,6 +143,23 @@ class StudentWeightsHook(Hook):
         checkpoint.pop("ema_state_dict", None)
 
 
+def _history_buffer_method(owner: Any, name: str) -> Any:
+    """What a training checkpoint gets for the name ``getattr``: a method of HistoryBuffer or nothing.
+
+    mmengine's HistoryBuffer pickles its own statistics as ``getattr(HistoryBuffer, 'mean')``. The
+    real `getattr` in the allow-list would hand a forged checkpoint everything.
+    """
+    if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
+        raise pickle.UnpicklingError(
+            f"Weights only load failed: GLOBAL getattr asked for {name!r}, which is not allowed"
+        )
+    return HistoryBuffer._statistics_methods[name]
+
+
+HistoryBuffer()  # registers the statistics
+torch.serialization.add_safe_globals([(_history_buffer_method, "builtins.getattr")])
+
+
 def is_local(path: str) -> bool:
     """Whether a checkpoint's name is a path on this machine rather than a URL or another scheme."""
     return "://" not in path
@@ -152,9 +170,7 @@ def _check_local_file(path: str) -> str:
     if osp.isdir(path):
         raise CheckpointError(f"checkpoint '{path}' is a folder: name a .pth file in it")
     if not osp.isfile(path):
-        raise CheckpointError(
-            f"checkpoint '{path}' does not exist (relative paths start at {os.getcwd()})"
-        )
+        raise CheckpointError(f"checkpoint '{path}' does not exist (relative paths start at {os.getcwd()})")
     if osp.getsize(path) == 0:
         raise CheckpointError(f"checkpoint '{path}' is an empty file: copy or download it again")
     return path
@@ -162,8 +178,8 @@ def _check_local_file(path: str) -> str:
 
 def _explain(path: str, error: Exception) -> CheckpointError:
     text = str(error)
-    carried = re.search(r"(?:GLOBAL|class|function) (\w+(?:\.\w+)+)", text)
-    if carried and "weights" in text.lower():
+    carried = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", text)
+    if carried and "Weights only load failed" in text:
         return CheckpointError(
             f"checkpoint '{path}' carries code ({carried[1]}) and was refused: loading it could "
             "run anything. If you trust who made it, ask for a file with nothing but weights: "
@@ -185,12 +201,8 @@ def _explain(path: str, error: Exception) -> CheckpointError:
 
 def _check_holds_weights(path: str, checkpoint: object) -> None:
     weights = _weights_of(checkpoint) if isinstance(checkpoint, Mapping) else None
-    if not isinstance(weights, Mapping) or not any(
-        isinstance(value, Tensor) for value in weights.values()
-    ):
-        raise CheckpointError(
-            f"checkpoint '{path}' holds no weights: expected dict(state_dict=...) or a state dict"
-        )
+    if not isinstance(weights, Mapping) or not any(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"checkpoint '{path}' holds no weights: expected dict(state_dict=...) or a state dict")
 
 
 def _weights_of(checkpoint: Mapping) -> Mapping:
