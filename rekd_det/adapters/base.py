@@ -40,6 +40,17 @@ class HeadAdapter(ABC):
         self.student = student
         self.teacher = teacher
 
+    def bind(self, student: nn.Module, teacher: nn.Module) -> None:  # noqa: B027 - most heads need nothing of it
+        """Take what classification needs of the detectors around the heads; called once, before the first step.
+
+        Args:
+            student: the student detector.
+            teacher: the teacher detector, e.g. because its transformer lies there and not in its head.
+
+        Raises:
+            ValueError: if the two detectors do not fit together.
+        """
+
     @property
     @abstractmethod
     def num_logits(self) -> int:
@@ -136,7 +147,9 @@ def build_adapter(student: nn.Module, teacher: nn.Module) -> HeadAdapter:
             f"head is one of: {', '.join(sorted(c.__name__ for c, a in ADAPTERS.items() if a is found[0]))}"
         )
     assert found[0] is not None
-    return found[0](*heads)
+    built = found[0](*heads)
+    built.bind(student, teacher)
+    return built
 
 
 def check_same_classes(owner: str, student: int, teacher: int) -> None:
