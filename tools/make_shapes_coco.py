@@ -7,12 +7,12 @@ categories.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import cv2
 
-from rekd_det.datasets import PRESETS, DatasetError, build_dataset
+from rekd_det.cli import exit_on_input_error
+from rekd_det.datasets import PRESETS, build_dataset
 from rekd_det.datasets.contact_sheet import contact_sheet
 
 
@@ -33,22 +33,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
+@exit_on_input_error
+def main() -> None:
     args = parse_args()
-    try:
-        written = build_dataset(
-            args.out_dir, args.preset, args.seed, args.train, args.val, args.size, args.workers
-        )
-    except DatasetError as error:
-        print(f"make_shapes_coco.py: {error}", file=sys.stderr)
-        return 2
+    written = build_dataset(args.out_dir, args.preset, args.seed, args.train, args.val, args.size, args.workers)
     print(f"{args.out_dir}: {'written' if written else 'there already, nothing to do'}")
     if args.contact_sheet:
         target = args.out_dir / "contact_sheet.png"
         cv2.imwrite(str(target), contact_sheet(args.out_dir))
         print(f"contact sheet: {target}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

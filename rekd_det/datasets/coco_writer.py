@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ..errors import InputError
 from .shapes import PRESETS, SPLITS, Preset, Scene, render_scene
 
 # Raise it whenever the same arguments give other bytes than before.
@@ -29,7 +30,7 @@ _SMALL_SET = 200
 _QUIET_SECONDS = 5.0
 
 
-class DatasetError(ValueError):
+class DatasetError(InputError):
     """The data set can't be written as asked; the message says what to change."""
 
 
@@ -91,23 +92,18 @@ def _write_images(
         yield from pool.map(write, range(count), chunksize=16)
 
 
-def _write_split(
-    root: Path, description: dict[str, Any], preset: Preset, split: str, workers: int
-) -> None:
+def _write_split(root: Path, description: dict[str, Any], preset: Preset, split: str, workers: int) -> None:
     folder = root / f"{split}2017"
     folder.mkdir()
     count = description[split]
     written = _write_images(folder, preset, description["seed"], split, count, workers)
     images, annotations = [], []
     # The bar appears only if there is something to wait for.
-    for entry, found in tqdm(
-        written, desc=f"{split}2017", total=count, unit="img", delay=_QUIET_SECONDS
-    ):
+    for entry, found in tqdm(written, desc=f"{split}2017", total=count, unit="img", delay=_QUIET_SECONDS):
         images.append(entry)
         annotations.extend(found)
     categories = [
-        {"id": i, "name": c.name, "supercategory": c.family}
-        for i, c in enumerate(preset.categories, start=1)
+        {"id": i, "name": c.name, "supercategory": c.family} for i, c in enumerate(preset.categories, start=1)
     ]
     content = {
         "info": {"description": "Generated look-alike shapes", **description},
@@ -176,8 +172,7 @@ def _is_complete(root: Path, description: dict[str, Any]) -> bool:
         raise DatasetError(f"{stamp} can't be read ({error}); delete {root}") from error
     if found != description:
         raise DatasetError(
-            f"{root} holds another generated data set ({found}, wanted {description}); delete it "
-            "or give another folder"
+            f"{root} holds another generated data set ({found}, wanted {description}); delete it or give another folder"
         )
     for split in SPLITS:
         there = sum(1 for _ in (root / f"{split}2017").glob("*.jpg"))

@@ -49,16 +49,12 @@ def draw_boxes(
     return canvas
 
 
-def _caption(
-    canvas: np.ndarray, text: str, left: int, bottom: int, colour: tuple[int, int, int]
-) -> None:
+def _caption(canvas: np.ndarray, text: str, left: int, bottom: int, colour: tuple[int, int, int]) -> None:
     font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.36
     (width, height), baseline = cv2.getTextSize(text, font, size, 1)
     left = max(0, min(left, canvas.shape[1] - width))
     cv2.rectangle(canvas, (left, bottom - height - baseline), (left + width, bottom), colour, -1)
-    cv2.putText(
-        canvas, text, (left, bottom - baseline + 1), font, size, (255, 255, 255), 1, cv2.LINE_AA
-    )
+    cv2.putText(canvas, text, (left, bottom - baseline + 1), font, size, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def tile(images: Sequence[np.ndarray], columns: int, gap: int = 6) -> np.ndarray:

@@ -101,9 +101,7 @@ def arrow(v: float) -> Outline:
     return [np.array(upper + lower)]
 
 
-def place(
-    outline: Outline, centre: tuple[float, float], radius: float, angle: float, stretch: float
-) -> Outline:
+def place(outline: Outline, centre: tuple[float, float], radius: float, angle: float, stretch: float) -> Outline:
     """Stretch along y, rotate by ``angle`` (radians), scale to ``radius`` pixels, then move."""
     cos, sin = np.cos(angle), np.sin(angle)
     matrix = radius * np.array([[cos, -sin], [sin, cos]]) @ np.diag([1.0, stretch])

@@ -1,0 +1,245 @@
+"""The whole way on a CPU: generate data, train a teacher, distil a student from it, evaluate both.
+
+Finished steps are kept: a second call reuses them, and a call after an interruption goes on. It
+shows that the machinery works. One short run can't show whether ReKD helps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+from rekd_det.cli import exit_on_input_error
+from rekd_det.datasets import build_dataset
+from rekd_det.datasets.contact_sheet import comparison_sheet
+from rekd_det.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs" / "demo"
+STEPS = 5
+SEED = 0
+
+_STAMP = "demo.json"
+_QUICK_OPTIONS = {
+    "train_cfg.max_epochs": 1,
+    "train_cfg.val_interval": 1,
+    "train_dataloader.batch_size": 4,
+    "default_hooks.logger.interval": 1,
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work-dir", type=Path, help="default: work_dirs/demo")
+    parser.add_argument("--fresh", action="store_true", help="do all steps again")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a few iterations on a few images, to see that each step runs (in its own folder)",
+    )
+    args = parser.parse_args()
+    if args.work_dir is None:
+        args.work_dir = Path("work_dirs") / ("demo_quick" if args.quick else "demo")
+    args.work_dir = args.work_dir.absolute()
+    return args
+
+
+def announce(step: int, text: str) -> None:
+    print(f"\n=== {step}/{STEPS} {text}", flush=True)
+
+
+def run_tool(*arguments: str | Path) -> None:
+    """Run a program of ``tools/`` with its output on the terminal.
+
+    Raises:
+        InputError: it failed.
+    """
+    # From the root, because the configs name their default paths from there.
+    command = [sys.executable, *map(str, arguments)]
+    status = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if status != 0:
+        raise InputError(
+            f"{Path(arguments[0]).name} {arguments[1]} ended with status {status}: see its output "
+            "above. Calling the demo again goes on from the last checkpoint, --fresh starts over"
+        )
+
+
+def as_arguments(options: dict[str, object]) -> list[str]:
+    return ["--cfg-options", *(f"{key}={value}" for key, value in options.items())]
+
+
+def data_options(data: Path) -> dict[str, object]:
+    """What points the demo's configs to the data set in ``data``."""
+    annotations = data / "annotations" / "instances_val2017.json"
+    options: dict[str, object] = {
+        f"{split}_dataloader.dataset.data_root": f"{data}/" for split in ("train", "val", "test")
+    }
+    return options | {f"{split}_evaluator.ann_file": annotations for split in ("val", "test")}
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training run with a folder of its own, which it goes on in or reuses.
+
+    Attributes:
+        config: the config file.
+        folder: where checkpoints and logs go.
+        options: what overrides the config.
+        inputs: stands for whatever else decides the result (the data, the teacher).
+    """
+
+    config: Path
+    folder: Path
+    options: dict[str, object]
+    inputs: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever a finished run would have to be done again."""
+        settings = Config.fromfile(self.config).dump() + repr(self.options) + self.inputs
+        return hashlib.sha256(settings.encode()).hexdigest()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint."""
+        return Path(find_latest_checkpoint(str(self.folder)))
+
+    @property
+    def log(self) -> Path:
+        """The newest log file."""
+        return max(self.folder.glob("*/*.log"))
+
+    def run(self) -> None:
+        """Train; go on where an equal run was interrupted; do nothing if one has finished."""
+        stamp = self.folder / _STAMP
+        state = json.loads(stamp.read_text()) if stamp.is_file() else {}
+        if state.get("fingerprint") != self.fingerprint:
+            if self.folder.exists():
+                print(f"{self.folder} is of other settings: starting over", flush=True)
+                remove_step(self.folder)
+            self.folder.mkdir(parents=True)
+            self._write_stamp(finished=False)
+        elif state["finished"]:
+            print(f"finished before, reused: {self.checkpoint}", flush=True)
+            return
+        # With no checkpoint there, --resume starts from the beginning.
+        run_tool(
+            *(ROOT / "tools" / "train.py", self.config, "--work-dir", self.folder, "--resume"),
+            *as_arguments(self.options),
+        )
+        self._write_stamp(finished=True)
+
+    def _write_stamp(self, finished: bool) -> None:
+        content = {"fingerprint": self.fingerprint, "finished": finished}
+        # Renamed into place, so that a kill leaves the old one or the new one, never half of it.
+        draft = self.folder / f"{_STAMP}.new"
+        draft.write_text(json.dumps(content) + "\n")
+        draft.replace(self.folder / _STAMP)
+
+
+def remove_step(folder: Path) -> None:
+    """Delete the folder of a step, if the demo made it.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if not folder.exists():
+        return
+    if not any((folder / name).is_file() for name in (_STAMP, "shapes.json")):
+        raise InputError(f"{folder} was not made by the demo; give another --work-dir")
+    shutil.rmtree(folder)
+
+
+def evaluate(config: Path, folder: Path, options: dict[str, object], *arguments: object) -> float:
+    """Test a model with COCO's metric; its detections go to ``folder/detections.bbox.json``.
+
+    Returns:
+        The bbox mAP; 0 if nothing was detected at all.
+    """
+    remove_step(folder)
+    folder.mkdir(parents=True)
+    (folder / _STAMP).write_text("{}\n")
+    options = options | {"test_evaluator.outfile_prefix": folder / "detections"}
+    run_tool(
+        *(ROOT / "tools" / "test.py", config, *map(str, arguments), "--work-dir", folder),
+        *as_arguments(options),
+    )
+    # mmengine writes the metrics of a test to TIMESTAMP/TIMESTAMP.json.
+    metrics = max(folder.glob("*/*.json"), default=None)
+    return json.loads(metrics.read_text()).get("coco/bbox_mAP", 0.0) if metrics else 0.0
+
+
+def draw_picture(data: Path, evaluation: Path, target: Path) -> None:
+    """Draw the detections of an evaluation next to the ground truth."""
+    results = evaluation / "detections.bbox.json"
+    detections = json.loads(results.read_text()) if results.is_file() else []
+    cv2.imwrite(str(target), comparison_sheet(data, detections))
+
+
+@exit_on_input_error
+def main() -> None:
+    args = parse_args()
+    started = time.monotonic()
+    work = args.work_dir
+    data = work / "data"
+    if args.fresh:
+        for name in ("data", "teacher", "student", "eval_teacher", "eval_student"):
+            remove_step(work / name)
+    preset = "tiny" if args.quick else "demo"
+    options = data_options(data) | (_QUICK_OPTIONS if args.quick else {})
+
+    announce(1, f"generating pictures of look-alike shapes in {data}")
+    if build_dataset(data, preset, SEED):
+        print("done")
+    else:
+        print("there already, reused")
+    data_stamp = (data / "shapes.json").read_text()
+
+    announce(2, "training the teacher")
+    teacher = Training(CONFIGS / "teacher.py", work / "teacher", options, data_stamp)
+    teacher.run()
+
+    announce(3, "distilling the student from the teacher with ReKD")
+    pair = CONFIGS / "rekd.py"
+    options = options | {"model.teacher_ckpt": teacher.checkpoint}
+    student = Training(pair, work / "student", options, teacher.fingerprint)
+    student.run()
+
+    announce(4, "evaluating teacher and student with COCO's metric")
+    teacher_map = evaluate(pair, work / "eval_teacher", options, "--teacher")
+    student_map = evaluate(pair, work / "eval_student", options, student.checkpoint)
+
+    announce(5, "drawing what the student detects")
+    picture = work / "student_detections.png"
+    draw_picture(data, work / "eval_student", picture)
+
+    print(
+        f"""
+teacher     box mAP {teacher_map:.3f}
+student     box mAP {student_map:.3f}
+checkpoint  {student.checkpoint}
+log         {student.log}
+picture     {picture}  (left: ground truth, right: detected)
+took        {(time.monotonic() - started) / 60:.1f} minutes
+
+This shows that the machinery works. One short run on generated pictures says nothing about whether
+ReKD makes a better student: that takes controls without distillation, and several seeds."""
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; call the demo again and it goes on from the last checkpoint")
