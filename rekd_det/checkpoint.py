@@ -87,7 +87,9 @@ def strip_student_prefix(state_dict: Mapping[str, Tensor]) -> "OrderedDict[str, 
     for prefix in (_WRAPPER_PREFIX, STUDENT_PREFIX):
         if any(key.startswith(prefix) for key in state_dict):
             state_dict = _without_prefix(state_dict, prefix)
-            metadata = _without_prefix(metadata, prefix)
+            # A module's key there lacks the final dot: the student's own is 'architecture'.
+            dotted = _without_prefix({f"{key}.": value for key, value in metadata.items()}, prefix)
+            metadata = {key.removesuffix("."): value for key, value in dotted.items()}
     stripped = OrderedDict(state_dict)
     # torch keeps the versions of the modules there, and passes them to their loaders.
     stripped._metadata = OrderedDict(metadata)  # type: ignore[attr-defined]

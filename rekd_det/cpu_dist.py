@@ -57,7 +57,10 @@ def wrap_without_device(cfg: Config) -> None:
     Args:
         cfg: The Runner's config, changed in place.
     """
-    wrapper = cfg.setdefault("model_wrapper_cfg", dict(type="MMDistributedDataParallel"))
-    wrapper.setdefault("device_ids", None)
-    wrapper.setdefault("broadcast_buffers", False)
-    wrapper.setdefault("find_unused_parameters", cfg.get("find_unused_parameters", False))
+    defaults = dict(
+        type="MMDistributedDataParallel",
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
+    )
+    cfg.model_wrapper_cfg = {**defaults, **(cfg.get("model_wrapper_cfg") or {})}

@@ -52,15 +52,11 @@ def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict
     if isinstance(spec, str):
         spec = dict(cfg_path=spec)
     if not isinstance(spec, Mapping):
-        raise PairError(
-            f"{name} must be a model config or dict(cfg_path=...), but is {type(spec).__name__}"
-        )
+        raise PairError(f"{name} must be a model config or dict(cfg_path=...), but is {type(spec).__name__}")
     if "type" in spec:
         return copy.deepcopy(spec if isinstance(spec, ConfigDict) else ConfigDict(spec))
     if "cfg_path" not in spec:
-        raise PairError(
-            f"{name} needs either `type` or `cfg_path`, but has only the keys {sorted(spec)}"
-        )
+        raise PairError(f"{name} needs either `type` or `cfg_path`, but has only the keys {sorted(spec)}")
     _check_spec_keys(spec, name)
 
     path = spec["cfg_path"]
@@ -113,9 +109,7 @@ def teacher_config(cfg: Config) -> Config:
         PairError: If ``cfg`` describes no pair.
     """
     if not is_pair(cfg.get("model")):
-        raise PairError(
-            "this config has no teacher: `model` needs the keys `architecture` and `teacher`"
-        )
+        raise PairError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
     cfg = copy.deepcopy(cfg)
     checkpoint = cfg.model.get("teacher_ckpt")
     cfg.model = resolve_model_config(cfg.model.teacher, "model.teacher")

@@ -48,9 +48,7 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         PreflightError: If there is no such file, or an option's first key names nothing.
     """
     if not osp.isfile(path):
-        raise PreflightError(
-            f"config '{path}' does not exist (relative paths start at {os.getcwd()})"
-        )
+        raise PreflightError(f"config '{path}' does not exist (relative paths start at {os.getcwd()})")
     if not path.endswith((".py", ".json", ".yaml", ".yml")):
         raise PreflightError(f"config '{path}' is no config: expected a .py, .json or .yaml file")
     cfg = Config.fromfile(path)
@@ -106,8 +104,7 @@ def check_work_dir(path: str) -> None:
             pass
     except OSError as error:
         raise PreflightError(
-            f"work_dir '{path}' cannot be written ({error.strerror}): choose another "
-            "with --work-dir"
+            f"work_dir '{path}' cannot be written ({error.strerror}): choose another with --work-dir"
         ) from error
 
 

@@ -33,9 +33,7 @@ def parse_args() -> argparse.Namespace:
         nargs="?",
         help="checkpoint file; with --teacher it may be left out (then model.teacher_ckpt)",
     )
-    parser.add_argument(
-        "--teacher", action="store_true", help="evaluate the teacher of a pair, not its student"
-    )
+    parser.add_argument("--teacher", action="store_true", help="evaluate the teacher of a pair, not its student")
     parser.add_argument("--work-dir", help="folder for the log with the metrics")
     parser.add_argument("--out", help="dump the predictions to this .pkl file")
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
@@ -43,9 +41,7 @@ def parse_args() -> argparse.Namespace:
         "--show-dir",
         help="save pictures of the predictions in this folder under WORK_DIR/TIMESTAMP",
     )
-    parser.add_argument(
-        "--wait-time", type=float, default=2, help="seconds for which --show shows a picture"
-    )
+    parser.add_argument("--wait-time", type=float, default=2, help="seconds for which --show shows a picture")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     add_common_arguments(parser)
     args = parser.parse_args()
@@ -80,9 +76,7 @@ def enable_tta(cfg: Config) -> None:
     while "dataset" in dataset:
         dataset = dataset.dataset
     if "tta_pipeline" not in cfg:
-        warnings.warn(
-            "no `tta_pipeline` in the config: testing with and without flip", stacklevel=2
-        )
+        warnings.warn("no `tta_pipeline` in the config: testing with and without flip", stacklevel=2)
         flips = [dict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
         pack = deepcopy(dataset.pipeline[-1])
         pack.meta_keys = (

@@ -4,6 +4,7 @@ import argparse
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.runner import find_latest_checkpoint
 
 from rekd_det.checkpoint import check_checkpoint_file
@@ -45,14 +46,15 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     choose_work_dir(cfg, args.work_dir, args.config)
     if args.amp:
+        if get_device() == "cpu":
+            raise PreflightError("--amp needs a GPU: mmengine's AmpOptimWrapper has no CPU mode")
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.loss_scale = "dynamic"
     if args.auto_scale_lr:
         scaling = cfg.get("auto_scale_lr") or {}
         if "enable" not in scaling or "base_batch_size" not in scaling:
             raise PreflightError(
-                f"--auto-scale-lr: '{args.config}' needs "
-                "auto_scale_lr = dict(enable=False, base_batch_size=...)"
+                f"--auto-scale-lr: '{args.config}' needs auto_scale_lr = dict(enable=False, base_batch_size=...)"
             )
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
