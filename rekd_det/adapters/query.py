@@ -1,0 +1,108 @@
+"""Adapter for DETR-like heads: rows are the matching queries of every decoder layer.
+
+Not among the rows: the encoder's proposals of two-stage heads (their classifier says object or not, and the teacher
+would propose other points), and DINO's denoising queries (the object's place and class were given to them).
+
+Two ways to make the teacher's rows correspond, see docs/query_heads.md:
+
+* *shared*: two-stage decoders take their queries as input, so the teacher decodes the student's (shared_queries.py);
+* *matched*: learned queries belong to their network, so predictions are matched per image and layer (matching.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..structures import AlignedLogits
+from ..taps import TapSet
+from .attention import same_kernels
+from .base import register_adapter
+from .decoder_layers import DecoderLayersAdapter, check_same_layers
+from .matching import Pairs, box_cost, class_cost, match
+from .shared_queries import SharedQueries, share_queries
+
+
+@register_adapter("DETRHead", "ConditionalDETRHead", "DABDETRHead", "DeformableDETRHead", "DINOHead")
+class QueryAdapter(DecoderLayersAdapter):
+    """DETR, Conditional, DAB and Deformable DETR (one stage, refined, two stage) and DINO.
+
+    The two detectors may be of different kinds, and have different widths, feature levels and numbers of queries; the
+    classes, the activation and the number of decoder layers must agree.
+    """
+
+    rows = "matching queries, a set per decoder layer"
+
+    def __init__(self, student: Any, teacher: Any) -> None:
+        super().__init__(student, teacher)
+        self._output: tuple[Tensor, Tensor] | None = None
+        self._shared: SharedQueries | None = None
+        self._detectors: tuple[Any, Any] = (None, None)
+
+    def bind(self, student: nn.Module, teacher: nn.Module) -> None:
+        own, other = (d.decoder.num_layers for d in (student, teacher))  # type: ignore[union-attr]
+        check_same_layers(type(student).__name__, own, other)  # type: ignore[arg-type]
+        self._detectors = (student, teacher)
+        self._shared = share_queries(student, teacher)
+        self._teacher_transformer = _transformer_weights(teacher)
+
+    def tap(self, taps: TapSet) -> None:
+        self.clear()
+
+        def on_head(args: tuple, kwargs: dict, output: tuple) -> None:
+            self._output = output
+
+        taps.add(self.student, on_head)
+        self.tap_targets(taps, self.student.loss_cls)
+        if self._shared is not None:
+            self._shared.tap(taps)
+
+    def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
+        assert self._output is not None
+        student, teacher = self._detectors
+        logits, boxes = (self._matching_queries(student, x) for x in self._output)
+        with self.teacher_kernels():
+            if self._shared is not None:
+                rows = self._matching_queries(student, self._shared.decode(teacher_feats, data_samples))
+                pairs: list[Pairs | None] = [None] * len(logits)
+            else:
+                rows, teacher_boxes = _predict(teacher, teacher_feats, data_samples)
+                cost = class_cost(logits.detach(), rows, self.activation)
+                pairs = match(cost + box_cost(boxes.detach(), teacher_boxes))
+        return [
+            self.entry(i, f"d{i}", logits[i].flatten(0, 1), rows[i].flatten(0, 1), pairs[i]) for i in range(len(logits))
+        ]
+
+    def teacher_kernels(self) -> AbstractContextManager[None]:
+        """The context in which the teacher's transformer computes."""
+        return same_kernels(self._teacher_transformer)
+
+    @staticmethod
+    def _matching_queries(student: Any, x: Tensor) -> Tensor:
+        """``(D, B, Q, ...)`` of ``(D, B, Q', ...)``: denoising queries, if any, come first."""
+        if not hasattr(student, "dn_query_generator"):
+            return x
+        return x[:, :, x.shape[2] - student.num_queries :]
+
+    def clear(self) -> None:
+        super().clear()
+        self._output = None
+        if self._shared is not None:
+            self._shared.clear()
+
+    def describe(self) -> str:
+        how = "the student's queries" if self._shared is not None else "queries matched by their predictions"
+        return f"{super().describe()}, {how}"
+
+
+def _predict(detector: Any, feats: Sequence[Tensor], data_samples: list) -> tuple[Tensor, Tensor]:
+    """A detector's own predictions: logits ``(D, B, R, C)`` and boxes ``(D, B, R, 4)`` (cx, cy, w, h), normalised."""
+    return detector.bbox_head(**detector.forward_transformer(feats, data_samples))
+
+
+def _transformer_weights(detector: nn.Module) -> list[nn.Parameter]:
+    skipped = ("backbone", "neck")
+    return [p for name, part in detector.named_children() if name not in skipped for p in part.parameters()]
