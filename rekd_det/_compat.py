@@ -6,6 +6,7 @@ leaves everything else alone.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import sys
@@ -23,6 +24,7 @@ def apply() -> None:
     _mend_mmrazor_import()
     _allow_training_state_in_checkpoints()
     _serve_torchvision_urls()
+    _give_bf16_to_ops_as_fp32()
 
 
 def _mmrazor_needs_names_torch_lost() -> bool:
@@ -92,3 +94,38 @@ def _serve_torchvision_urls() -> None:
         loader=load_from_torchvision_table,
         force=True,
     )
+
+
+def _give_bf16_to_ops_as_fp32() -> None:
+    """Let R-CNN detectors train under bf16 autocast: mmcv 2.1's RoIAlign and NMS have no bf16 kernels.
+
+    RoI features are pooled in fp32 from the extractor on, because mmdet casts the RoIs to the features' dtype, and
+    bf16's eight bits of mantissa would move a box at x = 1000 by up to two pixels. Other dtypes pass untouched.
+    """
+    from mmcv.ops.nms import NMSop
+    from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
+
+    for extractor in (SingleRoIExtractor, GenericRoIExtractor):
+        if not hasattr(extractor.forward, "__wrapped__"):
+            extractor.forward = _pool_in_fp32(extractor.forward)
+    if not hasattr(NMSop.forward, "__wrapped__"):
+        NMSop.forward = staticmethod(_suppress_in_fp32(NMSop.forward))
+
+
+def _pool_in_fp32(forward):
+    @functools.wraps(forward)
+    def pool(self, feats, rois, *args, **kwargs):
+        if feats[0].dtype == torch.bfloat16:
+            feats = tuple(f.float() for f in feats)
+        return forward(self, feats, rois, *args, **kwargs)
+
+    return pool
+
+
+def _suppress_in_fp32(forward):
+    @functools.wraps(forward)
+    def suppress(ctx, boxes, scores, *args):
+        boxes, scores = (x.float() if x.dtype == torch.bfloat16 else x for x in (boxes, scores))
+        return forward(ctx, boxes, scores, *args)
+
+    return suppress

@@ -163,7 +163,7 @@ def test_equal_logits_cost_nothing():
     terms = topk_kl_terms(s, x, topk_index(x, 5))
     sum(terms[:3]).sum().backward()
     assert all(t.abs().max() == 0 for t in terms[:3])
-    assert s.grad.abs().max() < 1e-6
+    assert s.grad.abs().max() < 5e-6  # rounding of fp32 exponentials
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,6 +1,8 @@
 """Tiny detectors and batches for the tests: real mmdet classes, few channels, few proposals."""
 
 import copy
+import io
+from contextlib import redirect_stdout
 
 import torch
 from mmdet.registry import MODELS
@@ -47,7 +49,8 @@ def build(config: ConfigDict, seed: int = 0) -> torch.nn.Module:
     """A detector with deterministic random weights, in training mode."""
     torch.manual_seed(seed)
     model = MODELS.build(copy.deepcopy(config))
-    model.init_weights()
+    with redirect_stdout(io.StringIO()):  # mmengine prints a paragraph per parameter
+        model.init_weights()
     return model.train()
 
 
