@@ -9,16 +9,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 from mmengine.config import Config
-from mmengine.runner import find_latest_checkpoint
 
 from rekd_det.cli import exit_on_input_error
 from rekd_det.datasets import build_dataset
@@ -31,6 +32,10 @@ STEPS = 5
 SEED = 0
 
 _STAMP = "demo.json"
+_OUTPUT = "output.txt"
+_SHOWN_ON_FAILURE = 20
+# mmengine's log lines that tell how far it is; the others dump configs and environments.
+_PROGRESS = re.compile(r"[\d/]+ [\d:]+ - mmengine - (INFO - (?=Epoch|Saving|resumed)|(?=ERROR))(?P<text>.*)")
 _QUICK_OPTIONS = {
     "train_cfg.max_epochs": 1,
     "train_cfg.val_interval": 1,
@@ -59,19 +64,31 @@ def announce(step: int, text: str) -> None:
     print(f"\n=== {step}/{STEPS} {text}", flush=True)
 
 
-def run_tool(*arguments: str | Path) -> None:
-    """Run a program of ``tools/`` with its output on the terminal.
+def run_tool(output: Path, *arguments: str | Path) -> None:
+    """Run a program of ``tools/`` and show its progress; all it says is appended to ``output``.
 
     Raises:
         InputError: it failed.
     """
     # From the root, because the configs name their default paths from there.
     command = [sys.executable, *map(str, arguments)]
-    status = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if status != 0:
+    tail: deque[str] = deque(maxlen=_SHOWN_ON_FAILURE)
+    with (
+        output.open("a") as copy,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            copy.write(line)
+            tail.append(line)
+            progress = _PROGRESS.match(line)
+            if progress:
+                print(progress["text"], flush=True)
+    if process.returncode != 0:
         raise InputError(
-            f"{Path(arguments[0]).name} {arguments[1]} ended with status {status}: see its output "
-            "above. Calling the demo again goes on from the last checkpoint, --fresh starts over"
+            f"{Path(arguments[0]).name} ended with status {process.returncode}; its last words:\n"
+            f"{''.join(tail)}All of them are in {output}. Calling the demo again goes on from the "
+            "last checkpoint, --fresh starts over"
         )
 
 
@@ -112,8 +129,13 @@ class Training:
 
     @property
     def checkpoint(self) -> Path:
-        """The newest checkpoint."""
-        return Path(find_latest_checkpoint(str(self.folder)))
+        """The newest checkpoint, as the run recorded it."""
+        return Path((self.folder / "last_checkpoint").read_text().strip())
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether that checkpoint is still there."""
+        return (self.folder / "last_checkpoint").is_file() and self.checkpoint.is_file()
 
     @property
     def log(self) -> Path:
@@ -130,11 +152,12 @@ class Training:
                 remove_step(self.folder)
             self.folder.mkdir(parents=True)
             self._write_stamp(finished=False)
-        elif state["finished"]:
+        elif state["finished"] and self.is_usable:
             print(f"finished before, reused: {self.checkpoint}", flush=True)
             return
         # With no checkpoint there, --resume starts from the beginning.
         run_tool(
+            self.folder / _OUTPUT,
             *(ROOT / "tools" / "train.py", self.config, "--work-dir", self.folder, "--resume"),
             *as_arguments(self.options),
         )
@@ -161,7 +184,7 @@ def remove_step(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def evaluate(config: Path, folder: Path, options: dict[str, object], *arguments: object) -> float:
+def evaluate(config: Path, folder: Path, options: dict[str, object], *arguments: str | Path) -> float:
     """Test a model with COCO's metric; its detections go to ``folder/detections.bbox.json``.
 
     Returns:
@@ -172,7 +195,8 @@ def evaluate(config: Path, folder: Path, options: dict[str, object], *arguments:
     (folder / _STAMP).write_text("{}\n")
     options = options | {"test_evaluator.outfile_prefix": folder / "detections"}
     run_tool(
-        *(ROOT / "tools" / "test.py", config, *map(str, arguments), "--work-dir", folder),
+        folder / _OUTPUT,
+        *(ROOT / "tools" / "test.py", config, *arguments, "--work-dir", folder),
         *as_arguments(options),
     )
     # mmengine writes the metrics of a test to TIMESTAMP/TIMESTAMP.json.

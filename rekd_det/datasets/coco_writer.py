@@ -26,7 +26,9 @@ _JPEG_QUALITY = 92
 # Ids are unique over both splits and follow from the image's number alone.
 _FIRST_IMAGE_ID = {"train": 1, "val": 5_000_001}
 _IDS_PER_IMAGE = 100
+# Below it, starting processes takes longer than it saves.
 _SMALL_SET = 200
+_MOST_WORKERS = 8
 _QUIET_SECONDS = 5.0
 
 
@@ -71,7 +73,8 @@ def _write_image(
     scene = render_scene(preset, seed, split, index)
     image_id = _FIRST_IMAGE_ID[split] + index
     name = f"{image_id:012d}.jpg"
-    cv2.imwrite(str(folder / name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not cv2.imwrite(str(folder / name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+        raise DatasetError(f"{folder / name} can't be written; is the disk full?")
     height, width = scene.image.shape[:2]
     entry = {"id": image_id, "file_name": name, "width": width, "height": height}
     return entry, _annotations(scene, image_id)
@@ -213,11 +216,13 @@ def build_dataset(
         DatasetError: an argument is out of range, or ``root`` holds something else.
     """
     root = Path(root)
+    if workers is not None and workers < 1:
+        raise DatasetError(f"workers must be at least 1, got {workers}")
     settings, description = _describe(preset, seed, train, val, size)
     if _is_complete(root, description):
         return False
     if workers is None:
-        workers = min(os.cpu_count() or 1, 8)
+        workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     root.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that the rename stays within one file system and is atomic.
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.partial-", dir=root.parent) as scratch:
