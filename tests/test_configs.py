@@ -1,0 +1,127 @@
+"""Every shipped config is read, built and trained for one step; its claims are checked against mmdet's own files."""
+
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+import yaml
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from tiny import total
+
+from rekd_det.pairs import is_pair, resolve_model_config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
+
+
+def by_name(paths):
+    return dict(argvalues=paths, ids=[p.stem for p in paths])
+
+
+def read(path: Path) -> Config:
+    return Config.fromfile(path)
+
+
+PAIRS = [p for p in CONFIGS if is_pair(read(p).model)]
+
+
+@pytest.fixture(scope="module")
+def zoo_weights():
+    """Each checkpoint URL of mmdet's zoo, and the config that it was trained with."""
+    found = {}
+    for path in ZOO.glob("*/metafile.yml"):
+        content = yaml.safe_load(path.read_text())
+        for model in content["Models"] if isinstance(content, dict) else content:
+            if isinstance(model.get("Weights"), str):
+                found[model["Weights"]] = model["Config"].removeprefix("configs/")
+    return found
+
+
+def test_the_promised_configs_are_there():
+    names = {p.stem for p in CONFIGS}
+    assert {
+        *(f"rekd_frcnn_{p}_coco" for p in ("r101_r18", "r101_r50", "r50_mv2")),
+        *(f"rekd_mrcnn_{p}_coco" for p in ("r101_r18", "r101_r50")),
+        "rekd_cascade_r101_r50_coco",
+        "student_frcnn_r18_coco",
+        *(f"{m}_frcnn_r101_r18_coco" for m in ("kd", "dkd", "gdkd")),
+    } <= names
+
+
+@pytest.mark.parametrize("path", **by_name(PAIRS))
+def test_a_pair_is_short_and_its_teacher_is_the_zoos(path, zoo_weights):
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    assert len(lines) <= 12
+    model = read(path).model
+    config = model.teacher.cfg_path.removeprefix("mmdet::")
+    assert zoo_weights.get(model.teacher_ckpt) == config
+
+
+@pytest.mark.parametrize("path", **by_name(CONFIGS))
+def test_students_evaluate_on_coco(path):
+    cfg = read(path)
+    assert cfg.val_evaluator.type == "CocoMetric"
+    assert cfg.train_cfg.type.endswith("TrainLoop")
+    assert cfg.auto_scale_lr.base_batch_size > 0
+
+
+def test_controls_share_everything_but_the_loss():
+    rekd = read(ROOT / "configs/rekd_frcnn_r101_r18_coco.py")
+    for name in ("kd", "dkd", "gdkd"):
+        other = read(ROOT / f"configs/{name}_frcnn_r101_r18_coco.py")
+        other.model.distiller.loss = rekd.model.distiller.loss
+        assert other.to_dict() == rekd.to_dict()
+    alone = read(ROOT / "configs/student_frcnn_r18_coco.py")
+    assert alone.model == rekd.model.architecture
+    for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "test_evaluator"):
+        assert alone[key] == rekd[key]
+
+
+@pytest.mark.parametrize("path", **by_name(CONFIGS))
+def test_cfg_options_reach_everything(path):
+    cfg = read(path)
+    if is_pair(cfg.model):
+        cfg.merge_from_dict({"model.architecture.backbone.with_cp": True, "model.teacher_ckpt": "x.pth"})
+        assert cfg.model.architecture.backbone.with_cp
+        cfg.merge_from_dict({"model.distiller.loss.tau": 4.0})
+        assert cfg.model.distiller.loss.tau == 4.0
+    else:
+        cfg.merge_from_dict({"model.backbone.with_cp": True})
+        assert cfg.model.backbone.with_cp
+
+
+def without_downloads(config):
+    """A copy in which no part fetches weights."""
+    if isinstance(config, dict):
+        if config.get("type") == "Pretrained":
+            return None
+        return type(config)((k, without_downloads(v)) for k, v in config.items())
+    return [without_downloads(v) for v in config] if isinstance(config, list) else config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", **by_name(CONFIGS))
+def test_builds_and_steps(path):
+    cfg = read(path)
+    torch.manual_seed(0)
+    model = cfg.model
+    if is_pair(model):
+        # The checkpoint can't be had here: a random teacher of the same architecture stands in for it.
+        teacher = MODELS.build(without_downloads(resolve_model_config(model.teacher)))
+        model = without_downloads(model) | dict(teacher=teacher, teacher_ckpt=None)
+    else:
+        model = without_downloads(model)
+    model = MODELS.build(model).train()
+    data = demo_mm_inputs(2, [[3, 128, 128], [3, 128, 96]], num_items=[3, 2], num_classes=80, with_mask=True)
+    losses = model(**model.data_preprocessor(data, True), mode="loss")
+    assert torch.isfinite(total(losses))
+    if is_pair(cfg.model):
+        distill = {k: v for k, v in losses.items() if k.startswith("distill.") and "loss" in k}
+        assert distill
+        assert all(torch.isfinite(v) for v in distill.values())
+        assert any(v > 0 for v in distill.values())
+    total(losses).backward()
