@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import append_background
+from ..kernels import BACKENDS, KDSpec, check_backend, choose, logit_kd
+from ..kernels.dispatch import engine
 
 ACTIVATIONS = ("softmax", "sigmoid", "implicit_bg")
 REDUCTIONS = ("mean", "sum", "none")
@@ -25,9 +27,13 @@ class LogitLoss(nn.Module):
             class by itself. 'implicit_bg': softmax over the C logits and a background logit of 0.
         reduction: 'mean' over the rows (or ``avg_factor``), 'sum', or 'none' for one value per row.
         loss_weight: factor on every part.
+        backend: what computes it. 'eager': plain torch and autograd, the reference. 'fused' and 'triton': value and
+            gradient in one pass (see :mod:`rekd_det.kernels`); differentiable once. 'auto': the fastest that serves the
+            input, or 'eager'.
 
     Raises:
         ValueError: if an option has a value it can't have; the message names the option.
+        ImportError: for ``backend='triton'`` where triton is not installed.
     """
 
     #: activations that the loss has a meaning for
@@ -39,6 +45,7 @@ class LogitLoss(nn.Module):
         activation: str = "softmax",
         reduction: str = "mean",
         loss_weight: float = 1.0,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -46,10 +53,18 @@ class LogitLoss(nn.Module):
         check_choice(name, "reduction", reduction, REDUCTIONS)
         check_number(name, "tau", tau, above=0.0)
         check_number(name, "loss_weight", loss_weight, least=0.0)
+        check_choice(name, "backend", backend, BACKENDS)
         self.tau = float(tau)
         self.activation = activation
         self.reduction = reduction
         self.loss_weight = float(loss_weight)
+        self.backend = backend
+
+    def __init_subclass__(cls, **kwargs) -> None:
+        super().__init_subclass__(**kwargs)
+        # A subclass that changes the formula must not inherit the description of the old one.
+        if "row_terms" in cls.__dict__ and "kernel_spec" not in cls.__dict__:
+            cls.kernel_spec = LogitLoss.kernel_spec  # type: ignore[method-assign]
 
     @abstractmethod
     def row_terms(
@@ -65,6 +80,13 @@ class LogitLoss(nn.Module):
         Returns:
             Parts named ``loss_*`` and statistics whose name lacks "loss"; each ``(N,)``.
         """
+
+    def kernel_spec(self) -> KDSpec | None:
+        """The same loss as :meth:`row_terms` for the fused kernels; None where it has only an eager form."""
+        return None
+
+    def check_labels(self, gt_labels: Tensor | None, num_rows: int) -> None:
+        """Raise ValueError if the loss needs labels and these are not ``(num_rows,)``."""
 
     def check_num_logits(self, num_logits: int) -> None:
         """Raise ValueError if the loss can't work on ``num_logits`` logits per row (used before training starts)."""
@@ -96,10 +118,16 @@ class LogitLoss(nn.Module):
         if avg_factor is not None and self.reduction != "mean":
             raise ValueError(f"{type(self).__name__}: avg_factor goes with reduction='mean', not {self.reduction!r}")
         self._check_rows(preds_S, preds_T, weight)
+        self.check_num_logits(preds_S.shape[1])
+        self.check_labels(gt_labels, preds_S.shape[0])
         student, teacher = preds_S, preds_T.detach()
+        spec = None if self.backend == "eager" else self.kernel_spec()
+        check_backend(type(self).__name__, self.backend, self.reduction, spec)
+        backend = choose(self.backend, student, teacher, weight, self.reduction, spec)
+        if backend != "eager" and spec is not None:
+            return self._fused(backend, spec, student, teacher, weight, avg_factor, gt_labels)
         if self.activation == "implicit_bg":
             student, teacher = append_background(student), append_background(teacher)
-        self.check_num_logits(preds_S.shape[1])
         terms, statistics = self.row_terms(student, teacher, gt_labels)
         scale = self.loss_weight * self.tau**2
         out = {k: self._reduce(scale * v, weight, avg_factor) for k, v in terms.items()}
@@ -115,6 +143,25 @@ class LogitLoss(nn.Module):
     ) -> Tensor:
         """The sum of the parts: a scalar, or ``(N,)`` for ``reduction='none'``. Arguments as in :meth:`components`."""
         return self._total(self.components(preds_S, preds_T, weight, avg_factor))
+
+    def _fused(
+        self,
+        backend: str,
+        spec: KDSpec,
+        student: Tensor,
+        teacher: Tensor,
+        weight: Tensor | None,
+        avg_factor: Tensor | float | None,
+        gt_labels: Tensor | None,
+    ) -> dict[str, Tensor]:
+        divisor = self._divisor(student.shape[0], avg_factor)
+        if isinstance(divisor, Tensor):
+            divisor = divisor.to(torch.promote_types(student.dtype, torch.float32))
+        scale = self.loss_weight * self.tau**2 / divisor
+        out, mass = logit_kd(student, teacher, spec, engine(backend), gt_labels, weight, scale)
+        if spec.statistic is not None:
+            out[spec.statistic] = mass / _total_weight(student.shape[0], weight)
+        return out
 
     @staticmethod
     def _total(components: dict[str, Tensor]) -> Tensor:
@@ -135,13 +182,15 @@ class LogitLoss(nn.Module):
             rows = rows * weight
         if self.reduction == "none":
             return rows
-        total = rows.sum()
+        return rows.sum() / self._divisor(rows.shape[0], avg_factor)
+
+    def _divisor(self, num_rows: int, avg_factor: Tensor | float | None) -> Tensor | float:
         if self.reduction == "sum":
-            return total
+            return 1.0
         if avg_factor is None:
-            return total / max(rows.shape[0], 1)
+            return float(max(num_rows, 1))
         # As mmdet's losses do: a batch without positives has avg_factor 0 and a sum of 0.
-        return total / (avg_factor + torch.finfo(torch.float32).eps)
+        return avg_factor + torch.finfo(torch.float32).eps
 
     def extra_repr(self) -> str:
         shown = (f"{k}={v!r}" for k, v in vars(self).items() if not k.startswith("_"))
@@ -149,9 +198,13 @@ class LogitLoss(nn.Module):
 
 
 def _mean(rows: Tensor, weight: Tensor | None) -> Tensor:
+    return (rows if weight is None else rows * weight).sum() / _total_weight(rows.shape[0], weight)
+
+
+def _total_weight(num_rows: int, weight: Tensor | None) -> Tensor | float:
     if weight is None:
-        return rows.sum() / max(rows.shape[0], 1)
-    return (rows * weight).sum() / weight.sum().clamp(min=torch.finfo(torch.float32).eps)
+        return float(max(num_rows, 1))
+    return weight.sum().clamp(min=torch.finfo(torch.float32).eps)
 
 
 def check_choice(owner: str, key: str, value: object, choices: tuple[str, ...]) -> None:

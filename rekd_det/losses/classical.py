@@ -6,6 +6,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ..functional import kl_bernoulli, kl_softmax, topk_index, topk_kl_terms
+from ..kernels import KDSpec, Part
 from .base import LogitLoss, check_number, check_tail, check_top_k
 
 
@@ -22,6 +23,10 @@ class KDLoss(LogitLoss):
         if self.activation == "sigmoid":
             return {"loss_kd": kl_bernoulli(student, teacher, self.tau).sum(1)}, {}
         return {"loss_kd": kl_softmax(student, teacher, self.tau)}, {}
+
+    def kernel_spec(self) -> KDSpec:
+        # Without a head the tail is the whole row.
+        return KDSpec((Part("loss_kd", tail=1.0),), "none", 0, self.activation, self.tau, statistic=None)
 
 
 # MMRazor has a DKDLoss too, whose legacy `size_average` argument silently turns 'mean' and 'none' into a sum. This one
@@ -47,12 +52,15 @@ class DKDLoss(LogitLoss):
         check_number("DKDLoss", "beta", beta, least=0.0)
         self.alpha, self.beta = float(alpha), float(beta)
 
+    def check_labels(self, gt_labels: Tensor | None, num_rows: int) -> None:
+        if gt_labels is None or gt_labels.shape != (num_rows,):
+            got = None if gt_labels is None else tuple(gt_labels.shape)
+            raise ValueError(f"DKDLoss: gt_labels must be (N,) = ({num_rows},) class indices, got {got}")
+
     def row_terms(
         self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        if gt_labels is None or gt_labels.shape != student.shape[:1]:
-            got = None if gt_labels is None else tuple(gt_labels.shape)
-            raise ValueError(f"DKDLoss: gt_labels must be (N,) = {tuple(student.shape[:1])} class indices, got {got}")
+        assert gt_labels is not None  # check_labels
         known = (gt_labels >= 0) & (gt_labels < student.shape[1])
         target = gt_labels.where(known, 0)
         terms = topk_kl_terms(student, teacher, target[:, None], self.tau)
@@ -61,6 +69,10 @@ class DKDLoss(LogitLoss):
             "loss_nckd": self.beta * terms.kl_tail * known,
         }
         return parts, {"target_mass": terms.head_mass}
+
+    def kernel_spec(self) -> KDSpec:
+        parts = (Part("loss_tckd", mass=self.alpha), Part("loss_nckd", tail=self.beta))
+        return KDSpec(parts, "target", 1, self.activation, self.tau, statistic="target_mass")
 
     def forward(  # type: ignore[override]
         self,
@@ -118,3 +130,11 @@ class GDKDLoss(LogitLoss):
             "loss_tail": self.tail_weight * terms.kl_tail,
         }
         return parts, {"head_mass": terms.head_mass}
+
+    def kernel_spec(self) -> KDSpec:
+        parts = (
+            Part("loss_mass", mass=self.mass_weight),
+            Part("loss_head", head=self.head_weight),
+            Part("loss_tail", tail=self.tail_weight),
+        )
+        return KDSpec(parts, "teacher", self.top_k, self.activation, self.tau)

@@ -6,10 +6,13 @@ Derived from the abstract of *Improving Knowledge Distillation via Head and Tail
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from ..functional import kl_bernoulli, topk_index, topk_kl_terms
+from ..kernels import KDSpec, Part
 from .base import LogitLoss, check_choice, check_number, check_tail, check_top_k
 
 
@@ -38,6 +41,7 @@ class ReKDLoss(LogitLoss):
         gamma: exponent of the modulating factor ``|p_teacher - p_student|``; only with ``activation='sigmoid'``.
         reduction: see :class:`LogitLoss`.
         loss_weight: see :class:`LogitLoss`.
+        backend: see :class:`LogitLoss`.
 
     Raises:
         ValueError: for options that have no meaning, alone or together.
@@ -56,8 +60,9 @@ class ReKDLoss(LogitLoss):
         gamma: float = 0.0,
         reduction: str = "mean",
         loss_weight: float = 1.0,
+        backend: str = "auto",
     ) -> None:
-        super().__init__(tau, activation, reduction, loss_weight)
+        super().__init__(tau, activation, reduction, loss_weight, backend)
         name = type(self).__name__
         check_top_k(name, top_k)
         check_number(name, "alpha", alpha, least=0.0)
@@ -114,6 +119,16 @@ class ReKDLoss(LogitLoss):
             {"head_mass": head_mass},
         )
 
+    def kernel_spec(self) -> KDSpec:
+        if self.activation == "sigmoid":
+            tisd = Part("loss_tisd", head=self.alpha)
+        elif self.tisd == "joint":
+            tisd = Part("loss_tisd", mass=self.alpha, joint=self.alpha)
+        else:
+            tisd = Part("loss_tisd", mass=self.mass_weight, head=self.alpha)
+        parts = (tisd, Part("loss_ntid", tail=self.beta))
+        return KDSpec(parts, self.select_by, self.top_k, self.activation, self.tau, self.gamma)
+
 
 @MODELS.register_module()
 class TISDLoss(ReKDLoss):
@@ -126,6 +141,10 @@ class TISDLoss(ReKDLoss):
     def row_terms(self, student, teacher, gt_labels=None):
         terms, statistics = super().row_terms(student, teacher, gt_labels)
         return {"loss_tisd": terms["loss_tisd"]}, statistics
+
+    def kernel_spec(self) -> KDSpec:
+        spec = super().kernel_spec()
+        return replace(spec, parts=spec.parts[:1])
 
 
 @MODELS.register_module()
@@ -143,6 +162,10 @@ class NTIDLoss(ReKDLoss):
     def row_terms(self, student, teacher, gt_labels=None):
         terms, statistics = super().row_terms(student, teacher, gt_labels)
         return {"loss_ntid": terms["loss_ntid"]}, statistics
+
+    def kernel_spec(self) -> KDSpec:
+        spec = super().kernel_spec()
+        return replace(spec, parts=spec.parts[1:])
 
 
 def _refuse(kwargs: dict, key: str, owner: str) -> None:

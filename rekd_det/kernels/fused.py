@@ -1,0 +1,292 @@
+"""Losses and closed-form gradients in vectorised torch, block of rows by block of rows.
+
+The naive formulation moves some twenty ``(N, C)`` tensors through main memory. Here a block of rows passes through all
+steps while its temporaries are in the cache; only the gradient is written out.
+
+Shape legend: ``N`` rows, ``C`` logits, ``K`` head size, ``R`` rows of a block, ``W`` columns of a block (C, or C + 1
+with an implicit background). Row quantities are ``(R, 1)``. ``x`` is a logit, ``e`` its shifted exponential.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..functional import topk_index
+from .function import Rows
+from .spec import KDSpec
+
+# A logit below this is a masked class. As in the oracle: exp() of it is 0, and products with it stay finite.
+_MASKED = -1.0e9
+# Where a class is taken out of the tail, it must stay below a tail that is masked altogether.
+_OUT = 2 * _MASKED
+# 2048 rows of 80 classes: a handful of fp32 temporaries of this size share a core's L2 cache.
+_CPU_BLOCK = 2048 * 80
+_DEVICE_BLOCK = 1 << 22
+
+#: weights of the terms mass, head, joint, tail: floats, or 0-dim tensors on a device
+Coefficients = Sequence[float] | Tensor
+
+
+class FusedEngine:
+    """On CPU forward computes the gradient too, for equal upstream gradients of all parts, which is the usual case.
+
+    Elsewhere a look at the upstream gradients would wait for the device, so backward computes it, in a pass of its own.
+    """
+
+    def forward(
+        self, rows: Rows, spec: KDSpec, scale: float | Tensor, with_grad: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        on_cpu = rows.student.device.type == "cpu"
+        grad = torch.empty_like(rows.student, memory_format=torch.contiguous_format) if with_grad and on_cpu else None
+        factor = float(scale) if on_cpu and _folds(rows) else 1.0
+        sums = sweep(rows, spec, spec.coefficients([factor] * len(spec.parts)), grad)
+        parts = (spec.matrix(sums) * sums[:4]).sum(1) * scale
+        return parts.to(rows.dtype), sums[4].to(rows.dtype), grad
+
+    def backward(
+        self, rows: Rows, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
+    ) -> Tensor:
+        if rows.student.device.type != "cpu":
+            coef: Coefficients = (upstream[:, None] * spec.matrix(upstream)).sum(0) * scale
+        else:
+            values = upstream.tolist()
+            if buffer is not None and min(values) == max(values):
+                return scale_(buffer, values[0] * (1.0 if _folds(rows) else float(scale)))
+            coef = [c * float(scale) for c in spec.coefficients(values)]
+        if buffer is None:
+            buffer = torch.empty_like(rows.student, memory_format=torch.contiguous_format)
+        sweep(rows, spec, coef, buffer)
+        return buffer
+
+
+def _folds(rows: Rows) -> bool:
+    # fp16 gradients divided by a large avg_factor would underflow before the loss scale of AMP, which comes with the
+    # upstream gradient, can lift them.
+    return rows.student.dtype != torch.float16
+
+
+def scale_(x: Tensor, factor: float) -> Tensor:
+    """``x *= factor`` in place; ``factor`` may exceed the range of a half-precision ``x``."""
+    if factor != 1.0:
+        if x.dtype in (torch.float32, torch.float64):
+            return x.mul_(factor)
+        for block in x.split(max(1, _CPU_BLOCK // max(x.shape[1], 1))):
+            block.copy_(block.float().mul_(factor))
+    return x
+
+
+def sweep(rows: Rows, spec: KDSpec, coef: Coefficients, grad: Tensor | None) -> Tensor:
+    """Row-weighted sums of KL_mass, KL_head, P * KL_head, KL_tail and (last) P over all rows: ``(5,)``.
+
+    Args:
+        rows: the inputs.
+        spec: the loss; its parts are not looked at.
+        coef: the weight of each term in the gradient.
+        grad: ``(N, C)``, receives the gradient of the weighted sum of the terms; None to leave it out.
+    """
+    num_rows, num_logits = rows.student.shape
+    device = rows.student.device
+    width = num_logits + (spec.activation == "implicit_bg")
+    size = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
+    height = min(max(1, num_rows), max(64, size // width))
+    memory = torch.empty(4, height, width, dtype=rows.dtype, device=device)
+    # Block sums are added up in fp64: 100 blocks of fp32 sums would lose two digits.
+    sums = torch.zeros(5, dtype=torch.float64 if device.type == "cpu" else rows.dtype, device=device)
+    block_of = _sigmoid_block if spec.activation == "sigmoid" else _softmax_block
+    for first in range(0, num_rows, height):
+        part = slice(first, min(first + height, num_rows))
+        block = _load(rows, spec, part, memory[:, : part.stop - first])
+        terms, block_grad = block_of(block, spec, coef, grad is not None)
+        sums += terms.sum(0)
+        if grad is not None and block_grad is not None:
+            if block.masked is not None:
+                block_grad[:, :num_logits].masked_fill_(block.masked, 0.0)
+            grad[part].copy_(block_grad[:, :num_logits])
+    return sums
+
+
+class _Block(NamedTuple):
+    t: Tensor  # (R, W) teacher logits, finite
+    s: Tensor  # (R, W) student logits, finite
+    t_exp: Tensor  # (R, W) scratch
+    s_exp: Tensor  # (R, W) scratch
+    head: Tensor | None  # (R, K) int64
+    row_weight: Tensor  # (R, 1) weight in the loss
+    mass_weight: Tensor  # (R, 1) weight in the statistic
+    masked: Tensor | None  # (R, C) bool, classes that the student masks, or None for none
+
+
+def _load(rows: Rows, spec: KDSpec, part: slice, memory: Tensor) -> _Block:
+    t, s, t_exp, s_exp = memory
+    num_logits = rows.student.shape[1]
+    on_cpu = t.device.type == "cpu"
+    for x, source in ((t, rows.teacher), (s, rows.student)):
+        x[:, :num_logits].copy_(source[part])
+        if spec.activation == "implicit_bg":
+            x[:, num_logits:].zero_()
+    masked = None
+    # Elsewhere than on CPU the look at the minimum would wait for the device.
+    if not on_cpu or (s.numel() and s.amin() < _MASKED):
+        masked = rows.student[part] < _MASKED
+    t.clamp_(min=_MASKED)
+    s.clamp_(min=_MASKED)
+
+    if rows.weight is None:
+        weight = torch.ones((), dtype=t.dtype, device=t.device).expand(t.shape[0], 1)
+    else:
+        weight = rows.weight[part].to(t.dtype)[:, None]
+    head, row_weight = None, weight
+    if spec.select == "target":
+        assert rows.labels is not None
+        labels = rows.labels[part][:, None]
+        known = (labels >= 0) & (labels < t.shape[1])
+        head, row_weight = labels.where(known, 0), weight * known
+    elif spec.select != "none":
+        head = _top_k(t if spec.select == "teacher" else s, spec.top_k)
+    return _Block(t, s, t_exp, s_exp, head, row_weight, weight, masked)
+
+
+def _top_k(x: Tensor, k: int) -> Tensor:
+    """The set of the k largest of each row, ties to the lowest index; the order within the set is open."""
+    if x.device.type != "cpu":
+        return topk_index(x, k)
+    # torch.topk leaves open which of equal values it takes. That matters only where the k-th equals the next.
+    values, index = x.topk(min(k + 1, x.shape[1]), dim=1)
+    index = index[:, :k]
+    if x.shape[1] > k:
+        tied = values[:, k - 1] == values[:, k]
+        if tied.any():
+            index[tied] = topk_index(x[tied], k)
+    return index
+
+
+class _Split(NamedTuple):
+    """One side's logits at the head set; ``x`` and ``e`` of the block then hold the tail alone, shifted."""
+
+    head: Tensor | None  # (R, K) logits / tau
+    log_head: Tensor | None  # log-sum-exp of the head
+    log_tail: Tensor  # log-sum-exp of the tail
+    tail_sum: Tensor  # sum of e over the tail
+    tail_log_sum: Tensor
+    tail_alive: Tensor  # False where every class of the tail is masked
+
+
+def _split(x: Tensor, e: Tensor, index: Tensor | None, tau: float) -> _Split:
+    head = log_head = None
+    if index is not None:
+        head = x.gather(1, index)
+        x.scatter_(1, index, _OUT)
+    top = x.amax(1, keepdim=True)
+    x.sub_(top)
+    alive = top > 0.5 * _MASKED
+    if tau != 1.0:
+        x.div_(tau)
+        top = top / tau
+        head = None if head is None else head / tau
+    if head is not None:
+        log_head = head.logsumexp(1, keepdim=True)
+    torch.exp(x, out=e)
+    tail_sum = e.sum(1, keepdim=True)
+    tail_log_sum = tail_sum.log()
+    return _Split(head, log_head, top + tail_log_sum, tail_sum, tail_log_sum, alive)
+
+
+def _softmax_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+    t = _split(block.t, block.t_exp, block.head, spec.tau)
+    s = _split(block.s, block.s_exp, block.head, spec.tau)
+    weight = block.row_weight
+    zero = torch.zeros_like(t.tail_sum)
+
+    # KL_tail = sum p~ (log p~ - log q~), with both logarithms shifted by their own maximum.
+    shifted = block.t.sub_(block.s).mul_(block.t_exp).sum(1, keepdim=True)
+    kl_tail = (shifted / t.tail_sum - t.tail_log_sum + s.tail_log_sum) * t.tail_alive
+    kl_mass = kl_head = mass = gap = zero
+    if t.head is not None and s.head is not None and t.log_head is not None and s.log_head is not None:
+        kl_mass, mass, gap = _mass_terms(t.log_head, t.log_tail, s.log_head, s.log_tail)
+        log_p, log_q = t.head - t.log_head, s.head - s.log_head
+        head_alive = t.log_head > 0.5 * _MASKED / spec.tau
+        p = log_p.exp()
+        kl_head = (p * (log_p - log_q)).sum(1, keepdim=True) * head_alive
+    terms = torch.cat([kl_mass, kl_head, mass * kl_head, kl_tail], 1) * weight
+    terms = torch.cat([terms, mass * block.mass_weight], 1)
+    if not with_grad:
+        return terms, None
+
+    by_tau = weight / spec.tau
+    on_mass = by_tau * coef[0] * gap
+    on_tail = by_tau * coef[3] * t.tail_alive
+    block.s_exp.mul_((on_mass + on_tail) / s.tail_sum)
+    block.t_exp.mul_(on_tail / t.tail_sum)
+    grad = block.s_exp.sub_(block.t_exp)
+    if block.head is not None and t.head is not None:
+        q = log_q.exp()
+        on_head = by_tau * (coef[1] + coef[2] * mass) * head_alive
+        grad.scatter_(1, block.head, on_head * (q - p) - on_mass * q)
+    return terms, grad
+
+
+def _mass_terms(t_head: Tensor, t_tail: Tensor, s_head: Tensor, s_tail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL_mass, P and P - Q from the log-sum-exps of head and tail."""
+    t_all, s_all = torch.logaddexp(t_head, t_tail), torch.logaddexp(s_head, s_tail)
+    t_head, t_tail, s_head, s_tail = t_head - t_all, t_tail - t_all, s_head - s_all, s_tail - s_all
+    p, p_tail = t_head.exp(), t_tail.exp()
+    q, q_tail = s_head.exp(), s_tail.exp()
+    kl = p * (t_head - s_head) + p_tail * (t_tail - s_tail)
+    # P - Q = (1 - Q) - (1 - P), and the smaller ones have more digits.
+    return kl, p, torch.where(p > 0.5, q_tail - p_tail, p - q)
+
+
+def _sigmoid_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+    t, s = block.t, block.s
+    if spec.gamma:
+        factor = (t.sigmoid() - s.sigmoid()).abs_().pow_(spec.gamma)
+    if spec.tau != 1.0:
+        t.div_(spec.tau)
+        s.div_(spec.tau)
+    weight = block.row_weight
+    p = torch.sigmoid(t, out=block.t_exp)
+    total = p.sum(1, keepdim=True)
+    mass = torch.zeros_like(total)
+    if block.head is not None:
+        mass = p.gather(1, block.head).sum(1, keepdim=True) / total.clamp(min=1e-12)
+
+    # A Bernoulli KL is the same for the complements. Seen from the side where the teacher's probability is at most a
+    # half, neither 1 - p nor a difference of large logits costs digits.
+    flip = torch.copysign(torch.ones((), dtype=t.dtype, device=t.device), t).neg_()
+    t.mul_(flip)
+    s.mul_(flip)
+    p = torch.sigmoid(t, out=block.t_exp)
+    q = torch.sigmoid(s, out=block.s_exp)
+    kl = _softplus(s).sub_(_softplus(t))
+    kl.add_(t.sub_(s).mul_(p))
+    if spec.gamma:
+        kl.mul_(factor)
+    kl_head = torch.zeros_like(total)
+    if block.head is not None:
+        kl_head = kl.gather(1, block.head).sum(1, keepdim=True)
+        kl.scatter_(1, block.head, 0.0)
+    kl_tail = kl.sum(1, keepdim=True)
+    zero = torch.zeros_like(total)
+    terms = torch.cat([zero, kl_head, zero, kl_tail], 1) * weight
+    terms = torch.cat([terms, mass * block.mass_weight], 1)
+    if not with_grad:
+        return terms, None
+
+    by_tau = weight / spec.tau
+    grad = q.sub_(p).mul_(flip)
+    if spec.gamma:
+        grad.mul_(factor)
+    head_grad = None if block.head is None else grad.gather(1, block.head) * (by_tau * coef[1])
+    grad.mul_(by_tau * coef[3])
+    if block.head is not None and head_grad is not None:
+        grad.scatter_(1, block.head, head_grad)
+    return terms, grad
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return F.logsigmoid(-x).neg_()

@@ -1,0 +1,68 @@
+"""What a fused loss computes: weights on the terms of the top-K identity.
+
+Shape legend: ``N`` rows, ``C`` logits per row, ``K`` head size, ``J`` named parts of a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: order of the weights in :class:`Part` and of the sums that an engine returns
+TERMS = ("mass", "head", "joint", "tail")
+
+
+class Part(NamedTuple):
+    """A named component of a loss: ``mass * KL_mass + (head + joint * P) * KL_head + tail * KL_tail`` per row.
+
+    For ``activation='sigmoid'`` ``head`` and ``tail`` weigh the sums of the Bernoulli KLs over the head and the tail
+    classes; ``mass`` and ``joint`` must be 0.
+    """
+
+    name: str
+    mass: float = 0.0
+    head: float = 0.0
+    joint: float = 0.0
+    tail: float = 0.0
+
+    @property
+    def weights(self) -> tuple[float, float, float, float]:
+        """In the order of :data:`TERMS`."""
+        return self.mass, self.head, self.joint, self.tail
+
+
+@dataclass(frozen=True)
+class KDSpec:
+    """One member of the family of logit-distillation losses, before row weights and reduction.
+
+    Args:
+        parts: the J components.
+        select: how the head set of a row is found: 'teacher' or 'student' (top-K of their logits), 'target' (the
+            label; K = 1), or 'none' (no head: the tail is the whole row, which makes KL_tail classical KD).
+        top_k: K; 0 for 'none'.
+        activation: 'softmax', 'sigmoid' or 'implicit_bg'.
+        tau: temperature.
+        gamma: exponent of the modulating factor (sigmoid only).
+        statistic: name of the mean head mass P in the log, or None to leave it out.
+    """
+
+    parts: tuple[Part, ...]
+    select: str
+    top_k: int
+    activation: str = "softmax"
+    tau: float = 1.0
+    gamma: float = 0.0
+    statistic: str | None = "head_mass"
+
+    def coefficients(self, upstream: Sequence[float]) -> list[float]:
+        """The weight of each of :data:`TERMS` in ``sum_j upstream[j] * part_j``."""
+        weights = [part.weights for part in self.parts]
+        return [sum(u * w[i] for u, w in zip(upstream, weights, strict=True)) for i in range(len(TERMS))]
+
+    def matrix(self, like: Tensor) -> Tensor:
+        """``(J, 4)`` weights of the parts, in the dtype and on the device of ``like``."""
+        return torch.tensor([part.weights for part in self.parts], dtype=like.dtype, device=like.device)
