@@ -94,13 +94,18 @@ class DDQAdapter(QueryAdapter):
         super().bind(student, teacher)
         self._queries = self._shared = DDQQueries(student, teacher)
 
+    def _matching_part(self, total: int) -> slice:
+        return self._queries.distinct
+
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
         assert self._output is not None
-        logits = self._output[0][:, :, self._queries.distinct]
+        logits = self._output[0]
         with self.teacher_kernels():
-            rows = self._queries.decode(teacher_feats, data_samples)[:, :, self._queries.distinct]
+            rows = self._matching_queries(self._queries.decode(teacher_feats, data_samples))
         kept = [self._queries.kept(i) for i in range(len(logits))]
-        return [self.entry(i, f"d{i}", logits[i][mask], rows[i][mask]) for i, mask in enumerate(kept)]
+        with torch.enable_grad():
+            mine = [x[mask] for x, mask in zip(logits, kept, strict=True)]
+        return [self.entry(i, f"d{i}", x, rows[i][kept[i]]) for i, x in enumerate(mine)]
 
 
 @contextmanager

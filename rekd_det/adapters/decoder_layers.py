@@ -68,8 +68,8 @@ class DecoderLayersAdapter(HeadAdapter):
         Args:
             layer: which of the recorded loss calls is the layer's.
             tag: names the layer in the log.
-            student: ``(N, C)`` logits, the rows of the loss call.
-            teacher: ``(M, C)`` logits.
+            student: ``(B, Q, C)`` or ``(N, C)`` logits, the rows of the loss call, attached to the graph.
+            teacher: ``(B, R, C)`` or ``(M, C)`` logits.
             pairs: which rows belong together; None if the rows already correspond.
             loss_weight: the head's own weight of the layer.
 
@@ -77,16 +77,21 @@ class DecoderLayersAdapter(HeadAdapter):
             RuntimeError: if the recorded loss call is not about these rows.
         """
         labels, weight, avg_factor = self._targets[layer] if layer < len(self._targets) else (None, None, None)
-        if labels is None or len(labels) != len(student):
-            got = "was not called" if labels is None else f"saw {len(labels)} rows, the layer has {len(student)}"
+        count = student.shape[:-1].numel()
+        if labels is None or len(labels) != count:
+            got = "was not called" if labels is None else f"saw {len(labels)} rows, the layer has {count}"
             raise RuntimeError(
                 f"{type(self.student).__name__}: the classification loss of {tag} {got}; the head differs from "
                 "MMDetection's, and needs an adapter of its own"
             )
         weight = self._row_weight(labels, weight)
+        teacher = teacher.reshape(-1, teacher.shape[-1])
+        with torch.enable_grad():  # the teacher answers under no_grad, but these rows are the student's
+            student = student.reshape(-1, student.shape[-1])
+            if pairs is not None:
+                student = student[pairs[0]]
         if pairs is not None:
-            student, teacher = student[pairs[0]], teacher[pairs[1]]
-            labels, weight = labels[pairs[0]], weight[pairs[0]]
+            teacher, labels, weight = teacher[pairs[1]], labels[pairs[0]], weight[pairs[0]]
         return AlignedLogits(
             student=student,
             teacher=teacher,

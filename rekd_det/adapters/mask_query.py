@@ -30,14 +30,17 @@ class MaskQueryAdapter(DecoderLayersAdapter):
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__(student, teacher)
         check_same_layers(type(student).__name__, _predictions(student), _predictions(teacher))
-        self._output: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
+        #: of the student, per layer: logits ``(B, Q, C)``, mask logits ``(B, Q, h, w)``
+        self._output: tuple[list[Tensor], list[Tensor]] | None = None
         self._weights = [*teacher.parameters()]
 
     def tap(self, taps: TapSet) -> None:
         self.clear()
 
         def on_head(args: tuple, kwargs: dict, output: tuple) -> None:
-            self._output = output
+            # Taken apart here, where autograd records: align() runs without.
+            logits, masks = output
+            self._output = ([*logits], [m.detach() for m in masks])
 
         taps.add(self.student, on_head)
         self.tap_targets(taps, self.student.loss_cls)
@@ -48,13 +51,11 @@ class MaskQueryAdapter(DecoderLayersAdapter):
         with same_kernels(self._weights):
             rows, teacher_masks = self.teacher(teacher_feats, data_samples)
         cost = [
-            class_cost(a.detach(), b, self.activation) + mask_cost(m.detach(), n)
+            class_cost(a.detach(), b, self.activation) + mask_cost(m, n)
             for a, b, m, n in zip(logits, rows, masks, teacher_masks, strict=True)
         ]
         pairs = match(torch.stack(cost))
-        return [
-            self.entry(i, f"d{i}", logits[i].flatten(0, 1), rows[i].flatten(0, 1), pairs[i]) for i in range(len(logits))
-        ]
+        return [self.entry(i, f"d{i}", x, y, p) for i, (x, y, p) in enumerate(zip(logits, rows, pairs, strict=True))]
 
     def clear(self) -> None:
         super().clear()

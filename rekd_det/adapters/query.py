@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..structures import AlignedLogits
@@ -38,14 +39,15 @@ class QueryAdapter(DecoderLayersAdapter):
 
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__(student, teacher)
-        self._output: tuple[Tensor, Tensor] | None = None
+        #: of the student: logits ``(B, Q, C)`` per layer, boxes ``(D, B, Q, 4)``
+        self._output: tuple[list[Tensor], Tensor] | None = None
         self._shared: SharedQueries | None = None
-        self._detectors: tuple[Any, Any] = (None, None)
 
     def bind(self, student: nn.Module, teacher: nn.Module) -> None:
         own, other = (d.decoder.num_layers for d in (student, teacher))  # type: ignore[union-attr]
         check_same_layers(type(student).__name__, own, other)  # type: ignore[arg-type]
-        self._detectors = (student, teacher)
+        self._student_detector: Any = student
+        self._teacher_detector: Any = teacher
         self._shared = share_queries(student, teacher)
         self._teacher_transformer = _transformer_weights(teacher)
 
@@ -53,7 +55,9 @@ class QueryAdapter(DecoderLayersAdapter):
         self.clear()
 
         def on_head(args: tuple, kwargs: dict, output: tuple) -> None:
-            self._output = output
+            # Taken apart here, where autograd records: align() runs without.
+            logits, boxes = (self._matching_queries(x) for x in output[:2])
+            self._output = ([*logits], boxes.detach())
 
         taps.add(self.student, on_head)
         self.tap_targets(taps, self.student.loss_cls)
@@ -62,30 +66,29 @@ class QueryAdapter(DecoderLayersAdapter):
 
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
         assert self._output is not None
-        student, teacher = self._detectors
-        logits, boxes = (self._matching_queries(student, x) for x in self._output)
+        logits, boxes = self._output
         with self.teacher_kernels():
             if self._shared is not None:
-                rows = self._matching_queries(student, self._shared.decode(teacher_feats, data_samples))
+                rows = self._matching_queries(self._shared.decode(teacher_feats, data_samples))
                 pairs: list[Pairs | None] = [None] * len(logits)
             else:
-                rows, teacher_boxes = _predict(teacher, teacher_feats, data_samples)
-                cost = class_cost(logits.detach(), rows, self.activation)
-                pairs = match(cost + box_cost(boxes.detach(), teacher_boxes))
-        return [
-            self.entry(i, f"d{i}", logits[i].flatten(0, 1), rows[i].flatten(0, 1), pairs[i]) for i in range(len(logits))
-        ]
+                rows, teacher_boxes = _predict(self._teacher_detector, teacher_feats, data_samples)
+                cost = class_cost(torch.stack(logits).detach(), rows, self.activation)
+                pairs = match(cost + box_cost(boxes, teacher_boxes))
+        return [self.entry(i, f"d{i}", x, y, p) for i, (x, y, p) in enumerate(zip(logits, rows, pairs, strict=True))]
 
     def teacher_kernels(self) -> AbstractContextManager[None]:
         """The context in which the teacher's transformer computes."""
         return same_kernels(self._teacher_transformer)
 
-    @staticmethod
-    def _matching_queries(student: Any, x: Tensor) -> Tensor:
-        """``(D, B, Q, ...)`` of ``(D, B, Q', ...)``: denoising queries, if any, come first."""
-        if not hasattr(student, "dn_query_generator"):
-            return x
-        return x[:, :, x.shape[2] - student.num_queries :]
+    def _matching_queries(self, x: Tensor) -> Tensor:
+        """``(D, B, Q, ...)`` of ``(D, B, Q', ...)`` for what the student's decoder gave or was given."""
+        return x[:, :, self._matching_part(x.shape[2])]
+
+    def _matching_part(self, total: int) -> slice:
+        """Where the matching queries lie among all; DINO's denoising queries come first."""
+        denoises = hasattr(self._student_detector, "dn_query_generator")
+        return slice(total - self._student_detector.num_queries if denoises else 0, None)
 
     def clear(self) -> None:
         super().clear()

@@ -63,22 +63,14 @@ class QueryRCNNAdapter(DecoderLayersAdapter):
         metas = [sample.metainfo for sample in data_samples]
         with same_kernels(self._weights):
             answers = self._teacher_stages(teacher_feats, data_samples, metas)
-        logits = [s.logits for s in self._stages]
-        assert all(x is not None for x in logits)
+        logits = [s.logits for s in self._stages if s.logits is not None]
         mine = torch.stack([self._student_boxes(i, metas) for i in range(len(self._stages))])
         rows, boxes = (torch.stack(x) for x in zip(*answers, strict=True))
-        cost = class_cost(torch.stack(logits).detach(), rows, self.activation)  # type: ignore[arg-type]
+        cost = class_cost(torch.stack(logits).detach(), rows, self.activation)
         pairs = match(cost + box_cost(mine, boxes))
         return [
-            self.entry(
-                i,
-                f"s{i}",
-                x.flatten(0, 1),  # type: ignore[union-attr]
-                rows[i].flatten(0, 1),
-                pairs[i],
-                float(self.student.stage_loss_weights[i]),
-            )
-            for i, x in enumerate(logits)
+            self.entry(i, f"s{i}", x, y, p, float(self.student.stage_loss_weights[i]))
+            for i, (x, y, p) in enumerate(zip(logits, rows, pairs, strict=True))
         ]
 
     def _teacher_stages(self, feats: Sequence[Tensor], samples: list, metas: list[dict]) -> list[tuple[Tensor, Tensor]]:
