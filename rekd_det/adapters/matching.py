@@ -2,7 +2,7 @@
 
 Learned queries have no order: query 7 of one network and query 7 of another look at different objects. So the two sets
 of *predictions* are matched one to one, per image and per decoder layer, by the Hungarian algorithm, as DETRDistill
-(Chang et al., ICCV 2023, "Hungarian-matching logits distillation") and D3ETR's adaptive matching (2022) do.
+(Chang et al., ICCV 2023, "Hungarian-matching logits distillation") and D3ETR's adaptive matching (IJCAI 2024) do.
 
 The costs here are distances between predictions (0 for equal ones, never negative), not the likelihoods that a detector
 uses to match predictions to ground truth. So equal networks match by the identity, and that is the optimum.

@@ -1,7 +1,7 @@
 """Adapter for DETR-like heads: rows are the matching queries of every decoder layer.
 
-Not among the rows: the encoder's proposals of two-stage heads (their classifier says object or not, and the teacher
-would propose other points), and DINO's denoising queries (the object's place and class were given to them).
+Not among the rows: the encoder's proposals of two-stage heads (the teacher would propose other places), and DINO's
+denoising queries (the object's place and class were given to them).
 
 Two ways to make the teacher's rows correspond, see docs/query_heads.md:
 

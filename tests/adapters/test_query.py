@@ -279,7 +279,7 @@ def test_the_student_runs_once_and_the_teacher_only_classifies(family):
     assert student_runs == [1]
     assert "backbone" in ran
     wasted = ["loss_", "mask_head", "mask_roi_extractor", "dn_query_generator"]
-    if name in SHARED:  # neither the encoder's proposals nor the last layer's boxes
+    if name in SHARED:  # the encoder's proposals are the student's
         wasted += [f"cls_branches.{LAYERS}", f"reg_branches.{LAYERS}"]
     assert not [n for n in ran if any(w in n for w in wasted)]
 
