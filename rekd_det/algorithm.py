@@ -88,7 +88,9 @@ class ReKDDistill(SingleTeacherDistill):
         with self.distiller.step():
             losses = self._student_losses(batch_inputs, data_samples)
             with torch.no_grad():
-                feats = self.teacher.extract_feat(self._teacher_input(batch_inputs, data_samples))
+                feats = self.distiller.extract_teacher_feat(
+                    self.teacher, self._teacher_input(batch_inputs, data_samples)
+                )
             distill = self.distiller.compute_distill_losses(feats, data_samples)
         if not self.calculate_student_loss:
             losses = {}

@@ -44,6 +44,7 @@ class ReKDDistiller(BaseDistiller):
         self.adapter: HeadAdapter | None = None
         self._student: list[nn.Module] = []
         self._finite = FiniteGuard()
+        self._told_rows = False
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Remember the student until the teacher is there (called by MMRazor's algorithm)."""
@@ -68,6 +69,10 @@ class ReKDDistiller(BaseDistiller):
         finally:
             adapter.clear()
 
+    def extract_teacher_feat(self, teacher: nn.Module, inputs: Tensor) -> Sequence[Tensor]:
+        """The teacher's feature maps of a batch ``(B, 3, H, W)`` that is normalised for it."""
+        return self._adapter.extract_feat(teacher, inputs)
+
     def compute_distill_losses(self, teacher_feats: Sequence[Tensor], data_samples: list) -> dict[str, Tensor]:
         """The losses of the step, by name; called inside :meth:`step`, after the student's forward.
 
@@ -81,6 +86,10 @@ class ReKDDistiller(BaseDistiller):
         """
         with torch.no_grad():
             aligned = self._adapter.align(teacher_feats, data_samples)
+        if not self._told_rows:
+            self._told_rows = True
+            counts = ", ".join(f"{e.tag or 'head'}: {len(e.student)} rows" for e in aligned)
+            print_log(f"ReKD's first step distils {counts or 'no rows'}", logger="current")
         out: dict[str, Tensor] = {}
         for entry in aligned:
             prefix = f"{entry.tag}." if entry.tag else ""

@@ -24,6 +24,18 @@ class TapSet(ExitStack):
         handle = module.register_forward_hook(hook, with_kwargs=True)
         self.callback(handle.remove)
 
+    def add_method(self, owner: object, name: str, on_call: OnCall) -> None:
+        """The same for a method of one object, where mmdet computes something outside any module."""
+        method = getattr(owner, name)
+
+        def tapped(*args: Any, **kwargs: Any) -> Any:
+            output = method(*args, **kwargs)
+            on_call(args, kwargs, output)
+            return output
+
+        setattr(owner, name, tapped)  # shadows the class's method, in this object only
+        self.callback(delattr, owner, name)
+
 
 def argument(args: tuple, kwargs: dict[str, Any], position: int, name: str) -> Any:
     """An argument that callers may pass by position or by name; None where they pass neither."""

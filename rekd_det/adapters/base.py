@@ -35,6 +35,8 @@ class HeadAdapter(ABC):
 
     #: how this family turns logits into probabilities, the default for the loss
     activation: str = "softmax"
+    #: what a row of this family is, for the log and the table of supported heads
+    rows: str = "rows of the classification loss"
 
     def __init__(self, student: Any, teacher: Any) -> None:
         self.student = student
@@ -50,6 +52,15 @@ class HeadAdapter(ABC):
         Raises:
             ValueError: if the two detectors do not fit together.
         """
+
+    @classmethod
+    def pairs_with(cls, teacher: type[HeadAdapter]) -> bool:
+        """Whether heads that the adapter ``teacher`` serves can teach those of this one; layouts are checked later."""
+        return teacher is cls
+
+    def extract_feat(self, teacher: Any, inputs: Tensor) -> Sequence[Tensor]:
+        """The teacher detector's feature maps of a batch ``(B, 3, H, W)``, as :meth:`align` wants them."""
+        return teacher.extract_feat(inputs)
 
     @property
     @abstractmethod
@@ -80,7 +91,7 @@ class HeadAdapter(ABC):
         """One line for the log: which heads are paired, and over what."""
         return (
             f"{type(self.student).__name__} <- {type(self.teacher).__name__}, "
-            f"{self.num_logits} logits per row, {self.activation}"
+            f"rows: {self.rows}, {self.num_logits} logits per row, {self.activation}"
         )
 
 
@@ -140,13 +151,13 @@ def build_adapter(student: nn.Module, teacher: nn.Module) -> HeadAdapter:
                 f"{', '.join(sorted(c.__name__ for c in ADAPTERS))}. To add one, write a HeadAdapter for it "
                 "and register it with rekd_det.adapters.register_adapter (docs/new_detector.md)"
             )
-    if found[0] is not found[1]:
+    assert found[0] is not None and found[1] is not None
+    if not found[0].pairs_with(found[1]):
         raise TypeError(
             f"the student's {type(heads[0]).__name__} and the teacher's {type(heads[1]).__name__} classify "
             "different kinds of rows, so no row of one corresponds to a row of the other. Take a teacher whose "
-            f"head is one of: {', '.join(sorted(c.__name__ for c, a in ADAPTERS.items() if a is found[0]))}"
+            f"head is one of: {', '.join(sorted(c.__name__ for c, a in ADAPTERS.items() if found[0].pairs_with(a)))}"
         )
-    assert found[0] is not None
     built = found[0](*heads)
     built.bind(student, teacher)
     return built
