@@ -17,6 +17,8 @@ from mmdet.models.roi_heads.bbox_heads import (
     BBoxHead,
     ConvFCBBoxHead,
     DoubleConvFCBBoxHead,
+    SABLHead,
+    SCNetBBoxHead,
     Shared2FCBBoxHead,
     Shared4Conv1FCBBoxHead,
 )
@@ -25,14 +27,17 @@ from torch import Tensor, nn
 from ..structures import AlignedLogits
 from ..taps import TapSet, argument
 from .base import HeadAdapter, check_same_classes, register_adapter
+from .bbox_logits import bbox_logits, check_same_logits
 
-#: bbox heads whose softmax over C + 1 logits was audited
+#: bbox heads that were audited
 BBOX_HEADS = (
     BBoxHead,
     ConvFCBBoxHead,
     Shared2FCBBoxHead,
     Shared4Conv1FCBBoxHead,
     DoubleConvFCBBoxHead,
+    SABLHead,
+    SCNetBBoxHead,
 )
 
 
@@ -40,7 +45,9 @@ BBOX_HEADS = (
 class _Stage:
     """What one stage's head did in this step."""
 
+    extracted: Tensor | None = None
     rois: Tensor | None = None
+    output: tuple | None = None
     logits: Tensor | None = None
     labels: Tensor | None = None
     weight: Tensor | None = None
@@ -51,6 +58,10 @@ class _Stage:
 class RCNNAdapter(HeadAdapter):
     """Single-stage RoI heads: Faster, Mask, Double-Head and Dynamic R-CNN, and others."""
 
+    rows = "the student's sampled RoIs"
+    #: the bbox heads that this kind of RoI head is known to work with
+    supported_bbox_heads: tuple[type, ...] = BBOX_HEADS
+
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__(student, teacher)
         own, other = self.bbox_heads(student), self.bbox_heads(teacher)
@@ -60,9 +71,12 @@ class RCNNAdapter(HeadAdapter):
                 f"{len(other)}: each stage of the student needs its counterpart. Take a teacher with {len(own)}"
             )
         for head in own + other:
-            _check_bbox_head(head)
+            self._check_bbox_head(head)
         for a, b in zip(own, other, strict=True):
             check_same_classes(type(student).__name__, a.num_classes, b.num_classes)
+            check_same_logits(a, b)
+        self._logits = bbox_logits(own[0])
+        self.activation = self._logits.activation
         self._stages = [_Stage() for _ in own]
 
     @staticmethod
@@ -79,7 +93,14 @@ class RCNNAdapter(HeadAdapter):
 
     @property
     def num_logits(self) -> int:
-        return self.bbox_heads(self.student)[0].num_classes + 1
+        return self._logits.num
+
+    def _check_bbox_head(self, head: Any) -> None:
+        if type(head) not in self.supported_bbox_heads:
+            raise TypeError(
+                f"bbox_head {type(head).__name__} in a {type(self.student).__name__} is not supported; supported: "
+                f"{', '.join(c.__name__ for c in self.supported_bbox_heads)}"
+            )
 
     def tap(self, taps: TapSet) -> None:
         self.clear()
@@ -103,9 +124,11 @@ class RCNNAdapter(HeadAdapter):
                     f"{type(self.student).__name__}: the classification loss of stage {i} was not called, "
                     "so its rows are unknown"
                 )
+            with torch.enable_grad():
+                student = self._logits.read(stage.logits)
             aligned.append(
                 AlignedLogits(
-                    student=stage.logits,
+                    student=student,
                     teacher=self._teacher_rows(i, teacher_feats, stage, context),
                     labels=stage.labels,
                     weight=stage.weight,
@@ -120,16 +143,19 @@ class RCNNAdapter(HeadAdapter):
     def _teacher_rows(self, index: int, feats: Sequence[Tensor], stage: _Stage, context: dict) -> Tensor:
         assert stage.rois is not None and stage.logits is not None
         if len(stage.logits) == 0:  # no RoI at all: mmdet's extractors do not accept that everywhere
-            return stage.logits.detach()
+            return self._logits.read(stage.logits.detach())
         with _classification_only(self.bbox_heads(self.teacher)[index]):
-            return self.classify(index, feats, stage.rois, **context)
+            return self._logits.read(self.classify(index, feats, stage.rois, **context))
 
     def teacher_context(self, feats: Sequence[Tensor]) -> dict:
         """What the teacher computes once per step for all its stages, as keyword arguments of :meth:`classify`."""
         return {}
 
     def classify(self, stage: int, feats: Sequence[Tensor], rois: Tensor, **context) -> Tensor:
-        """The teacher's logits ``(N, C + 1)`` of the RoIs ``(N, 5)`` (image index, x1, y1, x2, y2 in pixels)."""
+        """The teacher's classifier output, ``(N, C + 1)`` if it is plain, for RoIs ``(N, 5)``.
+
+        A RoI is image index, x1, y1, x2, y2 in pixels.
+        """
         bbox_head = self.teacher.bbox_head
         if isinstance(bbox_head, DoubleConvFCBBoxHead):
             return _classify_double(self.teacher, feats, rois)
@@ -174,10 +200,11 @@ class HTCAdapter(CascadeAdapter):
 
 def _tap_stage(taps: TapSet, stage: _Stage, extractor: nn.Module, head: Any) -> None:
     def on_extract(args: tuple, kwargs: dict, _: Tensor) -> None:
-        stage.rois = argument(args, kwargs, 1, "rois")
+        stage.extracted = argument(args, kwargs, 1, "rois")
 
     def on_head(args: tuple, kwargs: dict, output: tuple) -> None:
-        stage.logits = output[0]
+        # The RoIs of this call: the extractor may serve other heads (masks, grids) afterwards.
+        stage.rois, stage.output, stage.logits = stage.extracted, output, output[0]
 
     def on_loss(args: tuple, kwargs: dict, _: object) -> None:
         if argument(args, kwargs, 4, "reduction_override") == "none":
@@ -191,21 +218,16 @@ def _tap_stage(taps: TapSet, stage: _Stage, extractor: nn.Module, head: Any) -> 
     taps.add(head.loss_cls, on_loss)
 
 
-def _check_bbox_head(head: Any) -> None:
-    name = type(head).__name__
-    if type(head) not in BBOX_HEADS:
-        raise TypeError(f"bbox_head {name} is not supported; supported: {', '.join(c.__name__ for c in BBOX_HEADS)}")
-    loss = head.loss_cls
-    if getattr(loss, "use_sigmoid", False) or getattr(loss, "custom_cls_channels", False):
-        raise TypeError(
-            f"{name} with loss_cls={type(loss).__name__} does not classify by a softmax over its classes and a "
-            "background; only that is supported"
-        )
-
-
 @contextmanager
 def _classification_only(head: Any) -> Iterator[None]:
     """Leave out the box regressor: its result would be thrown away."""
+    if isinstance(head, SABLHead):  # asks no switch, but its branches are methods
+        head.reg_forward = lambda x: None
+        try:
+            yield
+        finally:
+            del head.reg_forward
+        return
     with_reg, head.with_reg = head.with_reg, False
     try:
         yield
