@@ -50,6 +50,7 @@ def test_teacher_is_in_no_checkpoint_optimizer_or_copy(model):
     assert ema.module.teacher is model.teacher
     assert ema.module.architecture is not model.architecture
     assert ema.module.distiller.adapter.student is ema.module.architecture.roi_head
+    assert ema.module.distiller.adapter.teacher is model.teacher.roi_head
 
 
 def test_train_leaves_the_teacher_in_eval(model):
