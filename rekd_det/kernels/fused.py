@@ -27,6 +27,8 @@ _OUT = 2 * _MASKED
 # 2048 rows of 80 classes: a handful of fp32 temporaries of this size share a core's L2 cache.
 _CPU_BLOCK = 2048 * 80
 _DEVICE_BLOCK = 1 << 22
+_MAX_SWEEPS = 12
+_EXP_FLOOR = {torch.float32: -60.0, torch.float64: -500.0}
 
 #: weights of the terms mass, head, joint, tail: floats, or 0-dim tensors on a device
 Coefficients = Sequence[float] | Tensor
@@ -125,16 +127,18 @@ def _load(rows: Rows, spec: KDSpec, part: slice, memory: Tensor) -> _Block:
     t, s, t_exp, s_exp = memory
     num_logits = rows.student.shape[1]
     on_cpu = t.device.type == "cpu"
-    for x, source in ((t, rows.teacher), (s, rows.student)):
-        x[:, :num_logits].copy_(source[part])
+    for x, source in ((t, rows.teacher[part]), (s, rows.student[part])):
+        logits = x[:, :num_logits]
+        if source.dtype == x.dtype:
+            torch.clamp(source, min=_MASKED, out=logits)
+        else:
+            logits.copy_(source).clamp_(min=_MASKED)
         if spec.activation == "implicit_bg":
             x[:, num_logits:].zero_()
     masked = None
     # Elsewhere than on CPU the look at the minimum would wait for the device.
-    if not on_cpu or (s.numel() and s.amin() < _MASKED):
+    if not on_cpu or float(s.amin()) <= _MASKED:
         masked = rows.student[part] < _MASKED
-    t.clamp_(min=_MASKED)
-    s.clamp_(min=_MASKED)
 
     if rows.weight is None:
         weight = torch.ones((), dtype=t.dtype, device=t.device).expand(t.shape[0], 1)
@@ -147,22 +151,46 @@ def _load(rows: Rows, spec: KDSpec, part: slice, memory: Tensor) -> _Block:
         known = (labels >= 0) & (labels < t.shape[1])
         head, row_weight = labels.where(known, 0), weight * known
     elif spec.select != "none":
-        head = _top_k(t if spec.select == "teacher" else s, spec.top_k)
+        head = _top_k(t if spec.select == "teacher" else s, spec.top_k, t_exp, s_exp)
     return _Block(t, s, t_exp, s_exp, head, row_weight, weight, masked)
 
 
-def _top_k(x: Tensor, k: int) -> Tensor:
+def _top_k(x: Tensor, k: int, scratch: Tensor, scratch2: Tensor) -> Tensor:
     """The set of the k largest of each row, ties to the lowest index; the order within the set is open."""
-    if x.device.type != "cpu":
+    width = x.shape[1]
+    if x.device.type != "cpu" or k >= width:
         return topk_index(x, k)
-    # torch.topk leaves open which of equal values it takes. That matters only where the k-th equals the next.
-    values, index = x.topk(min(k + 1, x.shape[1]), dim=1)
-    index = index[:, :k]
-    if x.shape[1] > k:
-        tied = values[:, k - 1] == values[:, k]
-        if tied.any():
-            index[tied] = topk_index(x[tied], k)
+    # torch.topk is quick where it scans for a few of many. Where it would partition a short row, k sweeps beat it.
+    if 64 * (k + 1) <= width or k > _MAX_SWEEPS:
+        values, index = x.topk(k + 1, dim=1)
+        # It leaves open which of equal values it takes: that matters only where the k-th equals the next.
+        unsure = values[:, k - 1] == values[:, k]
+        index = index[:, :k]
+    else:
+        index, unsure = _sweep_top_k(x, k, scratch, scratch2)
+    if unsure.any():
+        index[unsure] = topk_index(x[unsure], k)
     return index
+
+
+def _sweep_top_k(x: Tensor, k: int, scratch: Tensor, scratch2: Tensor) -> tuple[Tensor, Tensor]:
+    """Top-k by k maxima, and a ``(R,)`` mask of the rows that hold a tie or a NaN, for which the answer is void."""
+    # Reductions over the first axis run in full vectors.
+    rest, hit = scratch.view(x.shape[::-1]).copy_(x.t()), scratch2.view(x.shape[::-1])
+    width = x.shape[1]
+    # Of one hit, base + column remains; no hit gives less, two give more.
+    base = width
+    codes = torch.arange(base, base + width, dtype=x.dtype)[:, None]
+    found = torch.empty(k, x.shape[0], dtype=x.dtype)
+    for i in range(k):
+        # A comparison that writes floats is several times as fast as one that writes bools.
+        torch.eq(rest, rest.amax(0, keepdim=True), out=hit)
+        if i + 1 < k:
+            rest.sub_(hit, alpha=1e30)
+        torch.sum(hit.mul_(codes), 0, out=found[i])
+    found.sub_(base)
+    unsure = (found.amin(0) < 0) | (found.amax(0) >= width)
+    return found.t().long(), unsure
 
 
 class _Split(NamedTuple):
@@ -180,7 +208,8 @@ def _split(x: Tensor, e: Tensor, index: Tensor | None, tau: float) -> _Split:
     head = log_head = None
     if index is not None:
         head = x.gather(1, index)
-        x.scatter_(1, index, _OUT)
+        # Much faster than scattering a number.
+        x.scatter_(1, index, torch.full_like(head, _OUT))
     top = x.amax(1, keepdim=True)
     x.sub_(top)
     alive = top > 0.5 * _MASKED
@@ -190,7 +219,10 @@ def _split(x: Tensor, e: Tensor, index: Tensor | None, tau: float) -> _Split:
         head = None if head is None else head / tau
     if head is not None:
         log_head = head.logsumexp(1, keepdim=True)
-    torch.exp(x, out=e)
+    # exp() of numbers whose result underflows is ten times as slow on a CPU; a floor this low changes no digit.
+    torch.clamp(x, min=_EXP_FLOOR[x.dtype], out=e).exp_()
+    if index is not None:
+        e.scatter_(1, index, torch.zeros_like(head))
     tail_sum = e.sum(1, keepdim=True)
     tail_log_sum = tail_sum.log()
     return _Split(head, log_head, top + tail_log_sum, tail_sum, tail_log_sum, alive)
