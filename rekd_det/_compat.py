@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import pickle
 import sys
 import types
 from pathlib import Path
@@ -65,7 +66,24 @@ def _allow_training_state_in_checkpoints() -> None:
         allowed += [(rebuild, f"{module}._reconstruct"), (scalar, f"{module}.scalar")]
     dtypes = (np.dtype(c) for c in "?bBhHiIlLqQefd")
     allowed += sorted({type(d) for d in dtypes}, key=lambda t: t.__name__)
+    HistoryBuffer()  # its first instance registers the statistics
+    allowed.append((_history_buffer_method, "builtins.getattr"))
     torch.serialization.add_safe_globals(allowed)
+
+
+def _history_buffer_method(owner: object, name: str) -> object:
+    """What a training checkpoint gets for the name ``getattr``: a statistic of HistoryBuffer, or nothing.
+
+    mmengine's HistoryBuffer pickles its own methods as ``getattr(HistoryBuffer, 'mean')``. The real ``getattr`` in the
+    allow-list would hand a forged checkpoint everything.
+    """
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
+        raise pickle.UnpicklingError(
+            f"Weights only load failed: GLOBAL getattr asked for {name!r}, which is not allowed"
+        )
+    return HistoryBuffer._statistics_methods[name]
 
 
 def _serve_torchvision_urls() -> None:

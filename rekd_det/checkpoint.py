@@ -2,16 +2,13 @@
 
 import os
 import os.path as osp
-import pickle
 import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -143,23 +140,6 @@ class StudentWeightsHook(Hook):
         checkpoint["state_dict"] = weights
         # A copy that EMAHook kept while distilling has the same prefix; testing needs none.
         checkpoint.pop("ema_state_dict", None)
-
-
-def _history_buffer_method(owner: Any, name: str) -> Any:
-    """What a training checkpoint gets for the name ``getattr``: a method of HistoryBuffer or nothing.
-
-    mmengine's HistoryBuffer pickles its own statistics as ``getattr(HistoryBuffer, 'mean')``. The
-    real `getattr` in the allow-list would hand a forged checkpoint everything.
-    """
-    if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
-        raise pickle.UnpicklingError(
-            f"Weights only load failed: GLOBAL getattr asked for {name!r}, which is not allowed"
-        )
-    return HistoryBuffer._statistics_methods[name]
-
-
-HistoryBuffer()  # registers the statistics
-torch.serialization.add_safe_globals([(_history_buffer_method, "builtins.getattr")])
 
 
 def is_local(path: str) -> bool:

@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train a detector")
     parser.add_argument("config", help="config file of a detector, or of a distillation pair")
     parser.add_argument("--work-dir", help="folder for logs and checkpoints")
-    parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision")
+    parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision (bf16 on a CPU)")
     parser.add_argument(
         "--auto-scale-lr",
         action="store_true",
@@ -46,10 +46,11 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     choose_work_dir(cfg, args.work_dir, args.config)
     if args.amp:
-        if get_device() == "cpu":
-            raise PreflightError("--amp needs a GPU: mmengine's AmpOptimWrapper has no CPU mode")
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.loss_scale = "dynamic"
+        if get_device() == "cpu":  # mmengine's AmpOptimWrapper has no CPU mode
+            cfg.optim_wrapper.type = "BF16OptimWrapper"
+        else:
+            cfg.optim_wrapper.type = "AmpOptimWrapper"
+            cfg.optim_wrapper.loss_scale = "dynamic"
     if args.auto_scale_lr:
         scaling = cfg.get("auto_scale_lr") or {}
         if "enable" not in scaling or "base_batch_size" not in scaling:
