@@ -83,7 +83,9 @@ class ReKDDistill(SingleTeacherDistill):
             data_samples: their ``DetDataSample``s with ground truth.
         """
         if self.distillation_stopped:
-            return self._student_losses(batch_inputs, data_samples)
+            losses = self._student_losses(batch_inputs, data_samples)
+            losses.update(add_prefix(self.distiller.idle_losses(), "distill"))
+            return losses
         assert data_samples is not None
         with self.distiller.step():
             losses = self._student_losses(batch_inputs, data_samples)
@@ -109,8 +111,8 @@ class ReKDDistill(SingleTeacherDistill):
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict) -> ReKDDistill:
-        # A copy (EMA) of the student needs no second teacher.
-        memo[id(self.teacher)] = self.teacher
+        # A copy (EMA) of the student needs no second teacher. The distiller's adapter refers to parts of it.
+        memo.update({id(m): m for m in self.teacher.modules()})
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         twin.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})

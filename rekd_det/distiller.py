@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmengine.model import ModuleDict
 from mmengine.registry import DefaultScope
 from mmrazor.models.distillers import BaseDistiller
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from .adapters import HeadAdapter, build_adapter
+from .features import FeatureLoss, FeatureTap
 from .finite import FiniteGuard
 from .losses import LogitLoss
 from .structures import AlignedLogits
@@ -26,19 +29,26 @@ class ReKDDistiller(BaseDistiller):
 
     Args:
         loss: config of a :class:`rekd_det.losses.LogitLoss`, e.g. ``dict(type='mmrazor.ReKDLoss', top_k=5)``. Where it
-            sets no ``activation``, the head's own is used.
+            sets no ``activation``, the head's own is used. None distils features alone; the heads then need no adapter.
+        feature_losses: losses on feature maps by name, see :class:`rekd_det.features.FeatureLoss`, e.g.
+            ``dict(loss_pkd=dict(type='mmrazor.PKDLoss', loss_weight=6.0, levels=[0, 1, 2, 3]))``.
         init_cfg: as in mmengine's ``BaseModule``.
 
     Raises:
         ValueError, TypeError: for a loss that can't be built, or that does not fit the pair's heads.
     """
 
-    def __init__(self, loss: dict, init_cfg: dict | None = None) -> None:
+    def __init__(self, loss: dict | None, feature_losses: Mapping | None = None, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
-        if not isinstance(loss, dict):
-            raise TypeError(f"model.distiller.loss must be a config dict, got {type(loss).__name__}")
-        self._loss_cfg = dict(loss)
-        self.loss = _build_loss(self._loss_cfg)
+        if not isinstance(loss, dict) and not (loss is None and feature_losses):
+            raise TypeError(
+                f"model.distiller.loss must be a config dict (or None beside feature_losses), got {type(loss).__name__}"
+            )
+        self._loss_cfg = None if loss is None else dict(loss)
+        self.loss = None if self._loss_cfg is None else _build_loss(self._loss_cfg)
+        #: trained with the student where they have connectors
+        self.feature_losses = ModuleDict({n: FeatureLoss(n, c) for n, c in (feature_losses or {}).items()})
+        self._features: FeatureTap | None = None
         #: factor on all distillation losses; DistillWarmupHook moves it
         self.scale = 1.0
         self.adapter: HeadAdapter | None = None
@@ -51,8 +61,14 @@ class ReKDDistiller(BaseDistiller):
         self._student = [model]  # a list, so that the student does not become a submodule
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
-        """Pair the heads; everything that does not fit is raised here, before training."""
-        self.adapter = build_adapter(self._student.pop(), model)
+        """Pair the detectors; of their heads, everything that does not fit is raised here, before training."""
+        student = self._student.pop()
+        if self.feature_losses:
+            self._features = FeatureTap(student)
+            print_log(f"feature distillation: {', '.join(self.feature_losses)}", logger="current")
+        if self._loss_cfg is None or self.loss is None:
+            return
+        self.adapter = build_adapter(student, model)
         if "activation" not in self._loss_cfg:
             self.loss = _build_loss({**self._loss_cfg, "activation": self.adapter.activation})
         self.loss.check_num_logits(self.adapter.num_logits)
@@ -61,17 +77,21 @@ class ReKDDistiller(BaseDistiller):
     @contextmanager
     def step(self) -> Iterator[None]:
         """Taps on the student for one step; they and what they recorded are gone afterwards, whatever happens."""
-        adapter = self._adapter
+        tapped = [x for x in (self.adapter, self._features) if x is not None]
+        if not tapped:
+            raise RuntimeError("ReKDDistiller works inside ReKDDistill, which pairs it with the detectors")
         try:
             with TapSet() as taps:
-                adapter.tap(taps)
+                for x in tapped:
+                    x.tap(taps)
                 yield
         finally:
-            adapter.clear()
+            for x in tapped:
+                x.clear()
 
-    def extract_teacher_feat(self, teacher: nn.Module, inputs: Tensor) -> Sequence[Tensor]:
+    def extract_teacher_feat(self, teacher: Any, inputs: Tensor) -> Sequence[Tensor]:
         """The teacher's feature maps of a batch ``(B, 3, H, W)`` that is normalised for it."""
-        return self._adapter.extract_feat(teacher, inputs)
+        return teacher.extract_feat(inputs) if self.adapter is None else self.adapter.extract_feat(teacher, inputs)
 
     def compute_distill_losses(self, teacher_feats: Sequence[Tensor], data_samples: list) -> dict[str, Tensor]:
         """The losses of the step, by name; called inside :meth:`step`, after the student's forward.
@@ -84,9 +104,11 @@ class ReKDDistiller(BaseDistiller):
             ``loss_*`` scalars to minimise, and detached statistics whose names lack "loss". With several heads (stages)
             the names start with the head's tag: 's0.loss_tisd'.
         """
-        with torch.no_grad():
-            aligned = self._adapter.align(teacher_feats, data_samples)
-        if not self._told_rows:
+        aligned: list[AlignedLogits] = []
+        if self.adapter is not None:
+            with torch.no_grad():
+                aligned = self.adapter.align(teacher_feats, data_samples)
+        if not self._told_rows and self.adapter is not None:
             self._told_rows = True
             counts = ", ".join(f"{e.tag or 'head'}: {len(e.student)} rows" for e in aligned)
             print_log(f"ReKD's first step distils {counts or 'no rows'}", logger="current")
@@ -95,20 +117,22 @@ class ReKDDistiller(BaseDistiller):
             prefix = f"{entry.tag}." if entry.tag else ""
             for name, value in self._components(entry).items():
                 out[prefix + name] = value * (entry.loss_weight * self.scale) if "loss" in name else value
+        if self._features is not None:
+            for name, loss in self.feature_losses.items():
+                out[name] = loss(self._features.feats, teacher_feats) * self.scale
         losses = [v.detach() for k, v in out.items() if "loss" in k]
         if losses:
             self._finite.check(torch.stack(losses).sum(), aligned)
         return out
 
+    def idle_losses(self) -> dict[str, Tensor]:
+        """What a step without distillation needs: zeros attached to the trained connectors, which DDP waits for."""
+        return {name: loss.idle() for name, loss in self.feature_losses.items() if any(True for _ in loss.parameters())}
+
     def _components(self, entry: AlignedLogits) -> dict[str, Tensor]:
+        assert self.loss is not None
         avg_factor = entry.avg_factor if self.loss.reduction == "mean" else None
         return self.loss.components(entry.student, entry.teacher, entry.weight, avg_factor, entry.labels)
-
-    @property
-    def _adapter(self) -> HeadAdapter:
-        if self.adapter is None:
-            raise RuntimeError("ReKDDistiller works inside ReKDDistill, which pairs it with the heads")
-        return self.adapter
 
 
 def _build_loss(cfg: dict) -> LogitLoss:
