@@ -193,57 +193,59 @@ def _sweep_top_k(x: Tensor, k: int, scratch: Tensor, scratch2: Tensor) -> tuple[
     return found.t().long(), unsure
 
 
-class _Split(NamedTuple):
-    """One side's logits at the head set; ``x`` and ``e`` of the block then hold the tail alone, shifted."""
+class _Side(NamedTuple):
+    """The distribution of one side, student or teacher, inside a set of classes: the head or the tail."""
 
-    head: Tensor | None  # (R, K) logits / tau
-    log_head: Tensor | None  # log-sum-exp of the head
-    log_tail: Tensor  # log-sum-exp of the tail
-    tail_sum: Tensor  # sum of e over the tail
-    tail_log_sum: Tensor
-    tail_alive: Tensor  # False where every class of the tail is masked
+    x: Tensor  # logits / tau less their maximum, (R, K) or (R, W)
+    e: Tensor  # exp(x), 0 outside the set
+    top: Tensor  # the maximum / tau
+    total: Tensor  # sum of e
+    log_total: Tensor
+    alive: Tensor  # False where every class of the set is masked
 
 
-def _split(x: Tensor, e: Tensor, index: Tensor | None, tau: float) -> _Split:
-    head = log_head = None
-    if index is not None:
-        head = x.gather(1, index)
+def _side(x: Tensor, e: Tensor | None, outside: Tensor | None, tau: float) -> _Side:
+    """Shift ``x`` in place and exponentiate it into ``e``, except the columns ``outside`` ``(R, K)`` of each row."""
+    if outside is not None:
         # Much faster than scattering a number.
-        x.scatter_(1, index, torch.full_like(head, _OUT))
+        x.scatter_(1, outside, x.new_full(outside.shape, _OUT))
     top = x.amax(1, keepdim=True)
     x.sub_(top)
     alive = top > 0.5 * _MASKED
     if tau != 1.0:
         x.div_(tau)
         top = top / tau
-        head = None if head is None else head / tau
-    if head is not None:
-        log_head = head.logsumexp(1, keepdim=True)
     # exp() of numbers whose result underflows is ten times as slow on a CPU; a floor this low changes no digit.
-    torch.clamp(x, min=_EXP_FLOOR[x.dtype], out=e).exp_()
-    if index is not None:
-        e.scatter_(1, index, torch.zeros_like(head))
-    tail_sum = e.sum(1, keepdim=True)
-    tail_log_sum = tail_sum.log()
-    return _Split(head, log_head, top + tail_log_sum, tail_sum, tail_log_sum, alive)
+    e = torch.clamp(x, min=_EXP_FLOOR[x.dtype], out=e).exp_()
+    if outside is not None:
+        e.scatter_(1, outside, e.new_zeros(outside.shape))
+    total = e.sum(1, keepdim=True)
+    return _Side(x, e, top, total, total.log(), alive)
+
+
+def _kl(t: _Side, s: _Side) -> Tensor:
+    """KL inside the set, ``(R, 1)``; overwrites ``t.x``. The logarithms stay shifted, so large logits lose no digit."""
+    shifted = t.x.sub_(s.x).mul_(t.e).sum(1, keepdim=True)
+    return (shifted / t.total - t.log_total + s.log_total) * t.alive
 
 
 def _softmax_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-    t = _split(block.t, block.t_exp, block.head, spec.tau)
-    s = _split(block.s, block.s_exp, block.head, spec.tau)
-    weight = block.row_weight
-    zero = torch.zeros_like(t.tail_sum)
-
-    # KL_tail = sum p~ (log p~ - log q~), with both logarithms shifted by their own maximum.
-    shifted = block.t.sub_(block.s).mul_(block.t_exp).sum(1, keepdim=True)
-    kl_tail = (shifted / t.tail_sum - t.tail_log_sum + s.tail_log_sum) * t.tail_alive
-    kl_mass = kl_head = mass = gap = zero
-    if t.head is not None and s.head is not None and t.log_head is not None and s.log_head is not None:
-        kl_mass, mass, gap = _mass_terms(t.log_head, t.log_tail, s.log_head, s.log_tail)
-        log_p, log_q = t.head - t.log_head, s.head - s.log_head
-        head_alive = t.log_head > 0.5 * _MASKED / spec.tau
-        p = log_p.exp()
-        kl_head = (p * (log_p - log_q)).sum(1, keepdim=True) * head_alive
+    index, weight = block.head, block.row_weight
+    heads = None
+    if index is not None:
+        heads = [_side(x.gather(1, index), None, None, spec.tau) for x in (block.t, block.s)]
+    t = _side(block.t, block.t_exp, index, spec.tau)
+    s = _side(block.s, block.s_exp, index, spec.tau)
+    kl_tail = _kl(t, s)
+    kl_mass = kl_head = mass = gap = torch.zeros_like(kl_tail)
+    if heads is not None:
+        kl_mass, mass, gap = _mass_terms(
+            *(
+                tail.top.neg().add_(head.top) + (head.log_total - tail.log_total)
+                for head, tail in zip(heads, (t, s), strict=True)
+            )
+        )
+        kl_head = _kl(*heads)
     terms = torch.cat([kl_mass, kl_head, mass * kl_head, kl_tail], 1) * weight
     terms = torch.cat([terms, mass * block.mass_weight], 1)
     if not with_grad:
@@ -251,26 +253,28 @@ def _softmax_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: b
 
     by_tau = weight / spec.tau
     on_mass = by_tau * coef[0] * gap
-    on_tail = by_tau * coef[3] * t.tail_alive
-    block.s_exp.mul_((on_mass + on_tail) / s.tail_sum)
-    block.t_exp.mul_(on_tail / t.tail_sum)
-    grad = block.s_exp.sub_(block.t_exp)
-    if block.head is not None and t.head is not None:
-        q = log_q.exp()
-        on_head = by_tau * (coef[1] + coef[2] * mass) * head_alive
-        grad.scatter_(1, block.head, on_head * (q - p) - on_mass * q)
+    grad = _grad(t, s, by_tau * coef[3] * t.alive, on_mass)
+    if heads is not None and index is not None:
+        on_head = by_tau * (coef[1] + coef[2] * mass) * heads[0].alive
+        grad.scatter_(1, index, _grad(*heads, on_head, -on_mass))
     return terms, grad
 
 
-def _mass_terms(t_head: Tensor, t_tail: Tensor, s_head: Tensor, s_tail: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """KL_mass, P and P - Q from the log-sum-exps of head and tail."""
-    t_all, s_all = torch.logaddexp(t_head, t_tail), torch.logaddexp(s_head, s_tail)
-    t_head, t_tail, s_head, s_tail = t_head - t_all, t_tail - t_all, s_head - s_all, s_tail - s_all
-    p, p_tail = t_head.exp(), t_tail.exp()
-    q, q_tail = s_head.exp(), s_tail.exp()
-    kl = p * (t_head - s_head) + p_tail * (t_tail - s_tail)
-    # P - Q = (1 - Q) - (1 - P), and the smaller ones have more digits.
-    return kl, p, torch.where(p > 0.5, q_tail - p_tail, p - q)
+def _grad(t: _Side, s: _Side, on_kl: Tensor, on_mass: Tensor) -> Tensor:
+    """``on_kl * (q - p) + on_mass * q`` with the distributions inside the set; overwrites ``t.e`` and ``s.e``."""
+    t.e.mul_(on_kl / t.total)
+    return s.e.mul_((on_kl + on_mass) / s.total).sub_(t.e)
+
+
+def _mass_terms(t_odds: Tensor, s_odds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL_mass, P and P - Q from the log-odds of the head against the tail."""
+    mass = t_odds.sigmoid()
+    # Seen from the rarer side of the teacher: see _sigmoid_block.
+    flip = torch.where(t_odds > 0, -1.0, 1.0).to(t_odds.dtype)
+    t, s = t_odds * flip, s_odds * flip
+    p = t.sigmoid()
+    kl = p * (t - s) + _softplus(s) - _softplus(t)
+    return kl, mass, (p - s.sigmoid()) * flip
 
 
 def _sigmoid_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
