@@ -1,0 +1,70 @@
+"""One step of a pair of tiny zoo detectors, and what the tests look at afterwards."""
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from mmengine.logging import MessageHub
+
+from rekd_det.support import pair_of, self_pair, tiny_batch, tiny_config
+
+
+@dataclass
+class Step:
+    """Losses of one step, the aligned rows, and the teacher's feature maps."""
+
+    losses: dict
+    rows: list
+    feats: list = field(default_factory=list)
+
+    @property
+    def distill(self):
+        return {k: v for k, v in self.losses.items() if k.startswith("distill.") and "loss" in k}
+
+
+def run_step(model, batch) -> Step:
+    """One training step, with a look at what the adapter aligns."""
+    step = Step({}, [])
+    adapter = model.distiller.adapter
+    align = adapter.align
+
+    def keep(feats, samples):
+        step.feats = list(feats)
+        step.rows = align(feats, samples)
+        return step.rows
+
+    adapter.align = keep
+    try:
+        step.losses = model(**copy.deepcopy(batch), mode="loss")
+    finally:
+        del adapter.align
+    return step
+
+
+def zoo_pair(cfg_path, size, seed=0, epoch=0, objects=3):
+    """A self-pair of a zoo config at a tiny size, and a batch for it."""
+    hub = MessageHub.get_current_instance()
+    hub.update_info("epoch", epoch)  # some heads ask for the progress of training
+    hub.update_info("iter", 0)
+    config = tiny_config(f"mmdet::{cfg_path}")
+    model = self_pair(config)
+    model.train = lambda mode=True: model  # norms were put in eval mode on purpose
+    return model, tiny_batch(model.architecture, size, objects=objects, seed=seed)
+
+
+def perturbed_pair(model):
+    """A pair of the same student with a teacher that has an opinion of its own."""
+    from tiny import perturb
+
+    return pair_of(model.architecture, perturb(copy.deepcopy(model.teacher), 0.02))
+
+
+def level_major(maps, channels):
+    """Rows in the order of heads that loop over levels."""
+    return torch.cat([m.permute(0, 2, 3, 1).reshape(-1, channels) for m in maps])
+
+
+def image_major(maps, channels):
+    """Rows in the order of heads that loop over images."""
+    parts = [m.permute(0, 2, 3, 1).reshape(len(m), -1, channels) for m in maps]
+    return torch.cat(parts, dim=1).reshape(-1, channels)
