@@ -5,3 +5,17 @@ model = dict(
     backbone=dict(base_channels=32, stem_channels=32),
     neck=dict(in_channels=[32, 64, 128, 256]),
 )
+
+# Twice the student's schedule: a teacher has to know more than its student.
+max_epochs = 12
+train_cfg = dict(max_epochs=max_epochs, val_interval=6)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),
+    dict(
+        type="CosineAnnealingLR",
+        T_max=max_epochs,
+        eta_min=1e-5,
+        by_epoch=True,
+        convert_to_iter_based=True,
+    ),
+]
