@@ -80,7 +80,14 @@ def run_tool(output: Path, *arguments: str | Path) -> None:
     tail: deque[str] = deque(maxlen=_SHOWN_ON_FAILURE)
     with (
         output.open("a") as copy,
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process,
     ):
         assert process.stdout is not None
         for line in process.stdout:
