@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .spec import KDSpec
 
@@ -78,13 +77,33 @@ class _LogitKD(torch.autograd.Function):
         return parts, head_mass
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, labels, weight, scale = ctx.saved_tensors
         buffer, ctx.buffer = ctx.buffer, None
         rows = Rows(student, teacher, labels, weight)
-        grad = ctx.engine.backward(rows, ctx.spec, ctx.scale if scale is None else scale, upstream, buffer)
+        with torch.no_grad():
+            grad = ctx.engine.backward(rows, ctx.spec, ctx.scale if scale is None else scale, upstream, buffer)
+        if torch.is_grad_enabled():  # create_graph=True
+            grad = _Once.apply(grad, student, upstream)
         return grad, None, None, None, None, None, None, None
+
+
+class _Once(torch.autograd.Function):
+    """Ties a gradient to what it depends on, so that differentiating it again raises.
+
+    ``once_differentiable`` would not do: for a constant upstream gradient it returns a constant, and the second
+    derivative would be missing without a word.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, student: Tensor, upstream: Tensor) -> Tensor:
+        return grad.view_as(grad)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "the fused distillation losses can be differentiated once; second derivatives need backend='eager'"
+        )
 
 
 def logit_kd(

@@ -231,20 +231,18 @@ def _kl(t: _Side, s: _Side) -> Tensor:
 
 def _softmax_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
     index, weight = block.head, block.row_weight
-    heads = None
+    heads: tuple[_Side, _Side] | None = None
     if index is not None:
-        heads = [_side(x.gather(1, index), None, None, spec.tau) for x in (block.t, block.s)]
+        heads = (
+            _side(block.t.gather(1, index), None, None, spec.tau),
+            _side(block.s.gather(1, index), None, None, spec.tau),
+        )
     t = _side(block.t, block.t_exp, index, spec.tau)
     s = _side(block.s, block.s_exp, index, spec.tau)
     kl_tail = _kl(t, s)
     kl_mass = kl_head = mass = gap = torch.zeros_like(kl_tail)
     if heads is not None:
-        kl_mass, mass, gap = _mass_terms(
-            *(
-                tail.top.neg().add_(head.top) + (head.log_total - tail.log_total)
-                for head, tail in zip(heads, (t, s), strict=True)
-            )
-        )
+        kl_mass, mass, gap = _mass_terms(_log_odds(heads[0], t), _log_odds(heads[1], s))
         kl_head = _kl(*heads)
     terms = torch.cat([kl_mass, kl_head, mass * kl_head, kl_tail], 1) * weight
     terms = torch.cat([terms, mass * block.mass_weight], 1)
@@ -256,7 +254,7 @@ def _softmax_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: b
     grad = _grad(t, s, by_tau * coef[3] * t.alive, on_mass)
     if heads is not None and index is not None:
         on_head = by_tau * (coef[1] + coef[2] * mass) * heads[0].alive
-        grad.scatter_(1, index, _grad(*heads, on_head, -on_mass))
+        grad.scatter_(1, index, _grad(heads[0], heads[1], on_head, -on_mass))
     return terms, grad
 
 
@@ -266,11 +264,15 @@ def _grad(t: _Side, s: _Side, on_kl: Tensor, on_mass: Tensor) -> Tensor:
     return s.e.mul_((on_kl + on_mass) / s.total).sub_(t.e)
 
 
+def _log_odds(head: _Side, tail: _Side) -> Tensor:
+    return (head.top - tail.top) + (head.log_total - tail.log_total)
+
+
 def _mass_terms(t_odds: Tensor, s_odds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """KL_mass, P and P - Q from the log-odds of the head against the tail."""
     mass = t_odds.sigmoid()
     # Seen from the rarer side of the teacher: see _sigmoid_block.
-    flip = torch.where(t_odds > 0, -1.0, 1.0).to(t_odds.dtype)
+    flip = torch.copysign(torch.ones_like(t_odds), t_odds).neg_()
     t, s = t_odds * flip, s_odds * flip
     p = t.sigmoid()
     kl = p * (t - s) + _softplus(s) - _softplus(t)
