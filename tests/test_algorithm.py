@@ -28,7 +28,7 @@ def test_is_an_mmrazor_algorithm(model):
 def test_losses_are_one_flat_dict(model):
     losses = model(**batch(model), mode="loss")
     own = {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "acc"}
-    assert set(losses) == own | {"distill.loss_tisd", "distill.loss_ntid", "distill.head_mass"}
+    assert set(losses) == own | {"distill.loss_tisd", "distill.loss_ntid", "distill.head_mass", "distill.agreement"}
     assert 0 < losses["distill.head_mass"] <= 1
     parsed, log = model.parse_losses(losses)
     torch.testing.assert_close(parsed, total(losses))

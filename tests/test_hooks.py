@@ -3,10 +3,14 @@
 from types import SimpleNamespace
 
 import pytest
+from mmengine.logging import MessageHub
+from mmengine.runner import LogProcessor
 from mmrazor.registry import HOOKS
 from tiny import batch, build, build_pair, perturb, tiny_rcnn
 
-from rekd_det.hooks import DistillWarmupHook, PairCheckHook, check_categories, distillation
+from rekd_det.hooks import DistillLogHook, DistillWarmupHook, PairCheckHook, check_categories, distillation
+
+NAMES = ("lr", "acc", "loss", "s0.loss_cls", "distill.head_mass", "distill.s0.agreement", "distill.scale")
 
 
 @pytest.fixture
@@ -90,3 +94,25 @@ def test_unknown_categories_are_not_an_error(model, data, teacher):
 def test_hooks_say_when_there_is_nothing_to_distil():
     with pytest.raises(TypeError, match="not FasterRCNN"):
         distillation(runner_of(build(tiny_rcnn())))
+
+
+def test_statistics_are_averaged_and_the_warmup_is_logged(model):
+    log = LogProcessor()
+    hub = MessageHub.get_instance("test_statistics_are_averaged")
+    runner = runner_of(model, log_processor=log, hooks=[DistillWarmupHook(iters=4)], message_hub=hub, iter=0)
+    hook = DistillLogHook()
+    hook.before_train(runner)
+    averaged = {n for n in NAMES if log.mean_pattern.search(n)}
+    assert averaged == {"loss", "s0.loss_cls", "distill.head_mass", "distill.s0.agreement"}
+    runner.hooks[0].before_train_iter(runner, 0)
+    hook.after_train_iter(runner, 0)
+    assert hub.get_scalar("train/distill.scale").current() == 0.25
+
+
+def test_no_warmup_no_scale_in_the_log(model):
+    hub = MessageHub.get_instance("test_no_warmup")
+    runner = runner_of(model, log_processor=LogProcessor(), hooks=[], message_hub=hub)
+    hook = DistillLogHook()
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0)
+    assert not hub.log_scalars
