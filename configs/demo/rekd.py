@@ -6,5 +6,5 @@ model = dict(
     **_base_.distill,
     architecture=_base_.model,
     teacher=dict(cfg_path="{{ fileDirname }}/teacher.py"),
-    teacher_ckpt="work_dirs/demo/teacher/epoch_12.pth",
+    teacher_ckpt="work_dirs/demo/teacher/epoch_10.pth",
 )

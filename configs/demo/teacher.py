@@ -6,9 +6,9 @@ model = dict(
     neck=dict(in_channels=[32, 64, 128, 256]),
 )
 
-# Twice the student's schedule: a teacher has to know more than its student.
-max_epochs = 12
-train_cfg = dict(max_epochs=max_epochs, val_interval=6)
+# Longer than the student: a teacher has to know more than its student.
+max_epochs = 10
+train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),
     dict(
