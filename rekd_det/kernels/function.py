@@ -26,7 +26,8 @@ class Rows:
     @property
     def dtype(self) -> torch.dtype:
         """What the arithmetic is done in: fp64 for fp64 logits, else fp32."""
-        return torch.promote_types(torch.promote_types(self.student.dtype, self.teacher.dtype), torch.float32)
+        double = torch.float64 in (self.student.dtype, self.teacher.dtype)
+        return torch.float64 if double else torch.float32
 
 
 class Engine(Protocol):
