@@ -48,23 +48,27 @@ def load_checkpoint_file(path_or_url: str, map_location: str = "cpu") -> dict:
     return checkpoint
 
 
-def check_checkpoint_file(path: str) -> None:
+def check_checkpoint_file(path: str) -> dict:
     """Check that a local file is a checkpoint, without reading its tensors where that is possible.
 
     Args:
         path: A local file; anything else is left to the loader.
 
+    Returns:
+        The checkpoint, its tensors mapped from the file where that is possible. Empty for what is no local file.
+
     Raises:
         CheckpointError: As :func:`load_checkpoint_file`.
     """
     if not is_local(path):
-        return
+        return {}
     path = _check_local_file(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle raises nearly anything
         raise _explain(path, error) from error
     _check_holds_weights(path, checkpoint)
+    return checkpoint
 
 
 def strip_student_prefix(state_dict: Mapping[str, Tensor]) -> "OrderedDict[str, Tensor]":

@@ -5,9 +5,8 @@ import argparse
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.runner import find_latest_checkpoint
 
-from rekd_det.checkpoint import check_checkpoint_file
+from rekd_det.checkpoint import check_checkpoint_file, is_local
 from rekd_det.cli import (
     add_common_arguments,
     build_runner,
@@ -15,6 +14,7 @@ from rekd_det.cli import (
     exit_on_input_error,
     export_local_rank,
 )
+from rekd_det.latest_checkpoint import check_resumable, find_latest_checkpoint
 from rekd_det.preflight import PreflightError, check_data, check_work_dir, read_config
 
 
@@ -64,12 +64,14 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def check_start(cfg: Config) -> None:
-    """Check the checkpoint that training starts or goes on from, if there is one."""
-    start = cfg.get("load_from")
-    if cfg.get("resume") and not start:
-        start = find_latest_checkpoint(cfg.work_dir)
-    if start:
-        check_checkpoint_file(start)
+    """Find the checkpoint to go on from, and check it or the one that training starts from."""
+    if cfg.get("resume"):
+        cfg.load_from = cfg.get("load_from") or find_latest_checkpoint(cfg.work_dir)
+        cfg.resume = cfg.load_from is not None
+        if cfg.resume and is_local(cfg.load_from):
+            check_resumable(cfg.load_from)
+    elif cfg.get("load_from"):
+        check_checkpoint_file(cfg.load_from)
 
 
 @exit_on_input_error

@@ -1,13 +1,4 @@
-# What every ReKD pair shares. A pair reads `_base_.distill` into its own `model`; override it there
-# (`model.distiller.loss.top_k=3`), a change of `distill` itself would come too late.
-custom_imports = dict(imports=["rekd_det"], allow_failed_imports=False)
-custom_hooks = [dict(type="mmrazor.PairCheckHook")]
-
-# Not tuned on COCO: alpha and beta are DKD's for detectors, K is GDKD's, tau 1 is common to both.
-distill = dict(
-    type="mmrazor.ReKDDistill",
-    distiller=dict(
-        type="mmrazor.ReKDDistiller",
-        loss=dict(type="mmrazor.ReKDLoss", top_k=5, alpha=1.0, beta=0.25, tau=1.0, tisd="joint"),
-    ),
-)
+# For students whose config has no `custom_hooks`. The others read `rekd_distill.py` and add `_base_.rekd_hooks` to
+# their own, as `rekd_yolox_s_nano_coco.py` does.
+_base_ = "./rekd_distill.py"
+custom_hooks = _base_.rekd_hooks
