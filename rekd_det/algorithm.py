@@ -14,6 +14,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from .checkpoint import STUDENT_PREFIX, CheckpointError
+from .lean import LeanOptions, make_lean
 from .teacher import TeacherInput, build_teacher
 
 _TEACHER_PREFIX = "teacher."
@@ -26,7 +27,7 @@ class ReKDDistill(SingleTeacherDistill):
 
     It differs from its parent in that
 
-    * the student runs first, and the teacher answers about the rows that the student's head sampled;
+    * the teacher answers about the rows that the student's head sampled;
     * the teacher is no submodule: it is in no checkpoint, optimizer, DDP bucket or EMA copy, and ``train()`` leaves it
       in
       eval mode. It moves between devices with the algorithm;
@@ -38,6 +39,8 @@ class ReKDDistill(SingleTeacherDistill):
         teacher: the teacher's model config, ``dict(cfg_path=...)``, or a built detector.
         teacher_ckpt: file or URL of the teacher's weights; needed unless ``teacher`` is built.
         calculate_student_loss: whether the student's own losses are part of the total.
+        teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile: how the teacher is run, see
+            :class:`rekd_det.lean.LeanOptions`. Off by default.
         **kwargs: ``architecture`` (the student), ``data_preprocessor``, ``init_cfg`` of MMRazor's ``BaseAlgorithm``.
 
     Raises:
@@ -51,6 +54,10 @@ class ReKDDistill(SingleTeacherDistill):
         teacher: BaseModel | Mapping | str,
         teacher_ckpt: str | None = None,
         calculate_student_loss: bool = True,
+        teacher_fuse_bn: bool = False,
+        teacher_channels_last: bool = False,
+        teacher_dtype: str | None = None,
+        teacher_compile: bool | Mapping = False,
         **kwargs,
     ) -> None:
         for key in ("teacher_trainable", "student_trainable", "teacher_norm_eval"):
@@ -59,7 +66,9 @@ class ReKDDistill(SingleTeacherDistill):
                     f"model.{key}: ReKDDistill trains the student and keeps the teacher frozen in eval mode; "
                     "leave the key out"
                 )
+        options = LeanOptions(teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile)
         built, classes = build_teacher(teacher, teacher_ckpt)
+        lean = make_lean(built, options)  # before the distiller sees the teacher's weights
         # MMRazor turns in-place activations off for recorders that keep their inputs; the taps here keep logits only.
         kwargs.setdefault("module_inplace", True)
         super().__init__(
@@ -69,11 +78,17 @@ class ReKDDistill(SingleTeacherDistill):
             teacher_module_inplace=True,
             **kwargs,
         )
+        self.distiller.lean = lean
         # An ordinary attribute, not a submodule: see the class docstring.
         self.__dict__["teacher"] = self._modules.pop("teacher")
         #: names of the teacher's categories in order, or None if its checkpoint does not tell
         self.teacher_classes = classes
         self._teacher_input = TeacherInput(self.data_preprocessor, built.data_preprocessor)
+
+    @property
+    def detector(self) -> BaseModel:
+        """The student: mmdet's YOLOXModeSwitchHook looks under this name for a detector inside a model."""
+        return self.student
 
     def loss(self, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """The student's losses and, under 'distill.', those of the distillation.
@@ -88,11 +103,13 @@ class ReKDDistill(SingleTeacherDistill):
             return losses
         assert data_samples is not None
         with self.distiller.step():
-            losses = self._student_losses(batch_inputs, data_samples)
+            # Before the student's forward, whose activations stay until the backward: what the teacher needs on the way
+            # to its feature maps is then free again.
             with torch.no_grad():
                 feats = self.distiller.extract_teacher_feat(
                     self.teacher, self._teacher_input(batch_inputs, data_samples)
                 )
+            losses = self._student_losses(batch_inputs, data_samples)
             distill = self.distiller.compute_distill_losses(feats, data_samples)
         if not self.calculate_student_loss:
             losses = {}

@@ -19,6 +19,7 @@ from .adapters import HeadAdapter, build_adapter
 from .agreement import top1_agreement
 from .features import FeatureLoss, FeatureTap
 from .finite import FiniteGuard
+from .lean import LeanRun
 from .losses import LogitLoss
 from .structures import AlignedLogits
 from .taps import TapSet
@@ -53,6 +54,8 @@ class ReKDDistiller(BaseDistiller):
         #: factor on all distillation losses; DistillWarmupHook moves it
         self.scale = 1.0
         self.adapter: HeadAdapter | None = None
+        #: how the teacher is run
+        self.lean = LeanRun()
         self._student: list[nn.Module] = []
         self._finite = FiniteGuard()
         self._told_rows = False
@@ -92,7 +95,11 @@ class ReKDDistiller(BaseDistiller):
 
     def extract_teacher_feat(self, teacher: Any, inputs: Tensor) -> Sequence[Tensor]:
         """The teacher's feature maps of a batch ``(B, 3, H, W)`` that is normalised for it."""
-        return teacher.extract_feat(inputs) if self.adapter is None else self.adapter.extract_feat(teacher, inputs)
+        inputs = self.lean.images(inputs)
+        with self.lean.precision(inputs.device):
+            if self.adapter is None:
+                return self.lean.maps(teacher.extract_feat(inputs))
+            return self.lean.maps(self.adapter.extract_feat(teacher, inputs))
 
     def compute_distill_losses(self, teacher_feats: Sequence[Tensor], data_samples: list) -> dict[str, Tensor]:
         """The losses of the step, by name; called inside :meth:`step`, after the student's forward.
@@ -107,7 +114,7 @@ class ReKDDistiller(BaseDistiller):
         """
         aligned: list[AlignedLogits] = []
         if self.adapter is not None:
-            with torch.no_grad():
+            with torch.no_grad(), self.lean.precision(teacher_feats[0].device):
                 aligned = self.adapter.align(teacher_feats, data_samples)
         if not self._told_rows and self.adapter is not None:
             self._told_rows = True
