@@ -9,9 +9,11 @@ import yaml
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from tiny import total
 
 from rekd_det.pairs import is_pair, resolve_model_config
+from rekd_det.support import build_tiny, needs_masks, pair_of, tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -49,6 +51,10 @@ def test_the_promised_configs_are_there():
         "rekd_cascade_r101_r50_coco",
         "student_frcnn_r18_coco",
         *(f"{m}_frcnn_r101_r18_coco" for m in ("kd", "dkd", "gdkd")),
+        *(f"rekd_retina_{p}_coco" for p in ("r101_r18", "r101_r50", "x101_r50")),
+        *(f"rekd_gfl_{p}_coco" for p in ("r101_r18", "r101_r50")),
+        *(f"rekd_{d}_r101_r50_coco" for d in ("atss", "fcos")),
+        *("rekd_rtmdet_l_s_coco", "rekd_yolox_s_nano_coco", "student_gfl_r18_coco"),
     } <= names
 
 
@@ -94,6 +100,32 @@ def test_cfg_options_reach_everything(path):
         assert cfg.model.backbone.with_cp
 
 
+def test_a_student_with_hooks_of_its_own_keeps_them():
+    for name, student in (
+        ("rekd_yolox_s_nano_coco", "yolox/yolox_nano_8xb8-300e_coco.py"),
+        ("rekd_rtmdet_l_s_coco", "rtmdet/rtmdet_s_8xb32-300e_coco.py"),
+    ):
+        own = [hook.type for hook in read(ZOO / student).custom_hooks]
+        hooks = [hook.type for hook in read(ROOT / f"configs/{name}.py").custom_hooks]
+        assert hooks[: len(own)] == own
+        added = read(ROOT / "configs/rekd_retina_r101_r18_coco.py").custom_hooks
+        assert hooks[len(own) :] == [hook.type for hook in added]
+
+
+def test_yolox_learns_its_last_epochs_as_alone():
+    from types import SimpleNamespace
+
+    from mmdet.engine.hooks import YOLOXModeSwitchHook
+
+    config = tiny_config("mmdet::yolox/yolox_tiny_8xb8-300e_coco.py")
+    model = pair_of(build_tiny(config), build_tiny(config))
+    loader = SimpleNamespace(dataset=SimpleNamespace(update_skip_type_keys=lambda keys: None))
+    quiet = SimpleNamespace(info=lambda text: None)
+    runner = SimpleNamespace(epoch=9, max_epochs=10, model=model, train_dataloader=loader, logger=quiet)
+    YOLOXModeSwitchHook(num_last_epochs=1).before_train_epoch(runner)
+    assert model.architecture.bbox_head.use_l1
+
+
 def without_downloads(config):
     """A copy in which no part fetches weights."""
     if isinstance(config, dict):
@@ -116,7 +148,10 @@ def test_builds_and_steps(path):
     else:
         model = without_downloads(model)
     model = MODELS.build(model).train()
-    data = demo_mm_inputs(2, [[3, 128, 128], [3, 128, 96]], num_items=[3, 2], num_classes=80, with_mask=True)
+    student = model.architecture if is_pair(cfg.model) else model
+    MessageHub.get_current_instance().update_info("iter", 0)  # YOLOX's preprocessor asks for it
+    shapes, masks = [[3, 128, 128], [3, 128, 96]], needs_masks(student)
+    data = demo_mm_inputs(2, shapes, num_items=[3, 2], num_classes=80, with_mask=masks)
     losses = model(**model.data_preprocessor(data, True), mode="loss")
     assert torch.isfinite(total(losses))
     if is_pair(cfg.model):
