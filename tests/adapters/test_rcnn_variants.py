@@ -99,7 +99,7 @@ def test_identical_teacher_gives_bit_equal_rows_and_no_loss(family):
 
 def test_other_teacher_judges_the_students_rois_with_its_own_weights(family):
     name, model, batch = family
-    model = perturbed_pair(model)
+    model = perturbed_pair(model, 0.001 if name == "trident" else 0.02)  # its layers are as wide as the zoo's
     rois, handles = student_rois(model)
     step = run_step(model, batch)
     for handle in handles:

@@ -47,16 +47,16 @@ def zoo_pair(cfg_path, size, seed=0, epoch=0, objects=3):
     hub.update_info("epoch", epoch)  # some heads ask for the progress of training
     hub.update_info("iter", 0)
     config = tiny_config(f"mmdet::{cfg_path}")
-    model = self_pair(config)
+    model = self_pair(config, size)
     model.train = lambda mode=True: model  # norms were put in eval mode on purpose
     return model, tiny_batch(model.architecture, size, objects=objects, seed=seed)
 
 
-def perturbed_pair(model):
+def perturbed_pair(model, scale=0.02):
     """A pair of the same student with a teacher that has an opinion of its own."""
     from tiny import perturb
 
-    return pair_of(model.architecture, perturb(copy.deepcopy(model.teacher), 0.02))
+    return pair_of(model.architecture, perturb(copy.deepcopy(model.teacher), scale))
 
 
 def level_major(maps, channels):
