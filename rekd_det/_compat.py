@@ -13,6 +13,7 @@ import pickle
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def _allow_training_state_in_checkpoints() -> None:
     torch.serialization.add_safe_globals(allowed)
 
 
-def _history_buffer_method(owner: object, name: str) -> object:
+def _history_buffer_method(owner: Any, name: str) -> Any:
     """What a training checkpoint gets for the name ``getattr``: a statistic of HistoryBuffer, or nothing.
 
     mmengine's HistoryBuffer pickles its own methods as ``getattr(HistoryBuffer, 'mean')``. The real ``getattr`` in the

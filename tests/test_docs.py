@@ -1,0 +1,84 @@
+"""The documents keep their word: commands, links, config snippets and the model index."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
+
+
+def blocks(language):
+    return [
+        pytest.param(page, match, id=f"{page.stem}-{i}")
+        for page in PAGES
+        for i, match in enumerate(FENCE.finditer(page.read_text()))
+        if match["language"] == language
+    ]
+
+
+@pytest.mark.parametrize(("page", "match"), blocks("bash"))
+def test_every_command_is_run_by_a_test_or_says_what_it_needs(page, match):
+    mark = match["mark"] or ""
+    kind, _, value = mark.partition(": ")
+    assert kind in ("needs", "run by"), (
+        f"{page.name}: mark the block with <!-- needs: ... --> or <!-- run by: tests/... -->"
+    )
+    commands = [line.split("#")[0] for line in match["code"].splitlines() if line.split("#")[0].strip()]
+    named = [word for line in commands for word in line.split() if word.startswith(("tools/", "configs/"))]
+    for path in named:
+        assert (ROOT / path).exists(), f"{page.name} names {path}"
+    if kind == "run by":
+        test = (ROOT / value).read_text()
+        for path in named:
+            if path.startswith("tools/"):
+                assert Path(path).name in test, f"{value} does not run {path}"
+
+
+@pytest.mark.parametrize(("page", "match"), blocks("python"))
+def test_python_blocks_parse(page, match):
+    ast.parse(match["code"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_named_files_exist(page):
+    named = re.findall(r"`((?:configs|tools|docs|tests|rekd_det)/[\w/.-]+)`", page.read_text())
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_the_model_index_is_whole():
+    (path,) = yaml.safe_load((ROOT / "model-index.yml").read_text())["Import"]
+    index = yaml.safe_load((ROOT / path).read_text())
+    collections = {c["Name"] for c in index["Collections"]}
+    listed = {m["Config"] for m in index["Models"]}
+    assert {m["In Collection"] for m in index["Models"]} <= collections
+    assert listed == {f"configs/{p.name}" for p in (ROOT / "configs").glob("*.py")}
+    # Nothing was trained on COCO here, so nothing may be claimed.
+    assert not any("Results" in m for m in index["Models"])
+
+
+def test_no_figure_of_ours_is_claimed_for_coco():
+    assert "No student of this project has been trained on full COCO yet" in (ROOT / "README.md").read_text().replace(
+        "**", ""
+    )
+
+
+def test_the_reference_is_up_to_date():
+    done = subprocess.run(
+        [sys.executable, "tools/make_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

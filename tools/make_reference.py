@@ -1,0 +1,67 @@
+"""Write docs/reference.md, the configuration reference, from the docstrings of the registered components."""
+
+import argparse
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import rekd_det
+from rekd_det import adapters
+from rekd_det.losses import DKDLoss, GDKDLoss, KDLoss, LogitLoss, NTIDLoss, ReKDLoss, TISDLoss
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
+HEADER = """# Configuration reference
+
+Written by `tools/make_reference.py` from the docstrings; do not edit. Types are in MMRazor's
+registry: write `mmrazor.ReKDLoss` and so on.
+"""
+
+
+def components() -> dict[str, list[type]]:
+    """The classes that a config can name, by section."""
+    from mmengine.hooks import Hook
+
+    hooks = [c for c in vars(rekd_det.hooks).values() if inspect.isclass(c) and issubclass(c, Hook)]
+    ours = sorted((c for c in hooks if c.__module__.startswith("rekd_det")), key=lambda c: c.__name__)
+    return {
+        "The model": [rekd_det.algorithm.ReKDDistill, rekd_det.distiller.ReKDDistiller],
+        "Losses": [LogitLoss, ReKDLoss, TISDLoss, NTIDLoss, KDLoss, DKDLoss, GDKDLoss],
+        "Hooks": ours,
+        "Optimizer": [rekd_det.amp.BF16OptimWrapper],
+        "For authors of adapters": [adapters.HeadAdapter],
+    }
+
+
+def entry(cls: type) -> str:
+    """One class: its call with defaults, and its docstring."""
+    parameters = inspect.signature(cls).parameters.values()
+    call = ", ".join(str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters)
+    text = inspect.getdoc(cls) or ""
+    text = re.sub(r":(?:class|func|meth|mod):`~?([^`]+)`", r"`\1`", text).replace("``", "`")
+    text = re.sub(r"^(Args|Raises|Returns|Attributes):$", r"**\1**\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^    (\*{0,2}[\w, *]+?):(?= |\n)", r"* `\1`:", text, flags=re.MULTILINE)
+    text = re.sub(r"^ {8}(?=\S)", "  ", text, flags=re.MULTILINE)
+    return f"### {cls.__name__}\n\n`{cls.__name__}({call})`\n\n{text}\n"
+
+
+def page() -> str:
+    """The whole document."""
+    parts = [HEADER]
+    for title, classes in components().items():
+        parts += [f"## {title}\n", *(entry(c) for c in classes)]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
+    if parser.parse_args().check:
+        if not PAGE.exists() or PAGE.read_text() != page():
+            sys.exit(f"{PAGE.name} is out of date: run python tools/make_reference.py")
+        return
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
