@@ -87,11 +87,17 @@ class HeadAdapter(ABC):
     def clear(self) -> None:
         """Forget what was recorded, so that no tensor outlives its step."""
 
+    @property
+    def num_classes(self) -> int | None:
+        """Foreground classes; None where the head does not tell."""
+        return getattr(self.student, "num_classes", None)
+
     def describe(self) -> str:
         """One line for the log: which heads are paired, and over what."""
+        classes = "" if self.num_classes is None else f"{self.num_classes} classes, "
         return (
             f"{type(self.student).__name__} <- {type(self.teacher).__name__}, "
-            f"rows: {self.rows}, {self.num_logits} logits per row, {self.activation}"
+            f"rows: {self.rows}, {classes}{self.num_logits} logits per row, {self.activation}"
         )
 
 

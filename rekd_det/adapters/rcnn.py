@@ -95,6 +95,10 @@ class RCNNAdapter(HeadAdapter):
     def num_logits(self) -> int:
         return self._logits.num
 
+    @property
+    def num_classes(self) -> int:
+        return self.bbox_heads(self.student)[0].num_classes
+
     def _check_bbox_head(self, head: Any) -> None:
         if type(head) not in self.supported_bbox_heads:
             raise TypeError(

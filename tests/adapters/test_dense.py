@@ -327,6 +327,16 @@ def test_other_kinds_of_heads_are_refused():
         build_adapter(detector("centernet"), detector("retina"))
 
 
+def test_the_pairing_is_described_in_a_line():
+    line = build_adapter(detector("retina"), detector("retina")).describe()
+    for part in ("RetinaHead <- RetinaHead", "anchors", "80 classes", "80 logits per row", "sigmoid"):
+        assert part in line
+    softmax = tiny_config(f"mmdet::{FAST['retina'][0]}")
+    softmax.bbox_head.loss_cls = dict(type="CrossEntropyLoss", use_sigmoid=False)
+    line = build_adapter(build_tiny(softmax), build_tiny(softmax)).describe()
+    assert "80 classes, 81 logits per row, softmax" in line
+
+
 def test_every_adapter_states_its_rows():
     from rekd_det.adapters.table import support_table
 
