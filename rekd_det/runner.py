@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import os.path as osp
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from .atomic import publish_file
 from .checkpoint import is_local
 from .latest_checkpoint import check_resumable, find_latest_checkpoint
 from .randomness import generator_states, set_generator_states
@@ -167,10 +167,3 @@ class _GeneratorsHook(Hook):
         if self._before_val is not None:
             set_generator_states(self._before_val)
             self._before_val = None
-
-
-def publish_file(partial: str, target: str) -> None:
-    """Give a complete file its name: whoever looks at ``target`` sees the old file or the new one, never a part."""
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())  # a machine that dies must not leave the name without the content
-    os.replace(partial, target)

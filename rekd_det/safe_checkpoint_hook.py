@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import os.path as osp
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from .atomic import replace_text
 
 
 @HOOKS.register_module()
@@ -68,11 +69,3 @@ class _RemovesLater:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
-
-
-def replace_text(path: str, text: str) -> None:
-    """Write a small text file so that at every moment it holds either the old or the new text."""
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(partial, path)

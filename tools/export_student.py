@@ -1,0 +1,71 @@
+"""Write the student of a distilled checkpoint as one that plain MMDetection loads with the student's own config."""
+
+import argparse
+import os
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from rekd_det.atomic import publish_file
+from rekd_det.checkpoint import CheckpointError, load_checkpoint_file
+from rekd_det.cli import exit_on_input_error
+from rekd_det.config_text import parse_config_text
+from rekd_det.errors import InputError
+from rekd_det.export import count_parameters, export_student, stored_megabytes
+from rekd_det.pairs import is_pair, teacher_config
+from rekd_det.preflight import check_work_dir, read_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", help="checkpoint of a distillation")
+    parser.add_argument("-o", "--out", required=True, help="the file to write; an older one is replaced")
+    parser.add_argument("--config", help="config of the pair or its student; by default the one in the checkpoint")
+    parser.add_argument("--fp16", action="store_true", help="store the weights in half precision")
+    return parser.parse_args()
+
+
+def find_config(args: argparse.Namespace, checkpoint: dict) -> Config:
+    """The config from the command line, or the one that the checkpoint carries."""
+    if args.config is not None:
+        return read_config(args.config)
+    text = (checkpoint.get("meta") or {}).get("cfg")
+    if not isinstance(text, str):
+        raise CheckpointError(f"checkpoint '{args.checkpoint}' carries no config: give it with --config")
+    return parse_config_text(text, f"checkpoint '{args.checkpoint}'")
+
+
+def describe(cfg: Config, student: torch.nn.Module, exported: dict, path: str) -> str:
+    """What was written, beside the teacher where the config names it."""
+    params = count_parameters(student)
+    lines = [f"wrote {path}: {params / 1e6:.2f} M parameters, {os.path.getsize(path) / 1e6:.1f} MB"]
+    if is_pair(cfg.get("model")):
+        teacher = MODELS.build(teacher_config(cfg).model)
+        theirs, size = count_parameters(teacher), stored_megabytes(teacher.state_dict())
+        share = stored_megabytes(exported["state_dict"]) / size
+        lines.append(
+            f"its teacher: {theirs / 1e6:.2f} M parameters, {size:.1f} MB in fp32; "
+            f"the student has {params / theirs:.0%} of the parameters and {share:.0%} of the size"
+        )
+    return "\n".join(lines)
+
+
+@exit_on_input_error
+def main() -> None:
+    args = parse_args()
+    if os.path.isdir(args.out):
+        raise InputError(f"--out '{args.out}' is a folder: name a file in it, e.g. student.pth")
+    checkpoint = load_checkpoint_file(args.checkpoint)
+    cfg = find_config(args, checkpoint)
+    exported, student = export_student(checkpoint, cfg, f"checkpoint '{args.checkpoint}'", half=args.fp16)
+    folder = os.path.dirname(args.out) or "."
+    check_work_dir(folder)
+    partial = os.path.join(folder, f".{os.path.basename(args.out)}.partial")
+    torch.save(exported, partial)
+    publish_file(partial, args.out)
+    print(describe(cfg, student, exported, args.out))
+
+
+if __name__ == "__main__":
+    main()
