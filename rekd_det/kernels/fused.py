@@ -117,10 +117,8 @@ def sweep(rows: Rows, spec: KDSpec, coef: Coefficients, grad: Tensor | None) -> 
 
 
 class _Block(NamedTuple):
-    t: Tensor  # (R, W) teacher logits, finite
-    s: Tensor  # (R, W) student logits, finite
-    t_exp: Tensor  # (R, W) scratch
-    s_exp: Tensor  # (R, W) scratch
+    x: Tensor  # (2, R, W) teacher's and student's logits, finite
+    e: Tensor  # (2, R, W) scratch
     head: Tensor | None  # (R, K) int64
     row_weight: Tensor  # (R, 1) weight in the loss
     mass_weight: Tensor  # (R, 1) weight in the statistic
@@ -128,17 +126,18 @@ class _Block(NamedTuple):
 
 
 def _load(rows: Rows, spec: KDSpec, part: slice, memory: Tensor) -> _Block:
-    t, s, t_exp, s_exp = memory
+    x, e = memory[:2], memory[2:]
+    t, s = x
     num_logits = rows.student.shape[1]
     on_cpu = t.device.type == "cpu"
-    for x, source in ((t, rows.teacher[part]), (s, rows.student[part])):
-        logits = x[:, :num_logits]
-        if source.dtype == x.dtype:
+    for side, source in ((t, rows.teacher[part]), (s, rows.student[part])):
+        logits = side[:, :num_logits]
+        if source.dtype == side.dtype:
             torch.clamp(source, min=_MASKED, out=logits)
         else:
             logits.copy_(source).clamp_(min=_MASKED)
         if spec.activation == "implicit_bg":
-            x[:, num_logits:].zero_()
+            side[:, num_logits:].zero_()
     masked = None
     # Elsewhere than on CPU the look at the minimum would wait for the device.
     if not on_cpu or float(s.amin()) <= _MASKED:
@@ -155,8 +154,8 @@ def _load(rows: Rows, spec: KDSpec, part: slice, memory: Tensor) -> _Block:
         known = (labels >= 0) & (labels < t.shape[1])
         head, row_weight = labels.where(known, 0), weight * known
     elif spec.select != "none":
-        head = _top_k(t if spec.select == "teacher" else s, spec.top_k, t_exp, s_exp)
-    return _Block(t, s, t_exp, s_exp, head, row_weight, weight, masked)
+        head = _top_k(t if spec.select == "teacher" else s, spec.top_k, *e)
+    return _Block(x, e, head, row_weight, weight, masked)
 
 
 def _top_k(x: Tensor, k: int, scratch: Tensor, scratch2: Tensor) -> Tensor:
@@ -197,57 +196,64 @@ def _sweep_top_k(x: Tensor, k: int, scratch: Tensor, scratch2: Tensor) -> tuple[
     return found.t().long(), unsure
 
 
-class _Side(NamedTuple):
-    """The distribution of one side, student or teacher, inside a set of classes: the head or the tail."""
+class _Sides(NamedTuple):
+    """Teacher's (first) and student's distributions inside a set of classes, the head or the tail.
 
-    x: Tensor  # logits / tau less their maximum, (R, K) or (R, W)
+    Both go through every step together: for few rows the number of calls is what costs.
+    """
+
+    x: Tensor  # logits / tau less their maximum, (2, R, K) or (2, R, W)
     e: Tensor  # exp(x), 0 outside the set
-    top: Tensor  # the maximum / tau
-    total: Tensor  # sum of e
+    top: Tensor  # the maximum / tau, (2, R, 1)
+    total: Tensor  # sum of e, (2, R, 1)
     log_total: Tensor
-    alive: Tensor  # False where every class of the set is masked
+    alive: Tensor  # (R, 1), False where the teacher masks every class of the set
 
 
-def _side(x: Tensor, e: Tensor | None, outside: Tensor | None, tau: float) -> _Side:
-    """Shift ``x`` in place and exponentiate it into ``e``, except the columns ``outside`` ``(R, K)`` of each row."""
+def _sides(x: Tensor, e: Tensor | None, outside: Tensor | None, tau: float) -> _Sides:
+    """Shift ``x`` in place and exponentiate it into ``e``, except the columns ``outside`` ``(2, R, K)`` of each row."""
     if outside is not None:
         # Much faster than scattering a number.
-        x.scatter_(1, outside, x.new_full(outside.shape, _OUT))
-    top = x.amax(1, keepdim=True)
+        x.scatter_(2, outside, x.new_full(outside.shape, _OUT))
+    top = x.amax(2, keepdim=True)
     x.sub_(top)
-    alive = top > 0.5 * _MASKED
+    alive = top[0] > 0.5 * _MASKED
     if tau != 1.0:
         x.div_(tau)
         top = top / tau
     # exp() of numbers whose result underflows is ten times as slow on a CPU; a floor this low changes no digit.
     e = torch.clamp(x, min=_EXP_FLOOR[x.dtype], out=e).exp_()
     if outside is not None:
-        e.scatter_(1, outside, e.new_zeros(outside.shape))
-    total = e.sum(1, keepdim=True)
-    return _Side(x, e, top, total, total.log(), alive)
+        e.scatter_(2, outside, e.new_zeros(outside.shape))
+    total = e.sum(2, keepdim=True)
+    return _Sides(x, e, top, total, total.log(), alive)
 
 
-def _kl(t: _Side, s: _Side) -> Tensor:
-    """KL inside the set, ``(R, 1)``; overwrites ``t.x``. The logarithms stay shifted, so large logits lose no digit."""
-    shifted = t.x.sub_(s.x).mul_(t.e).sum(1, keepdim=True)
-    return (shifted / t.total - t.log_total + s.log_total) * t.alive
+def _kl(sides: _Sides) -> Tensor:
+    """KL inside the set, ``(R, 1)``; overwrites the teacher's ``x``. The logarithms stay shifted: no digit is lost."""
+    (t, s), (t_log, s_log) = sides.x, sides.log_total
+    shifted = t.sub_(s).mul_(sides.e[0]).sum(1, keepdim=True)
+    return (shifted / sides.total[0] - t_log + s_log) * sides.alive
+
+
+def _grad(sides: _Sides, on_kl: Tensor, on_mass: Tensor) -> Tensor:
+    """``on_kl * (q - p) + on_mass * q`` with the distributions inside the set; overwrites ``e``."""
+    (p, q), (p_total, q_total) = sides.e, sides.total
+    p.mul_(on_kl / p_total)
+    return q.mul_((on_kl + on_mass) / q_total).sub_(p)
 
 
 def _softmax_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-    index, weight = block.head, block.row_weight
-    heads: tuple[_Side, _Side] | None = None
-    if index is not None:
-        heads = (
-            _side(block.t.gather(1, index), None, None, spec.tau),
-            _side(block.s.gather(1, index), None, None, spec.tau),
-        )
-    t = _side(block.t, block.t_exp, index, spec.tau)
-    s = _side(block.s, block.s_exp, index, spec.tau)
-    kl_tail = _kl(t, s)
-    kl_mass = kl_head = mass = gap = torch.zeros_like(kl_tail)
-    if heads is not None:
-        kl_mass, mass, gap = _mass_terms(_log_odds(heads[0], t), _log_odds(heads[1], s))
-        kl_head = _kl(*heads)
+    weight = block.row_weight
+    index = None if block.head is None else block.head.expand(2, *block.head.shape)
+    head = None if index is None else _sides(block.x.gather(2, index), None, None, spec.tau)
+    tail = _sides(block.x, block.e, index, spec.tau)
+    kl_tail = _kl(tail)
+    if head is None:
+        kl_mass = kl_head = mass = gap = torch.zeros_like(kl_tail)
+    else:
+        kl_head = _kl(head)
+        kl_mass, mass, gap = _mass_terms((head.top - tail.top) + (head.log_total - tail.log_total))
     terms = torch.cat([kl_mass, kl_head, mass * kl_head, kl_tail], 1) * weight
     terms = torch.cat([terms, mass * block.mass_weight], 1)
     if not with_grad:
@@ -255,43 +261,31 @@ def _softmax_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: b
 
     by_tau = weight / spec.tau
     on_mass = by_tau * coef[0] * gap
-    grad = _grad(t, s, by_tau * coef[3] * t.alive, on_mass)
-    if heads is not None and index is not None:
-        on_head = by_tau * (coef[1] + coef[2] * mass) * heads[0].alive
-        grad.scatter_(1, index, _grad(heads[0], heads[1], on_head, -on_mass))
+    grad = _grad(tail, by_tau * coef[3] * tail.alive, on_mass)
+    if head is not None and block.head is not None:
+        on_head = by_tau * (coef[1] + coef[2] * mass) * head.alive
+        grad.scatter_(1, block.head, _grad(head, on_head, -on_mass))
     return terms, grad
 
 
-def _grad(t: _Side, s: _Side, on_kl: Tensor, on_mass: Tensor) -> Tensor:
-    """``on_kl * (q - p) + on_mass * q`` with the distributions inside the set; overwrites ``t.e`` and ``s.e``."""
-    t.e.mul_(on_kl / t.total)
-    return s.e.mul_((on_kl + on_mass) / s.total).sub_(t.e)
-
-
-def _log_odds(head: _Side, tail: _Side) -> Tensor:
-    return (head.top - tail.top) + (head.log_total - tail.log_total)
-
-
-def _mass_terms(t_odds: Tensor, s_odds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """KL_mass, P and P - Q from the log-odds of the head against the tail."""
-    mass = t_odds.sigmoid()
+def _mass_terms(odds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL_mass, P and P - Q, each ``(R, 1)``, from the log-odds ``(2, R, 1)`` of the head against the tail."""
     # Seen from the rarer side of the teacher: see _sigmoid_block.
-    flip = torch.copysign(torch.ones_like(t_odds), t_odds).neg_()
-    t, s = t_odds * flip, s_odds * flip
-    p = t.sigmoid()
-    kl = p * (t - s) + _softplus(s) - _softplus(t)
-    return kl, mass, (p - s.sigmoid()) * flip
+    flip = torch.copysign(torch.ones_like(odds[0]), odds[0]).neg_()
+    seen = odds * flip
+    (p, q), (t, s), (t_plus, s_plus) = seen.sigmoid(), seen, _softplus(seen)
+    return p * (t - s) + (s_plus - t_plus), odds[0].sigmoid(), (p - q) * flip
 
 
 def _sigmoid_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-    t, s = block.t, block.s
+    (t, s), (t_exp, s_exp) = block.x, block.e
     if spec.gamma:
         factor = (t.sigmoid() - s.sigmoid()).abs_().pow_(spec.gamma)
     if spec.tau != 1.0:
         t.div_(spec.tau)
         s.div_(spec.tau)
     weight = block.row_weight
-    p = torch.sigmoid(t, out=block.t_exp)
+    p = torch.sigmoid(t, out=t_exp)
     total = p.sum(1, keepdim=True)
     mass = torch.zeros_like(total)
     if block.head is not None:
@@ -302,8 +296,8 @@ def _sigmoid_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: b
     flip = torch.copysign(torch.ones((), dtype=t.dtype, device=t.device), t).neg_()
     t.mul_(flip)
     s.mul_(flip)
-    p = torch.sigmoid(t, out=block.t_exp)
-    q = torch.sigmoid(s, out=block.s_exp)
+    p = torch.sigmoid(t, out=t_exp)
+    q = torch.sigmoid(s, out=s_exp)
     kl = _softplus(s).sub_(_softplus(t))
     kl.add_(t.sub_(s).mul_(p))
     if spec.gamma:
