@@ -115,6 +115,11 @@ class MiningAdapter(DenseAdapter):
         self._avg_factor = kwargs["avg_factor"]
 
     def student_rows(self) -> Tensor:
+        if not self._images:
+            raise RuntimeError(
+                f"{type(self.student).__name__}.{self.per_image} was not called, so its rows are unknown; a head "
+                "without hard-negative mining (use_ohem=False) is not supported"
+            )
         return torch.cat([logits for logits, _, _ in self._images])
 
     def targets(self, student: Tensor, data_samples: list) -> tuple[Tensor, Tensor, Tensor | float | None]:

@@ -11,7 +11,8 @@ from zoo_pairs import image_major, level_major, perturbed_pair, run_step, zoo_pa
 from rekd_det.adapters import ADAPTERS, build_adapter
 from rekd_det.adapters.dense import flatten_maps
 from rekd_det.adapters.dense_output import joint_logits
-from rekd_det.support import build_tiny, tiny_config
+from rekd_det.adapters.table import support_table
+from rekd_det.support import build_tiny, pair_of, tiny_batch, tiny_config
 
 
 def rows_of(order=level_major, read=lambda head, feats: head(tuple(feats))[0]):
@@ -260,6 +261,28 @@ def test_tood_is_divided_by_what_its_own_loss_is(epoch):
         assert entry.avg_factor != positives  # qualities, not counts
 
 
+@pytest.mark.parametrize("name", ["retina", "fcos", "yolof", "ssd"])
+def test_mixed_precision(name):
+    path, size, _, _ = FAST[name]
+    model, batch = zoo_pair(path, (size, size))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        step = run_step(model, batch)
+    (entry,) = step.rows
+    assert torch.equal(entry.student, entry.teacher)
+    assert all(v == 0 for v in step.distill.values())
+    total(step.losses).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_yolact_without_mining_is_refused():
+    config = tiny_config(f"mmdet::{FAST['yolact'][0]}")
+    config.bbox_head.use_ohem = False
+    student = build_tiny(config)
+    model = pair_of(student, copy.deepcopy(student))
+    with pytest.raises(RuntimeError, match="use_ohem"):
+        model(**tiny_batch(student, (96, 96)), mode="loss")
+
+
 def test_flatten_maps_puts_the_anchors_of_a_cell_side_by_side():
     maps = [torch.arange(2 * 6 * 2 * 3.0).view(2, 6, 2, 3), torch.arange(2 * 6 * 4.0).view(2, 6, 2, 2) + 100]
     assert torch.equal(flatten_maps(maps, 3, "level"), level_major(maps, 3))
@@ -286,8 +309,6 @@ def detector(name, **head):
 
 @pytest.mark.parametrize(("student", "teacher"), [("atss", "gfl"), ("fcos", "atss"), ("gfl", "fcos")])
 def test_heads_of_other_classes_work_where_strides_and_priors_agree(student, teacher):
-    from rekd_det.support import pair_of, tiny_batch
-
     student, teacher = detector(student), detector(teacher)
     teacher.eval()
     model = pair_of(student, teacher)
@@ -338,8 +359,6 @@ def test_the_pairing_is_described_in_a_line():
 
 
 def test_every_adapter_states_its_rows():
-    from rekd_det.adapters.table import support_table
-
     table = support_table()
     assert {line.head for line in table} == {h.__name__ for h in ADAPTERS}
     assert all(line.activation in ("softmax", "sigmoid") and line.rows for line in table)
