@@ -24,5 +24,5 @@ setup(
     packages=find_packages(include=["rekd_det", "rekd_det.*"]),
     python_requires=">=3.10,<3.13",
     install_requires=read_requirements("requirements.txt"),
-    extras_require={"dev": read_requirements("requirements-dev.txt")},
+    extras_require={"dev": read_requirements("requirements-dev.txt"), "eval": ["faster-coco-eval>=1.6"]},
 )

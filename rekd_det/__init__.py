@@ -4,7 +4,7 @@ from . import _compat
 
 _compat.apply()  # before anything imports mmrazor
 
-from . import adapters, algorithm, amp, distiller, hooks, losses, runner  # noqa: E402
+from . import adapters, algorithm, amp, distiller, evaluation, hooks, losses, runner  # noqa: E402
 from .version import __version__  # noqa: E402
 
-__all__ = ["__version__", "adapters", "algorithm", "amp", "distiller", "hooks", "losses", "runner"]
+__all__ = ["__version__", "adapters", "algorithm", "amp", "distiller", "evaluation", "hooks", "losses", "runner"]
