@@ -210,10 +210,12 @@ def _shrink_teacher_inside(model: ConfigDict) -> None:
 
 def _shrink_backbone(model: ConfigDict, options: Mapping) -> None:
     kind = str(model.backbone.type).rpartition(".")[2]
-    if kind in _KEPT_BACKBONES:
+    if kind in _KEPT_BACKBONES or "shared_head" in model.get("roi_head", {}):  # a C4 head is the backbone's last stage
         return
     _BACKBONES.get(kind, _to_small_resnet)(model)
     model.backbone.update(options)
+    if "panoptic_head" in model:  # takes the backbone's maps itself
+        model.panoptic_head.in_channels = _out_channels(model.backbone)
     if isinstance(model.get("neck"), (Mapping, list)):
         first = model.neck[0] if isinstance(model.neck, list) else model.neck
         channels = _out_channels(model.backbone)
