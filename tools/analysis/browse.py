@@ -1,0 +1,79 @@
+"""Look at images as ground truth, teacher and student see them, with the teacher's top-K categories for every box."""
+
+from __future__ import annotations
+
+import argparse
+from html import escape
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
+from tqdm import tqdm
+
+from rekd_det.analysis import html
+from rekd_det.analysis.browse import draw, look
+from rekd_det.analysis.figures import save
+from rekd_det.analysis.pair import build_images, build_pair, check_images, choose, class_names, quiet
+from rekd_det.checkpoint import check_checkpoint_file
+from rekd_det.cli import exit_on_input_error
+from rekd_det.preflight import check_work_dir, read_config
+
+DEFAULT_TOP_K = 5
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file of a distillation pair")
+    parser.add_argument("checkpoint", help="weights of the student, distilled or plain")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the pictures and index.html")
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="N images, evenly spread over the data set")
+    parser.add_argument("--split", choices=["train", "val"], default="val", help="the images (never augmented)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="categories per box; by default the loss's, or 5")
+    parser.add_argument("--score-thr", type=float, default=0.3, help="detections below it are left out")
+    parser.add_argument("--device", default=get_device())
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="as in tools/train.py")
+    args = parser.parse_args()
+    for name in ("limit", "top_k"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return args
+
+
+@exit_on_input_error
+def main() -> None:
+    args = parse_args()
+    cfg = read_config(args.config, args.cfg_options)
+    check_images(cfg, args.split)
+    check_checkpoint_file(args.checkpoint)
+    check_work_dir(str(args.out))
+    quiet()
+    model = build_pair(cfg, args.checkpoint, args.device)
+    adapter = model.distiller.adapter
+    dataset = build_images(cfg, args.split)
+    names = class_names(dataset, adapter.num_logits - (adapter.activation == "softmax"))
+    top_k = args.top_k or getattr(model.distiller.loss, "top_k", DEFAULT_TOP_K)
+    entries = []
+    for item in tqdm(choose(dataset, args.limit), unit="img"):
+        sample = item["data_samples"]
+        path = Path(sample.img_path)
+        picture = item["inputs"].numpy().transpose(1, 2, 0)[..., ::-1]  # BGR to RGB
+        data = model.data_preprocessor(pseudo_collate([item]), False)
+        figure = draw(picture, look(model, data, names, top_k, args.score_thr), path.name)
+        file = save(figure, args.out / f"{path.stem}.png")
+        entries.append(
+            f'<figure><a href="{escape(file.name)}"><img loading="lazy" src="{escape(file.name)}"></a></figure>'
+        )
+    intro = (
+        f"Under every box: its category, and the teacher's {top_k} most probable categories for it. Detections from a "
+        f"score of {args.score_thr:g} on. Config {args.config}, student {args.checkpoint}."
+    )
+    index = args.out / "index.html"
+    index.write_text(
+        html.page("Teacher and student, image by image", [html.paragraph(intro), *entries]), encoding="utf-8"
+    )
+    print(f"pictures: {index}")
+
+
+if __name__ == "__main__":
+    main()

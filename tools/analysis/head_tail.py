@@ -1,0 +1,90 @@
+"""Show head and tail of a pair's teacher over a data set: PNG, CSV and one HTML report. Nothing is trained."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.device import get_device
+from tqdm import tqdm
+
+from rekd_det.analysis.head_tail import HeadTail
+from rekd_det.analysis.head_tail_report import suggestion_text, write_report
+from rekd_det.analysis.pair import (
+    AnalysisError,
+    batches,
+    build_images,
+    build_pair,
+    check_images,
+    choose,
+    class_names,
+    quiet,
+    seed_samplers,
+)
+from rekd_det.analysis.rows import rows_of
+from rekd_det.cli import exit_on_input_error
+from rekd_det.preflight import check_work_dir, read_config
+
+DEFAULT_TOP_K = 5
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file of a distillation pair")
+    parser.add_argument("--checkpoint", help="weights of a trained student: it then proposes the rows, and judges too")
+    parser.add_argument("--split", choices=["train", "val"], default="train", help="the images (never augmented)")
+    parser.add_argument("--limit", type=int, metavar="N", help="look at N images, evenly spread over the data set")
+    parser.add_argument("--top-k", type=int, metavar="K", help="K of the matrix; by default the loss's, or 5")
+    parser.add_argument("--out", type=Path, help="folder of the report; default: work_dirs/CONFIG/head_tail")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes that load images")
+    parser.add_argument("--device", default=get_device())
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="as in tools/train.py")
+    args = parser.parse_args()
+    for name in ("limit", "top_k", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    return args
+
+
+@exit_on_input_error
+def main() -> None:
+    args = parse_args()
+    out = args.out or Path("work_dirs") / Path(args.config).stem / "head_tail"
+    cfg = read_config(args.config, args.cfg_options)
+    check_images(cfg, args.split)
+    check_work_dir(str(out))
+    quiet()
+    model = build_pair(cfg, args.checkpoint, args.device)
+    dataset = build_images(cfg, args.split)
+    images = choose(dataset, args.limit)
+    loss, found = model.distiller.loss, None
+    judges = ("teacher", "student") if args.checkpoint else ("teacher",)
+    seed_samplers()
+    with tqdm(total=len(images), unit="img") as bar:
+        for batch in batches(model, images, args.batch_size, args.workers):
+            for rows in rows_of(model, batch):
+                if found is None:
+                    num_logits = rows.teacher.shape[1]
+                    top_k = args.top_k or getattr(loss, "top_k", DEFAULT_TOP_K)
+                    if top_k >= num_logits:
+                        raise AnalysisError(f"--top-k {top_k} leaves no tail: the head has {num_logits} logits per row")
+                    names = class_names(dataset, rows.num_categories)
+                    found = HeadTail(names, num_logits, top_k, rows.activation, loss.tau, judges)
+                found.add(rows)
+            bar.update(len(batch["data_samples"]))
+    if found is None:
+        raise AnalysisError("the student's head sees no row in these images; take more (--limit)")
+    student = f"the student of '{args.checkpoint}'" if args.checkpoint else "a student at the start of its training"
+    about = (
+        f"Config {args.config}, {len(images)} images of its {args.split} set, not augmented.",
+        f"The rows are those of {student}.",
+    )
+    report = write_report(found, out, about)
+    print(suggestion_text(found))
+    print(f"report: {report}")
+
+
+if __name__ == "__main__":
+    main()
