@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
+from mmengine.model import MMDistributedDataParallel
 from mmrazor.registry import MODELS as RAZOR
 from tiny import FASTER, batch, build, build_pair, forward_hooks, perturb, tiny_rcnn, total
 
@@ -115,6 +117,27 @@ def test_a_stopped_distillation_still_touches_the_connectors():
     assert "distill.loss_pkd" not in losses  # it has nothing to train
     total(losses).backward()
     assert all(p.grad is not None for p in model.distiller.parameters())
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_ddp_finds_no_unused_parameter_while_distilling_nor_when_stopped(process_group, monkeypatch):
+    model = pair(LOSSES, logits=REKD)
+    data = batch(model)
+    # As mmengine wraps it by default: find_unused_parameters stays False.
+    wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
+    for stopped in (False, False, True, True):  # a step complains of what the one before left unused
+        model.distillation_stopped = stopped
+        total(wrapped(**data, mode="loss")).backward()
+    monkeypatch.setattr(type(model.distiller), "idle_losses", lambda self: {})
+    total(wrapped(**data, mode="loss")).backward()
+    with pytest.raises(RuntimeError, match=r"unused|not used|reduction"):
+        wrapped(**data, mode="loss")
 
 
 def test_each_network_runs_once_and_nothing_is_left_behind():
