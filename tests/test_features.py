@@ -1,6 +1,8 @@
 """Feature losses beside the logits: one forward of each network, connectors that train, errors that name the key."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -271,3 +273,22 @@ def test_maps_of_other_sizes_are_only_for_losses_that_resize():
     assert FeatureLoss("loss_pkd", dict(type="PKDLoss"))(*maps) > 0
     with pytest.raises(ValueError, match="levels of the same stride"):
         FeatureLoss("loss_cwd", dict(type="ChannelWiseDivergence"))(*maps)
+
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs/features.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+
+
+@pytest.mark.parametrize("code", BLOCKS, ids=range(len(BLOCKS)))
+def test_what_the_page_shows_works_and_is_short(code):
+    assert len(code.splitlines()) < 10
+    found: dict = {}
+    exec(code, found)
+    ((name, config),) = found["feature_losses"].items()
+    narrower = "ConvModuleConnector" in code
+    teacher = [torch.rand(2, 256, 64 // 2**i, 64 // 2**i) for i in range(5)]
+    student = [torch.rand(2, 128 if narrower else 256, 64 // 2**i, 64 // 2**i, requires_grad=True) for i in range(5)]
+    loss = FeatureLoss(name, config)(student, teacher)
+    loss.backward()
+    assert loss > 0
+    assert all((s.grad is not None) == (i in config["levels"]) for i, s in enumerate(student))
