@@ -1,0 +1,69 @@
+"""Check a distillation pair in a minute on a CPU, before the training is paid for. No data set is needed."""
+
+import argparse
+import contextlib
+import io
+import sys
+import tempfile
+
+from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
+
+from rekd_det.cli import build_runner, exit_on_input_error
+from rekd_det.data_subset import limit_test_images
+from rekd_det.pair_check import Findings, check_pair
+from rekd_det.pairs import teacher_config
+from rekd_det.preflight import PreflightError, check_data, read_config
+
+#: below this AP a teacher has learned nothing of the data set, or something is wrong
+LEAST_AP = 0.02
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file of a distillation pair")
+    parser.add_argument("--limit", type=int, metavar="N", help="with data: the teacher's AP on the first N images")
+    parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("H", "W"), help="generated images")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override keys")
+    return parser.parse_args()
+
+
+def add_teacher_ap(cfg: Config, limit: int, found: Findings) -> None:
+    """Evaluate the teacher on the first images, as ``tools/test.py --teacher`` would."""
+    cfg = teacher_config(cfg)
+    check_data(cfg, ("test",))
+    with tempfile.TemporaryDirectory() as folder:
+        count = limit_test_images(cfg, limit, folder)
+        cfg.update(work_dir=folder, launcher="none", resume=False)
+        print(f"evaluating the teacher on {count} images ...", file=sys.stderr)
+        with contextlib.redirect_stdout(io.StringIO()):
+            runner = build_runner(cfg)
+            MMLogger.get_current_instance().setLevel("ERROR")
+            metrics = runner.test()
+    found.section(f"Teacher on the first {count} test images")
+    for name, value in metrics.items():
+        found.lines.append(f"{name:<28} {value:>10.4f}")
+    aps = [value for name, value in metrics.items() if name.endswith("mAP")]
+    if not aps or max(aps) < LEAST_AP:
+        found.mistakes.append(
+            f"the teacher's AP on {count} images is {max(aps, default=0):.3f}: its weights, its normalisation or the "
+            "order of its categories do not fit this data set. Check model.teacher, model.teacher_ckpt and metainfo"
+        )
+
+
+@exit_on_input_error
+def main() -> None:
+    args = parse_args()
+    if min(args.size) < 64:
+        raise PreflightError(f"--size {args.size[0]} {args.size[1]}: at least 64 pixels are needed")
+    cfg = read_config(args.config, args.cfg_options)
+    found = check_pair(cfg, tuple(args.size))
+    if args.limit is not None and not found.mistakes:
+        add_teacher_ap(cfg, args.limit, found)
+    print(found.text())
+    if found.mistakes:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
