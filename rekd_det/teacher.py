@@ -41,7 +41,7 @@ def build_teacher(
                 "of the teacher's checkpoint"
             )
         # The checkpoint replaces every weight: no ImageNet weights need to be fetched first.
-        teacher = MODELS.build(_without_init_cfg(config))
+        teacher = MODELS.build(without_init_cfg(config))
     classes = None
     if checkpoint is not None:
         loaded = load_checkpoint_file(checkpoint)
@@ -58,12 +58,13 @@ def freeze(teacher: nn.Module) -> None:
     teacher.requires_grad_(False)
 
 
-def _without_init_cfg(config):
+def without_init_cfg(config: Any) -> Any:
     """A copy of a model config in which no part names weights of its own."""
+    kind: Any = type(config)
     if isinstance(config, Mapping):
-        return type(config)((k, _without_init_cfg(v)) for k, v in config.items() if k not in ("init_cfg", "pretrained"))
+        return kind((k, without_init_cfg(v)) for k, v in config.items() if k not in ("init_cfg", "pretrained"))
     if isinstance(config, (list, tuple)):
-        return type(config)(_without_init_cfg(v) for v in config)
+        return kind(without_init_cfg(v) for v in config)
     return config
 
 
