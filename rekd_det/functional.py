@@ -51,7 +51,7 @@ def topk_kl_terms(student: Tensor, teacher: Tensor, head_index: Tensor, tau: flo
     """
     _check_pair(student, teacher)
     in_head = _as_mask(head_index, student.shape)
-    t, s = _finite(teacher) / tau, _finite(student) / tau
+    t, s = _scaled(teacher, tau), _scaled(student, tau)
     # Everything comes from the masked log-sum-exps, so that log(1 - P) never is the logarithm of a difference.
     t_head, s_head = (_masked_logsumexp(x, in_head) for x in (t, s))
     t_tail, s_tail = (_masked_logsumexp(x, ~in_head) for x in (t, s))
@@ -96,7 +96,7 @@ def kl_bernoulli(student: Tensor, teacher: Tensor, tau: float = 1.0, gamma: floa
     taken as a constant: no gradient flows through it).
     """
     _check_pair(student, teacher)
-    s, t = _finite(student) / tau, _finite(teacher) / tau
+    s, t = _scaled(student, tau), _scaled(teacher, tau)
     # log sigma(t) - log sigma(s), and the same for the complement, from log-sigmoids: never log(1 - x).
     positive = F.logsigmoid(t) - F.logsigmoid(s)
     negative = F.logsigmoid(-t) - F.logsigmoid(-s)
@@ -136,14 +136,14 @@ def _as_mask(head_index: Tensor, shape: torch.Size) -> Tensor:
     return mask.scatter_(1, head_index, True)
 
 
-def _finite(logits: Tensor) -> Tensor:
-    """fp32 (or fp64) logits in which a masked class (-inf) is finite, with zero gradient."""
+def _scaled(logits: Tensor, tau: float) -> Tensor:
+    """``logits / tau`` in fp32 (or fp64), where a masked class (-inf) is finite and has no gradient."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits.masked_fill(logits < _MASKED, _MASKED)
+    return (logits / tau).masked_fill(logits < _MASKED, _MASKED)
 
 
 def _log_softmax(logits: Tensor, tau: float) -> Tensor:
-    return F.log_softmax(_finite(logits) / tau, dim=1)
+    return F.log_softmax(_scaled(logits, tau), dim=1)
 
 
 def _masked_logsumexp(x: Tensor, mask: Tensor) -> Tensor:
