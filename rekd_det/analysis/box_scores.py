@@ -100,7 +100,7 @@ def _pick(candidates: tuple[Tensor, Tensor, Tensor], boxes: Tensor, num_classes:
             value = torch.where(overlap > 0.999, scores, 0.0)
         best = int(value.argmax())
         if value[best] > 0:
-            # A location's categories share its box.
+            # A location's categories share its box. Locations whose boxes were clipped to the same one do as well.
             same = (found - found[best]).abs().amax(1) < 1e-3
-            row[labels[same]] = scores[same]
+            row.scatter_reduce_(0, labels[same], scores[same], "amax")
     return out

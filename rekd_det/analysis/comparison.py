@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -191,13 +192,17 @@ def _cycle(count: int) -> list[str]:
 
 def _with_change(values: Sequence[float | None], index: int) -> str:
     value, first = values[index], values[0]
-    if index == 0 or value is None or first is None:
+    if index == 0 or not _is_known(value) or not _is_known(first):
         return _number(value)
     return f"{value:.3f} ({value - first:+.3f})"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None or value < 0 else f"{value:.3f}"  # -1: no object of that size
+    return f"{value:.3f}" if _is_known(value) else "-"
+
+
+def _is_known(value: float | None) -> TypeGuard[float]:
+    return value is not None and value >= 0  # COCO's evaluation says -1 where no object has that size
 
 
 def _blank(value: float | None) -> object:

@@ -177,7 +177,7 @@ def _explanation(found: HeadTail) -> list[str]:
     if found.activation == "sigmoid":
         text = (
             "This loss treats every category by itself (sigmoid). P is the head's share of the sum of the teacher's "
-            "probabilities; classical distillation of such a head is a sum over categories and has no coefficient 1 - P."
+            "probabilities; classical distillation of such a head is a sum over categories, without a factor 1 - P."
         )
     else:
         text = (
