@@ -232,7 +232,7 @@ def _check_students_rows(step: _Step, student: Any, teacher: Any, batch: Mapping
     }
     adapter = build_adapter(student, teacher)
     moved = {n: p for n, p in teacher.named_parameters() if n in independent and not _in_chain(adapter, teacher, n)}
-    _move(list(moved.values()), 0.3)
+    _move(list(moved.values()), 1.0)
     again = _step(_pair(student, teacher), batch)
     _require(len(again.rows) == len(step.rows), "the teacher's other parts decide which heads are compared")
     for entry in again.rows:
@@ -243,7 +243,7 @@ def _check_students_rows(step: _Step, student: Any, teacher: Any, batch: Mapping
 
 def _check_other_teacher(student: Any, teacher: Any, batch: Mapping) -> None:
     """Other weights: positive, finite losses with a finite gradient, for the student alone."""
-    _move(list(teacher.parameters()), 0.02)
+    _move(list(teacher.parameters()), 0.2)
     model = _pair(student, teacher)
     step = _step(model, batch)
     _require(any(not torch.equal(e.student, e.teacher) for e in step.rows), "another teacher gives the same rows")
@@ -283,10 +283,12 @@ def _gradients(value: Tensor, module: nn.Module) -> list[Tensor | None]:
 
 
 def _move(parameters: list[nn.Parameter], scale: float) -> None:
+    """Add noise relative to each parameter's size: absolute noise blows up a deep network in eval mode."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in parameters:
-            p.add_(torch.randn(p.shape, generator=generator) * scale)
+            size = scale * float(p.abs().mean().clamp(min=0.01))
+            p.add_(torch.randn(p.shape, generator=generator) * size)
 
 
 def _state(module: nn.Module) -> dict[str, tuple]:
