@@ -25,7 +25,8 @@ from rekd_det.analysis.pair import AnalysisError, build_images, choose, class_na
 from rekd_det.analysis.pair import build_pair as build_analysed
 from rekd_det.support import build_tiny, pair_of, tiny_batch, tiny_config
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools" / "analysis"
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ROOT / "tools" / "analysis"
 CATEGORIES = 12
 
 
@@ -266,8 +267,8 @@ def trained(pair, tmp_path_factory) -> Path:
     cfg = Config.fromfile(str(pair.pair))
     cfg.work_dir = str(work)
     cfg.custom_hooks += [dict(type="mmrazor.DistillLogHook"), dict(type="mmrazor.DistillWarmupHook", iters=4)]
-    cfg.vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
-    cfg.visualizer = dict(type="DetLocalVisualizer", name="trained", vis_backends=cfg.vis_backends)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/analysis.md").read_text(), re.DOTALL)
+    cfg.merge_from_dict(Config.fromstring(snippet, ".py").to_dict())
     cfg.experiment_name = "analysis_trained"
     cfg.train_cfg.val_interval = 2
     cfg.val_evaluator.classwise = True

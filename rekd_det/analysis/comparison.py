@@ -68,7 +68,8 @@ def write_comparison(runs: Sequence[Run], categories: Sequence[dict[str, float]]
     figure = curve_figure(runs)
     if figure is not None:
         save(figure, folder / "curves.png")
-        text += ["## Curves", "", "![curves](curves.png)", ""]
+        note = f"Curves of more than {_SMOOTH_OVER} points are running means over a thirtieth of them."
+        text += ["## Curves", "", note, "", "![curves](curves.png)", ""]
     text += _category_section(runs, categories, folder)
     report = folder / "report.md"
     report.write_text("\n".join(text), encoding="utf-8")
