@@ -12,8 +12,10 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from rekd_det.build_errors import explain_build_error
 from rekd_det.cpu_dist import start_gloo, wrap_without_device
 from rekd_det.errors import InputError
+from rekd_det.finite import NonFiniteLoss
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,17 +56,33 @@ def build_runner(cfg: Config) -> Runner:
     if cfg.launcher != "none" and not torch.cuda.is_available():
         start_gloo(cfg.launcher)
         wrap_without_device(cfg)
-    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    try:
+        return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    except InputError:
+        raise
+    except Exception as error:
+        message = explain_build_error(error, always=True)
+        if message is None:
+            raise
+        raise message from error
 
 
 def exit_on_input_error(main: Callable[[], None]) -> Callable[[], None]:
-    """Let a program end with one message and status 1, not a traceback, on an `InputError`."""
+    """Let a program end with one message and status 1, not a traceback, on a mistake in what it was given.
+
+    That is an `InputError`, an error while something is built from a config, or losses that are no numbers any more.
+    """
 
     @functools.wraps(main)
     def guarded() -> None:
         try:
             main()
-        except InputError as error:
+        except (InputError, NonFiniteLoss) as error:
             sys.exit(f"error: {error}")
+        except Exception as error:
+            message = explain_build_error(error)
+            if message is None:
+                raise
+            sys.exit(f"error: {message}")
 
     return guarded

@@ -36,6 +36,16 @@ def stock_config(cfg: Config) -> Config:
     return cfg
 
 
+def check_distilled(checkpoint: Mapping, source: str) -> None:
+    """Raise CheckpointError, naming ``source``, unless a checkpoint is of a distillation."""
+    state = checkpoint.get("state_dict", checkpoint)
+    if not any(key.removeprefix("module.").startswith(STUDENT_PREFIX) for key in state):
+        raise CheckpointError(
+            f"{source} is not of a distillation: none of its weights starts with '{STUDENT_PREFIX}'. A plain "
+            "detector's checkpoint needs no export; give one that tools/train.py wrote for a pair"
+        )
+
+
 def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = False) -> tuple[dict, nn.Module]:
     """Take the student out of a distilled checkpoint.
 
@@ -53,13 +63,8 @@ def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = F
     Raises:
         CheckpointError: if it is not of a distillation, or does not fit the config.
     """
-    state = checkpoint.get("state_dict", checkpoint)
-    weights = strip_student_prefix(state)
-    if not any(key.removeprefix("module.").startswith(STUDENT_PREFIX) for key in state):
-        raise CheckpointError(
-            f"{source} is not of a distillation: none of its weights starts with '{STUDENT_PREFIX}'. A plain "
-            "detector's checkpoint needs no export; give one that tools/train.py wrote for a pair"
-        )
+    check_distilled(checkpoint, source)
+    weights = strip_student_prefix(checkpoint.get("state_dict", checkpoint))
     cfg = stock_config(cfg)
     if half:
         for key, value in weights.items():

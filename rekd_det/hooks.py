@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmrazor.registry import HOOKS
 
 from .algorithm import ReKDDistill
+from .errors import InputError
 
 #: names of a distillation's scalars, but for the factor of its warm-up, which is exact at each step
 _STATISTICS = r"distill\.(?!scale$)"
@@ -68,7 +69,7 @@ class PairCheckHook(Hook):
     priority = "VERY_HIGH"
 
     def before_train(self, runner: Runner) -> None:
-        """Raise ValueError where the categories differ in number or order."""
+        """Raise InputError where the categories differ in number or order."""
         classes = runner.train_dataloader.dataset.metainfo.get("classes")
         if classes is None:
             return
@@ -84,20 +85,20 @@ class PairCheckHook(Hook):
 
 
 def check_categories(data: tuple[str, ...], teacher: tuple[str, ...]) -> None:
-    """Raise ValueError, naming the first difference, unless both name the same categories in the same order.
+    """Raise InputError, naming the first difference, unless both name the same categories in the same order.
 
     Args:
         data: category names of the data set, by label.
         teacher: category names the teacher was trained with, by label.
     """
     if len(data) != len(teacher):
-        raise ValueError(
+        raise InputError(
             f"the data set has {len(data)} categories, the teacher was trained on {len(teacher)}. Take a teacher "
             "trained on this data set's categories, or set metainfo.classes of the data set"
         )
     for label, (ours, theirs) in enumerate(zip(data, teacher, strict=True)):
         if ours != theirs:
-            raise ValueError(
+            raise InputError(
                 f"category {label} is {ours!r} in the data set and {theirs!r} for the teacher: the order differs. "
                 "Set metainfo.classes of the data set to the teacher's order"
             )

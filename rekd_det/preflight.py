@@ -15,7 +15,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from rekd_det.annotations import check_annotations
 from rekd_det.errors import InputError
+from rekd_det.pairs import is_pair
 
 # Keys at a config's top level that mmengine or the tools read beside the Runner's own arguments.
 _EXTRA_KEYS = {
@@ -51,7 +53,13 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         raise PreflightError(f"config '{path}' does not exist (relative paths start at {os.getcwd()})")
     if not path.endswith((".py", ".json", ".yaml", ".yml")):
         raise PreflightError(f"config '{path}' is no config: expected a .py, .json or .yaml file")
-    cfg = Config.fromfile(path)
+    try:
+        cfg = Config.fromfile(path)
+    except InputError:
+        raise
+    except Exception as error:  # a config is a program, and may raise anything
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise PreflightError(f"config '{path}' can't be read: {type(error).__name__}: {reason}") from error
     if options:
         _check_options(cfg, options)
         try:
@@ -111,9 +119,14 @@ def check_work_dir(path: str) -> None:
 def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
     read = set(inspect.signature(Runner.__init__).parameters) | _EXTRA_KEYS
     for key in options:
-        top = key.partition(".")[0]
+        top, _, rest = key.partition(".")
         if top in read:
             continue
+        if top == "distill" and is_pair(cfg.get("model")):
+            raise PreflightError(
+                f"--cfg-options {key}: `distill` is copied into `model` while the config is read, and changing it "
+                f"afterwards does nothing; write model.{rest or 'distiller'}=..."
+            )
         if top not in cfg:
             close = difflib.get_close_matches(top, read | set(cfg), n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
@@ -153,6 +166,13 @@ def _check_dataset(key: str, dataset: Mapping) -> None:
                 f"{key}.{name}: '{full}' does not exist. Put the data there, or name its place "
                 f"with --cfg-options {key}.data_root=..."
             )
+        if (
+            name == "ann_file"
+            and _is_local(full, dataset)
+            and full.endswith(".json")
+            and "Coco" in str(dataset.get("type"))
+        ):
+            check_annotations(full, f"{key}.{name}")
 
 
 def _is_local(path: str, owner: Mapping) -> bool:

@@ -12,7 +12,7 @@ from rekd_det.checkpoint import CheckpointError, load_checkpoint_file
 from rekd_det.cli import exit_on_input_error
 from rekd_det.config_text import parse_config_text
 from rekd_det.errors import InputError
-from rekd_det.export import count_parameters, export_student, stored_megabytes
+from rekd_det.export import check_distilled, count_parameters, export_student, stored_megabytes
 from rekd_det.pairs import is_pair, teacher_config
 from rekd_det.preflight import check_work_dir, read_config
 
@@ -57,6 +57,7 @@ def main() -> None:
     if os.path.isdir(args.out):
         raise InputError(f"--out '{args.out}' is a folder: name a file in it, e.g. student.pth")
     checkpoint = load_checkpoint_file(args.checkpoint)
+    check_distilled(checkpoint, f"checkpoint '{args.checkpoint}'")
     cfg = find_config(args, checkpoint)
     exported, student = export_student(checkpoint, cfg, f"checkpoint '{args.checkpoint}'", half=args.fp16)
     folder = os.path.dirname(args.out) or "."
