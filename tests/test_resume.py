@@ -121,6 +121,8 @@ def test_a_killed_run_resumes_exactly(whole, tmp_path, kill):
     resume_runs.run(config, tmp_path, {}, resume=True)
     assert_same_run(tmp_path, uninterrupted)
     assert sorted(p.name for p in tmp_path.glob("iter_*.pth")) == ["iter_6.pth"]
+    (best,) = tmp_path.glob("best_*.pth")
+    assert all(k.startswith("architecture.") for k in torch.load(best, weights_only=True)["state_dict"])
     assert not list(tmp_path.glob(".*.partial"))
 
 

@@ -1,0 +1,85 @@
+"""What a distillation's checkpoints hold, and what a training may start from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from tiny_pair import TinyPair, write_tiny_pair
+
+# A student of some size: beside 3 M parameters and their momentum, what else is stored must be small.
+_WIDE = {
+    "backbone.base_channels": 32,
+    "neck.in_channels": [32, 64, 128, 256],
+    "roi_head.bbox_head.fc_out_channels": 512,
+}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> TinyPair:
+    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
+    torch.manual_seed(0)
+    torch.save(
+        {"state_dict": MODELS.build(Config.fromfile(str(pair.teacher)).model).state_dict()}, pair.folder / "teacher.pth"
+    )
+    torch.save(
+        {"state_dict": MODELS.build(Config.fromfile(str(pair.student)).model).state_dict()}, pair.folder / "student.pth"
+    )
+    return pair
+
+
+def train(config: Path, work_dir: Path, **options) -> tuple[Runner, Path]:
+    """One iteration in this process; returns the runner and its checkpoint."""
+    cfg = Config.fromfile(str(config))
+    optimizer = dict(type="SGD", lr=0.001, momentum=0.9)
+    cfg.merge_from_dict(
+        {"work_dir": str(work_dir), "train_cfg.max_iters": 1, "optim_wrapper.optimizer": optimizer, **options}
+    )
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    runner = RUNNERS.build(cfg)
+    runner.train()
+    return runner, work_dir / "iter_1.pth"
+
+
+def log_of(work_dir: Path) -> str:
+    return "".join(path.read_text() for path in work_dir.rglob("*.log"))
+
+
+def test_a_checkpoint_is_as_large_as_plain_mmdets(pair, tmp_path):
+    wide = {f"model.{k}": v for k, v in _WIDE.items()}
+    _, plain = train(pair.student, tmp_path / "plain", runner_type="Runner", **wide)
+    wide = {f"model.architecture.{k}": v for k, v in _WIDE.items()}
+    runner, distilled = train(pair.pair, tmp_path / "distilled", runner_type="ReKDRunner", **wide)
+    assert plain.stat().st_size > 10e6
+    assert distilled.stat().st_size == pytest.approx(plain.stat().st_size, rel=0.02)
+
+    ours, theirs = (torch.load(p, weights_only=True) for p in (distilled, plain))
+    assert set(ours) == {*theirs, "generator_states"}
+    assert {k.removeprefix("architecture.") for k in ours["state_dict"]} == set(theirs["state_dict"])
+    assert all(k.startswith("architecture.") for k in ours["state_dict"])
+    assert len(ours["optimizer"]["state"]) == len(theirs["optimizer"]["state"])
+    assert sum(p.numel() for p in runner.model.teacher.parameters()) > 0
+
+
+@pytest.mark.parametrize("runner_type", ["Runner", "ReKDRunner"])
+def test_a_plain_students_checkpoint_is_loaded_and_counted(pair, tmp_path, runner_type):
+    options = {"runner_type": runner_type, "optim_wrapper.optimizer": dict(type="SGD", lr=0.0)}
+    start = torch.load(pair.folder / "student.pth", weights_only=True)["state_dict"]
+    _, path = train(pair.pair, tmp_path, load_from=str(pair.folder / "student.pth"), **options)
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    for key, value in start.items():
+        if "running" not in key and "num_batches" not in key:
+            assert torch.equal(weights[f"architecture.{key}"], value), key
+    assert f"{len(start)} of {len(start)} weights in the checkpoint match the student's {len(start)}" in log_of(
+        tmp_path
+    )
+
+
+def test_a_distilled_checkpoint_is_loaded_and_counted(pair, tmp_path):
+    _, first = train(pair.pair, tmp_path / "first", runner_type="ReKDRunner")
+    train(pair.pair, tmp_path / "second", runner_type="ReKDRunner", load_from=str(first))
+    count = len(torch.load(first, weights_only=True)["state_dict"])
+    assert f"{count} of {count} weights in the checkpoint match the student's {count}" in log_of(tmp_path / "second")
