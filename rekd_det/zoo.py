@@ -89,7 +89,8 @@ def _read(file: Path) -> ZooConfig | None:
     try:
         model: Any = Config.fromfile(file).get("model")
     except Exception as error:  # anything can be missing that a config imports
-        return ZooConfig(path, None, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        reason = (str(error).strip().splitlines() or [""])[0].replace(f"{ZOO}/", "")  # the same on every machine
+        return ZooConfig(path, None, f"{type(error).__name__}: {reason.partition(', the current sys.path')[0]}")
     if isinstance(model, Mapping) and isinstance(model.get("detector"), Mapping):
         # What wraps a detector preprocesses for it, frames or several views at once.
         model = dict(data_preprocessor=dict(type="DetDataPreprocessor", pad_size_divisor=32)) | dict(model["detector"])
