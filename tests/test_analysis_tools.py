@@ -236,6 +236,18 @@ def test_a_dense_teachers_own_detection_has_its_own_scores(cfg_path):
     assert (said[seen] > 0).sum() > seen.sum()  # other categories have a say too
 
 
+@pytest.mark.parametrize(
+    "cfg_path", ["detr/detr_r50_8xb2-150e_coco.py", "centernet/centernet_r18_8xb16-crop512-140e_coco.py"]
+)
+def test_heads_without_candidates_before_nms_are_not_asked(cfg_path):
+    config = tiny_config(f"mmdet::{cfg_path}")
+    model = pair_of(build_tiny(config), build_tiny(config, seed=1))
+    data = tiny_batch(model.student, images=1)
+    with torch.no_grad():
+        feats = model.distiller.extract_teacher_feat(model.teacher, data["inputs"])
+        assert TeacherScores(model, feats, data["data_samples"][0])(torch.tensor([[5.0, 5, 40, 40]])) is None
+
+
 def test_a_far_box_has_no_candidate():
     config = tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     model = pair_of(build_tiny(config), build_tiny(config, seed=1))

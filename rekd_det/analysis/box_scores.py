@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmdet.models.dense_heads import YOLOXHead
+from mmdet.models.dense_heads import PAAHead, YOLOXHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor
@@ -39,7 +40,7 @@ class TeacherScores:
         self._feats = feats
         self._head: Any = classification_head(model.teacher)
         self._found: tuple[Tensor, Tensor, Tensor] | None = None
-        if isinstance(self._head, BaseDenseHead) and not isinstance(self._adapter, RCNNAdapter):
+        if _gives_candidates(self._head):
             self._found = _candidates(self._head, feats, sample.metainfo)
 
     def __call__(self, boxes: Tensor) -> Tensor | None:
@@ -47,14 +48,14 @@ class TeacherScores:
 
         Returns:
             ``(n, C)`` in [0, 1] (``(n, C + 1)`` with the background last for a softmax head); a row of zeros where no
-            candidate is near. None for heads of which this can't be asked (queries).
+            candidate is near. None for heads of which this can't be asked (queries; no candidates before NMS).
         """
         if isinstance(self._adapter, RCNNAdapter):
             return _classify(self._adapter, self._feats, boxes)
         return None if self._found is None else _pick(self._found, boxes, self._head.num_classes)
 
 
-def _classify(adapter: RCNNAdapter, feats: Sequence[Tensor], boxes: Tensor) -> Tensor:
+def _classify(adapter: RCNNAdapter, feats: Sequence[Tensor], boxes: Tensor) -> Tensor | None:
     heads = adapter.bbox_heads(adapter.teacher)
     logits = bbox_logits(heads[-1])
     if not len(boxes):
@@ -62,7 +63,16 @@ def _classify(adapter: RCNNAdapter, feats: Sequence[Tensor], boxes: Tensor) -> T
     rois = torch.cat([boxes.new_zeros(len(boxes), 1), boxes], dim=1)
     output = adapter.classify(len(heads) - 1, feats, rois, **adapter.teacher_context(feats))
     rows = logits.read(output)
+    if rows.shape[1] != logits.num:  # CrowdDet: several objects per box
+        return None
     return rows.sigmoid() if logits.activation == "sigmoid" else rows.softmax(1)
+
+
+def _gives_candidates(head: Any) -> bool:
+    """Whether a dense head can be asked for its boxes before NMS (CenterNet has no NMS, PAA votes in it)."""
+    if not isinstance(head, BaseDenseHead) or isinstance(head, PAAHead):
+        return False
+    return {"cfg", "with_nms"} <= set(inspect.signature(head.predict_by_feat).parameters)
 
 
 def _candidates(head: Any, feats: Sequence[Tensor], meta: dict) -> tuple[Tensor, Tensor, Tensor]:
