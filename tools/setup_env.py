@@ -26,6 +26,9 @@ INPUTS = (
 )
 BUILD_TOOLS = ["pip", "setuptools", "wheel", "ninja", "psutil"]
 OURS = "{}.{}".format(*sys.version_info)
+# Tested beside a CPU build of torch, which brings no triton. No line of constraints.txt: a CUDA build of torch insists on
+# its own version.
+TRITON = "triton==3.9.0"
 STEPS = 6
 
 
@@ -46,7 +49,7 @@ def main():
     say(4, "mmcv with its compiled operators")
     install_mmcv()
     say(5, "everything else")
-    pip("install", "-r", "requirements.txt", "-r", "requirements-dev.txt")
+    pip("install", "-r", "requirements.txt", "-r", "requirements-dev.txt", *triton_for_its_interpreter())
     pip("install", "-q", "--no-deps", "--no-build-isolation", "-e", ".")
     say(6, "check")
     check_environment()
@@ -128,6 +131,12 @@ def pip(*arguments):
             "exist for this machine, change its line in constraints.txt within the range of "
             "requirements.txt"
         )
+
+
+def triton_for_its_interpreter():
+    """The requirement that lets the tests run the Triton kernels on a CPU, where torch has not brought it."""
+    there = subprocess.call([VENV_PYTHON, "-c", "import triton"], stderr=subprocess.DEVNULL) == 0
+    return [TRITON] if sys.platform == "linux" and not there else []
 
 
 def install_mmcv():
