@@ -26,8 +26,8 @@ INPUTS = (
 )
 BUILD_TOOLS = ["pip", "setuptools", "wheel", "ninja", "psutil"]
 OURS = "{}.{}".format(*sys.version_info)
-# Tested beside a CPU build of torch, which brings no triton. No line of constraints.txt: a CUDA build of torch insists on
-# its own version.
+# Tested beside a CPU build of torch, which brings no triton. No line of constraints.txt: a CUDA build of torch insists
+# on its own version.
 TRITON = "triton==3.9.0"
 STEPS = 6
 
