@@ -1,0 +1,1 @@
+_base_ = ["./_base_/retina.py", "./_base_/shapes.py"]

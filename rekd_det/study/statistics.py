@@ -1,0 +1,66 @@
+"""Means over seeds, and what a difference between two arms is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy.stats import t as student_t
+
+#: of the confidence intervals
+LEVEL = 0.95
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean, or None of nothing."""
+    return sum(values) / len(values) if values else None
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The standard deviation of a sample (n - 1), or None of fewer than two."""
+    if len(values) < 2:
+        return None
+    centre = sum(values) / len(values)
+    return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An arm minus the baseline, paired by seed.
+
+    Attributes:
+        by_seed: one difference for each seed that both have.
+        mean: of them.
+        half_width: half the t interval; None of one seed alone.
+    """
+
+    by_seed: dict[int, float]
+    mean: float
+    half_width: float | None
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.half_width is not None and abs(self.mean) > self.half_width
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+    """The mean difference and its t interval, ``mean +- t(0.975, n - 1) * s / sqrt(n)``.
+
+    Args:
+        values: an arm's metric by seed.
+        baseline: the baseline's.
+
+    Returns:
+        None where they have no seed in common.
+    """
+    by_seed = {seed: value - baseline[seed] for seed, value in values.items() if seed in baseline}
+    if not by_seed:
+        return None
+    differences, count = list(by_seed.values()), len(by_seed)
+    spread = deviation(differences)
+    half_width = None
+    if spread is not None:
+        half_width = float(student_t.ppf((1 + LEVEL) / 2, count - 1)) * spread / math.sqrt(count)
+    return Difference(by_seed, sum(differences) / count, half_width)

@@ -1,0 +1,49 @@
+"""Run an accuracy study: several ways to train (arms), each with several seeds, and a report of what they gave.
+
+A second call goes on where the first one was stopped; finished runs are kept, failed ones are tried again. Studies that
+share OUT share their data, their teachers and the runs that they have in common.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from rekd_det.cli import exit_on_input_error
+from rekd_det.study.run_study import report_study, run_study
+from rekd_det.study.spec import read_study
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", type=Path, metavar="STUDY.yml", help="a study file, such as studies/frcnn.yml")
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/study"), help="default: %(default)s")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at once: one per GPU, or two without a GPU")
+    parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="run these arms alone")
+    parser.add_argument("--report", action="store_true", help="run nothing, write the report of what is there")
+    return parser.parse_args()
+
+
+@exit_on_input_error
+def main() -> None:
+    # mmengine imports it whenever it reads an 'mmdet::' config; there is nothing to do about it here.
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    args = parse_args()
+    study, root = read_study(args.study), args.out.absolute()
+    failed = 0
+    if args.report:
+        report_study(study, root)
+    else:
+        failed = run_study(study, root, Path(__file__).resolve().parent, args.jobs, args.only)
+    print(f"report: {root / study.name / 'report.md'}")
+    if failed:
+        sys.exit(f"error: {failed} runs failed; the report says why, and another call tries them again")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; call it again and it goes on from the last checkpoints")
