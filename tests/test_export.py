@@ -1,6 +1,7 @@
 """The exported student is a checkpoint of plain MMDetection: its loader, test entry and inferencer take it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from rekd_det.errors import InputError
 from rekd_det.export import stock_config
 
 TOOLS = Path(__file__).resolve().parents[1] / "tools"
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 THEIR_TEST = Path(mmdet.__file__).parent / ".mim" / "tools" / "test.py"
 
 
@@ -160,3 +162,35 @@ def test_values_of_every_kind():
 def test_code_in_a_config_is_not_run(text, message):
     with pytest.raises(InputError, match=f"the config inside some.pth.*{message}.*--config"):
         parse_config_text(text, "some.pth")
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data" / "coco_real").exists(), reason="needs real COCO images beside the repository")
+def test_a_detector_of_known_ap_keeps_it_to_the_last_digit(export, tmp_path):
+    """The weights of a trained YOLOX as if they were a student's: mmdet's own test entry measures its known AP."""
+    stock = Config.fromfile(str(Path(mmdet.__file__).parent / ".mim/configs/yolox/yolox_nano_8xb8-300e_coco.py"))
+    trained = torch.load(SHARED / "checkpoints" / "yolox_nano_coco_mmdet.pth", weights_only=True, map_location="cpu")
+    cfg = Config(
+        {**stock.to_dict(), "model": dict(type="mmrazor.ReKDDistill", architecture=stock.model, teacher=stock.model)}
+    )
+    state = {f"architecture.{k}": v for k, v in trained.get("state_dict", trained).items()}
+    torch.save({"meta": dict(cfg=cfg.pretty_text), "state_dict": state}, tmp_path / "distilled.pth")
+    path, said = export(tmp_path / "distilled.pth")
+    assert "0.91 M parameters" in said
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "coco").symlink_to(SHARED / "data" / "coco_real")
+    (tmp_path / "stock.py").write_text(torch.load(path, weights_only=True)["meta"]["cfg"])
+    (tmp_path / "faster.py").write_text(
+        "_base_ = './stock.py'\ncustom_imports = dict(imports=['rekd_det'])\n"
+        "test_evaluator = dict(type='FasterCocoMetric')\n"
+    )
+    options = ["--cfg-options", "test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
+    metrics = []
+    for config in ("stock.py", "faster.py"):
+        command = [sys.executable, str(THEIR_TEST), config, str(path), *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        metrics.append(re.findall(r"(coco/bbox_mAP\w*: [\d.]+)", done.stdout))
+    assert metrics[0][0] == "coco/bbox_mAP: 0.3190"
+    assert metrics[0] == metrics[1]
