@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmdet.testing import demo_mm_inputs
+from mmengine.logging import MessageHub
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -60,6 +61,8 @@ def synthetic_batch(model: ReKDDistill, num_classes: int, size: tuple[int, int],
         size: (height, width) in pixels.
         images: how many.
     """
+    # Batch augmentations and some losses ask the Runner's message hub how far the training is.
+    MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, max_iters=1, max_epochs=1))
     student = model.student
     data = demo_mm_inputs(
         images,
