@@ -64,6 +64,7 @@ class Trainer:
         if run.teacher is not None and self.teacher is not None:
             of = self.runs / self.teacher.folder
             teacher = of / CONFIG, Path(self._checkpoint(of))
+        # Each session writes it anew: mmengine's Runner replaces it by a dump that also says where it resumed.
         settle(run, self.data, write_first_weights(run, self.weights), teacher).dump(folder / CONFIG)
 
     def __call__(self, run: Run, environment: Mapping[str, str]) -> None:
