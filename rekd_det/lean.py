@@ -7,7 +7,7 @@ a teacher that is a copy of the student gives the student's own logits, bit by b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmcv.cnn.bricks.wrappers import Conv2d, Linear
+from mmdet.models.dense_heads import TOODHead
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves, tree_map
 
 #: names of the precisions a teacher can work in
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -38,6 +40,7 @@ class LeanOptions:
         fuse_bn: fold batch norms into the convolutions before them.
         channels_last: keep the convolutions' weights and maps in NHWC order.
         dtype: 'bf16' or 'fp16': convolutions and linear layers of the teacher, and of nothing else, in this precision.
+            Operators of mmcv stay in fp32.
         compile: compile backbone and neck with ``torch.compile``; a dict gives its arguments.
 
     Raises:
@@ -103,6 +106,8 @@ def make_lean(teacher: nn.Module, options: LeanOptions) -> LeanRun:
     head = [m for n, m in teacher.named_children() if n not in (*parts, "data_preprocessor")]
     if options.channels_last:
         _check_no_mmcv_ops(parts)
+    if options.dtype == "bf16":
+        _check_no_deform_function(head)
     run = LeanRun(
         options,
         plain_maps=(options.channels_last or options.dtype is not None) and any(map(_has_mmcv_ops, head)),
@@ -116,10 +121,7 @@ def make_lean(teacher: nn.Module, options: LeanOptions) -> LeanRun:
     if before:
         _check_unchanged(before, _probe(teacher, run))
     if options.dtype is not None:
-        for module in teacher.modules():
-            # Others keep fp32 weights, which autocast converts at each call where the operation allows it.
-            if type(module) in (*_CONVS, *_LINEARS):
-                module.to(PRECISIONS[options.dtype])
+        _store_weights(teacher, PRECISIONS[options.dtype])
     if options.compile:
         for part in parts.values():
             part.compile(**(options.compile if isinstance(options.compile, Mapping) else {}))
@@ -194,8 +196,47 @@ def _check_unchanged(before: list[Tensor], after: list[Tensor]) -> None:
             )
 
 
+def _store_weights(teacher: nn.Module, dtype: torch.dtype) -> None:
+    """Convert once what autocast would convert at each call; mmcv's operators stay in fp32, all of them can that."""
+    spared: set[nn.Module] = set()
+    for module in teacher.modules():
+        if _is_mmcv_op(module) and module not in spared:
+            spared.update(module.modules())
+            module.forward = _in_fp32(module.forward)
+    for module in teacher.modules():
+        # Others keep fp32 weights, which autocast converts where the operation allows it.
+        if type(module) in (*_CONVS, *_LINEARS) and module not in spared:
+            module.to(dtype)
+
+
+def _in_fp32(forward: Callable) -> Callable:
+    def plain(x: Any) -> Any:
+        return x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tree_map(plain, (args, kwargs))
+        devices = {x.device.type for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        with torch.autocast(devices.pop() if devices else "cpu", enabled=False):
+            return forward(*args, **kwargs)
+
+    return run
+
+
+def _is_mmcv_op(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("mmcv.ops.")
+
+
 def _has_mmcv_ops(module: nn.Module) -> bool:
-    return any(type(m).__module__.startswith("mmcv.ops.") for m in module.modules())
+    return any(map(_is_mmcv_op, module.modules()))
+
+
+def _check_no_deform_function(head: Sequence[nn.Module]) -> None:
+    for part in head:
+        if isinstance(part, TOODHead):  # calls mmcv's function where others have a module
+            raise ValueError(
+                "model.teacher_dtype='bf16': mmcv's deformable sampling, which the teacher's TOODHead calls, has no "
+                "bf16 kernel; use 'fp16'"
+            )
 
 
 def _check_no_mmcv_ops(parts: Mapping[str, nn.Module]) -> None:

@@ -11,7 +11,7 @@ from tiny import batch, build, build_pair, perturb, tiny_rcnn, total
 from torch import nn
 
 from rekd_det.lean import LeanOptions, fold_batch_norms, make_lean
-from rekd_det.support import build_tiny, tiny_config
+from rekd_det.support import build_tiny, settle, tiny_config
 from rekd_det.teacher import freeze
 
 RETINA = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
@@ -218,12 +218,38 @@ def test_a_changed_teacher_is_noticed():
         make_lean(model, LeanOptions(fuse_bn=True))
 
 
-def test_deformable_convolutions_refuse_channels_last():
+@pytest.fixture(scope="module")
+def deformable():
+    """The config of a teacher whose backbone has deformable convolutions."""
     config = ConfigDict(tiny_rcnn())
     config.backbone.update(depth=50, dcn=dict(type="DCN", deform_groups=1), stage_with_dcn=(False, True, True, True))
     config.neck.in_channels = [64, 128, 256, 512]
+    return config
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_mmcv_operators_work_in_fp32(deformable, dtype):
+    # Random offsets would turn the smallest change into a large one; settled norms and untrained offsets do not.
+    teacher = settle(build(deformable), torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
+    _, plain = step_of((tiny_rcnn(), teacher))
+    model, lean = step_of((tiny_rcnn(), teacher), teacher_dtype=dtype)
+    op = model.teacher.backbone.layer2[0].conv2
+    assert {p.dtype for p in op.parameters()} == {torch.float32}  # the convolution that gives the offsets too
+    want, got = teacher_rows(plain), teacher_rows(lean)
+    assert 0 < (got - want).abs().max() < 0.05 * want.abs().max()
+
+
+def test_deformable_convolutions_refuse_channels_last(deformable):
     with pytest.raises(ValueError, match=r"model\.teacher_channels_last: the teacher's backbone has operators of mmcv"):
-        build_pair(tiny_rcnn(), teacher=build(config), teacher_channels_last=True)
+        build_pair(tiny_rcnn(), teacher=build(deformable), teacher_channels_last=True)
+
+
+def test_tood_refuses_bf16():
+    teacher = build_tiny(tiny_config("mmdet::tood/tood_r50_fpn_1x_coco.py"))
+    freeze(teacher)
+    with pytest.raises(ValueError, match=r"model\.teacher_dtype='bf16': .*TOODHead.*use 'fp16'"):
+        make_lean(teacher, LeanOptions(dtype="bf16"))
+    make_lean(teacher, LeanOptions(dtype="fp16"))
 
 
 @pytest.mark.parametrize(
