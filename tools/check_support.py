@@ -39,8 +39,6 @@ _REASONS = dict(
     ATSSVLFusionHead="its logits compare regions with the words of a prompt: there are no fixed classes",
     GroundingDINOHead="its logits compare queries with the words of a prompt: there are no fixed classes",
     Mask2FormerVideo="its head classifies tubes over the frames of a video",
-    MaskTrackRCNN="its head classifies pairs of frames",
-    Detectron2Wrapper="the detector is Detectron2's, not MMDetection's",
 )
 
 
