@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
-from adapters.zoo_pairs import run_step
+from adapters.zoo_pairs import run_step, zoo_pair
 from mmcv.cnn import build_conv_layer
 from mmengine.config import ConfigDict
 from tiny import batch, build, build_pair, perturb, tiny_rcnn, total
 from torch import nn
 
+from rekd_det.algorithm import ReKDDistill
 from rekd_det.lean import LeanOptions, fold_batch_norms, make_lean
 from rekd_det.support import build_tiny, settle, tiny_config
 from rekd_det.teacher import freeze
@@ -242,6 +243,40 @@ def test_mmcv_operators_work_in_fp32(deformable, dtype):
 def test_deformable_convolutions_refuse_channels_last(deformable):
     with pytest.raises(ValueError, match=r"model\.teacher_channels_last: the teacher's backbone has operators of mmcv"):
         build_pair(tiny_rcnn(), teacher=build(deformable), teacher_channels_last=True)
+
+
+HEADS = [
+    "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py",
+    "yolox/yolox_tiny_8xb8-300e_coco.py",
+    "rtmdet/rtmdet_tiny_8xb32-300e_coco.py",
+    "vfnet/vfnet_r50_fpn_1x_coco.py",
+    "detr/detr_r50_8xb2-150e_coco.py",
+    "deformable_detr/deformable-detr_r50_16xb2-50e_coco.py",
+    "centernet/centernet_r18_8xb16-crop512-140e_coco.py",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HEADS)
+def test_other_heads(name):
+    model, data = zoo_pair(name, (128, 128))
+
+    def rows_of(algorithm):
+        torch.manual_seed(0)  # the same RoIs are sampled
+        return teacher_rows(run_step(algorithm, data))
+
+    want = rows_of(model)
+    cheaper = dict(teacher_fuse_bn=True, teacher_channels_last=True)
+    for options, tolerance in (
+        (cheaper, 1e-4),
+        (dict(teacher_dtype="fp16"), 0.02),
+        (dict(cheaper, teacher_dtype="bf16"), 0.1),
+    ):
+        teacher = copy.deepcopy(model.teacher)
+        distiller = dict(type="mmrazor.ReKDDistiller", loss=dict(type="mmrazor.ReKDLoss", top_k=1))
+        lean = ReKDDistill(architecture=model.architecture, teacher=teacher, distiller=distiller, **options)
+        got = rows_of(lean)
+        assert (got - want).abs().max() <= tolerance * want.abs().max(), options
 
 
 def test_tood_refuses_bf16():
