@@ -74,7 +74,7 @@ def fill_page(page: str, records: Mapping[str, Record]) -> str:
         ValueError: if a pair of marks is missing.
     """
     shown = sorted(records.values(), key=lambda r: r.config)
-    for name, table in (("heads", _heads()), ("configs", _configs(shown)), ("summary", _summary(shown))):
+    for name, table in (("heads", _heads(shown)), ("configs", _configs(shown)), ("summary", _summary(shown))):
         start, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
         if page.count(start) != 1 or page.count(end) != 1:
             raise ValueError(f"docs/support.md needs the marks {start.strip()} and {end} once each")
@@ -83,8 +83,17 @@ def fill_page(page: str, records: Mapping[str, Record]) -> str:
     return page
 
 
-def _heads() -> str:
-    return _table(("head", "adapter", "activation", "rows"), support_table())
+def _heads(records: Iterable[Record]) -> str:
+    # One adapter serves softmax and sigmoid heads, so the activations are those the detectors had.
+    seen: dict[str, set[str]] = {}
+    for r in records:
+        if r.verdict == PASS:
+            seen.setdefault(r.head, set()).add(r.activation)
+    lines = (
+        (h.head, h.adapter, ", ".join(sorted(seen.get(h.head, {h.activation}), reverse=True)), h.rows)
+        for h in support_table()
+    )
+    return _table(("head", "adapter", "activation", "rows"), lines)
 
 
 def _configs(records: Iterable[Record]) -> str:
