@@ -22,6 +22,8 @@ setup(
     version=read_version(),
     description="Distil object detectors by their head and tail categories, on MMDetection",
     packages=find_packages(include=["rekd_det", "rekd_det.*"]),
+    # .mim links to configs, tools and the model index: mim and `rekd_det::CONFIG` look for them there.
+    package_data={"rekd_det": [".mim/model-index.yml", ".mim/configs/**/*", ".mim/tools/**/*"]},
     python_requires=">=3.10,<3.13",
     install_requires=read_requirements("requirements.txt"),
     extras_require={"dev": read_requirements("requirements-dev.txt"), "eval": ["faster-coco-eval>=1.6"]},

@@ -82,3 +82,9 @@ def test_the_reference_is_up_to_date():
         [sys.executable, "tools/make_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_mim_finds_the_index_and_the_configs_in_the_package():
+    mim = ROOT / "rekd_det" / ".mim"
+    for name in ("configs", "tools", "model-index.yml"):
+        assert (mim / name).resolve() == ROOT / name
