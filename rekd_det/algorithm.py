@@ -28,9 +28,8 @@ class ReKDDistill(SingleTeacherDistill):
     It differs from its parent in that
 
     * the teacher answers about the rows that the student's head sampled;
-    * the teacher is no submodule: it is in no checkpoint, optimizer, DDP bucket or EMA copy, and ``train()`` leaves it
-      in
-      eval mode. It moves between devices with the algorithm;
+    * the teacher is no submodule: it is in no checkpoint, optimizer, DDP bucket or EMA copy, and ``train()``
+      leaves it in eval mode. It moves between devices with the algorithm;
     * the student's losses keep their names, the distillation's get the prefix 'distill.';
     * a stopped distillation (``StopDistillHook``) does not run the teacher.
 
