@@ -301,7 +301,7 @@ def test_a_failed_run_is_reported_and_tried_again(fake):
     fake.calls()
     assert fake.study() == 0
     assert fake.calls() == [{"kind": "frcnn_pair", "resume": True, "omp": "1"}]
-    assert fake.results()["rekd_pkd"]["sessions"] == 2
+    assert fake.results()["rekd_pkd"]["starts"] == 2
     assert "of its last part" in (fake.root / "tiny" / "report.md").read_text()
 
 
@@ -401,7 +401,7 @@ def test_the_deviation_is_that_of_a_sample():
 
 
 def line(arm: str, seed: int, value: float | None, **changes) -> dict:
-    base = dict(arm=arm, seed=seed, status="ok", sessions=1, digest="d", folder="f")
+    base = dict(arm=arm, seed=seed, status="ok", starts=1, digest="d", folder="f")
     if value is None:
         return base | dict(status="failed", error="loss_cls is NaN") | changes
     metrics = {"bbox_mAP": value, "bbox_mAP_50": 2 * value, "bbox_mAP_l": -1.0}

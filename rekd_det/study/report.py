@@ -138,7 +138,7 @@ def _runs(results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for line in results:
         ok = line["status"] == "ok"
-        minutes = f"{line['wall_s'] / 60:.1f}" + ("*" if line["sessions"] > 1 else "") if ok else "-"
+        minutes = f"{line['wall_s'] / 60:.1f}" + ("*" if line["starts"] > 1 else "") if ok else "-"
         value = _points(line["metrics"].get("bbox_mAP")) if ok else "-"
         lines.append([line["arm"], str(line["seed"]), line["status"], value, minutes])
     table = markdown(header, lines)
@@ -183,9 +183,9 @@ def _write_tables(rows: Sequence[Row], results: Sequence[Mapping[str, Any]], fol
     metrics = [m for m in METRICS if any(m in line.get("metrics", {}) for line in results)]
     write_csv(
         folder / "runs.csv",
-        ["arm", "seed", "status", "sessions", "wall_s", *metrics, "digest"],
+        ["arm", "seed", "status", "starts", "wall_s", *metrics, "digest"],
         [
-            [line["arm"], line["seed"], line["status"], line["sessions"], _blank(line.get("wall_s"))]
+            [line["arm"], line["seed"], line["status"], line["starts"], _blank(line.get("wall_s"))]
             + [_known(line.get("metrics", {}).get(m)) for m in metrics]
             + [line["digest"]]
             for line in results

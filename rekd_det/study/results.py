@@ -19,7 +19,7 @@ def collect(plan: Plan, runs: Path) -> list[dict[str, Any]]:
     lines = []
     for run in plan.all():
         stamp = read_stamp(runs / run.folder, run.digest)
-        line = {"arm": run.arm, "seed": run.seed, "status": stamp.status, "sessions": stamp.sessions}
+        line = {"arm": run.arm, "seed": run.seed, "status": stamp.status, "starts": stamp.starts}
         if stamp.error is not None:
             line["error"] = stamp.error
         lines.append({**line, **(stamp.result or {}), "digest": run.digest, "folder": run.folder})

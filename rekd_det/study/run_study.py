@@ -149,7 +149,7 @@ class _Progress:
         waiting, done = [], 0
         for run in self.wanted:
             stamp = read_stamp(self.trainer.runs / run.folder, run.digest)
-            if stamp.result is not None and stamp.sessions == 1:
+            if stamp.result is not None and stamp.starts == 1:
                 known[run.kind].append(stamp.result["wall_s"])
             if run.digest in self.since:
                 continue

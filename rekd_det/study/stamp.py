@@ -18,13 +18,13 @@ class Stamp:
 
     Attributes:
         digest: of the run.
-        sessions: how often its training was started; more than one where it was killed or failed.
+        starts: how often its training was started; more than one where it was killed or failed.
         result: metrics, times, hardware and versions, once it is finished.
-        error: last words of the last session, where it failed.
+        error: last words of the last start, where it failed.
     """
 
     digest: str
-    sessions: int = 0
+    starts: int = 0
     result: dict[str, Any] | None = None
     error: str | None = field(default=None)
 
@@ -35,7 +35,7 @@ class Stamp:
             return "ok"
         if self.error is not None:
             return "failed"
-        return "interrupted" if self.sessions else "not run"
+        return "interrupted" if self.starts else "not run"
 
     def write(self, folder: Path) -> None:
         """Write it into an existing folder; a kill leaves the old one or the new one."""

@@ -64,11 +64,11 @@ class Trainer:
         if run.teacher is not None and self.teacher is not None:
             of = self.runs / self.teacher.folder
             teacher = of / CONFIG, Path(self._checkpoint(of))
-        # Each session writes it anew: mmengine's Runner replaces it by a dump that also says where it resumed.
+        # Each start writes it anew: mmengine's Runner replaces it by a dump that also says where it resumed.
         settle(run, self.data, write_first_weights(run, self.weights), teacher).dump(folder / CONFIG)
 
     def __call__(self, run: Run, environment: Mapping[str, str]) -> None:
-        """Train from the start or from where an earlier session was killed, test, and stamp the result.
+        """Train from the start or from where an earlier one was killed, test, and stamp the result.
 
         Raises:
             RunFailed: a program failed; the stamp says so.
@@ -76,7 +76,7 @@ class Trainer:
         """
         folder = self.runs / run.folder
         stamp = read_stamp(folder, run.digest)
-        stamp.sessions, stamp.error = stamp.sessions + 1, None
+        stamp.starts, stamp.error = stamp.starts + 1, None
         stamp.write(folder)
         start = time.monotonic()
         try:
