@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .errors import InputError
+
 _RAZOR_BACKENDS = "mmrazor.structures.quantization.backend_config"
 
 
@@ -106,7 +108,13 @@ def _serve_torchvision_urls() -> None:
                 f"{filename}: no such weights in mmengine's table of torchvision models. "
                 f"Install torchvision, or name a file or URL in `init_cfg.checkpoint`."
             )
-        return load_from_http(table[name], map_location=map_location)
+        try:
+            return load_from_http(table[name], map_location=map_location)
+        except OSError as error:
+            raise InputError(
+                f"{filename}, the weights that the backbone starts from, could not be fetched ({error}). Check the "
+                "network, or name a file: init_cfg.checkpoint=FILE of that backbone (model.architecture.backbone)"
+            ) from error
 
     CheckpointLoader.register_scheme(
         prefixes=("modelzoo://", "torchvision://"),

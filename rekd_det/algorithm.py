@@ -65,6 +65,7 @@ class ReKDDistill(SingleTeacherDistill):
                     f"model.{key}: ReKDDistill trains the student and keeps the teacher frozen in eval mode; "
                     "leave the key out"
                 )
+        MODELS.build(copy.deepcopy(distiller))  # a mistake in its options shows before the teacher is fetched
         options = LeanOptions(teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile)
         built, classes = build_teacher(teacher, teacher_ckpt)
         lean = make_lean(built, options)  # before the distiller sees the teacher's weights

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import mmengine.hub
 import numpy as np
@@ -12,6 +13,7 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from rekd_det import _compat
+from rekd_det.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -98,6 +100,17 @@ def test_torchvision_urls_need_no_torchvision(monkeypatch):
     assert "resnet18" in fetched[0]
     with pytest.raises(KeyError, match="resnet19: no such weights"):
         CheckpointLoader.load_checkpoint("torchvision://resnet19", "cpu")
+
+
+def test_backbone_weights_that_cannot_be_fetched_are_named(monkeypatch):
+    def offline(url, map_location):
+        raise URLError("no network")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("mmengine.runner.checkpoint.load_from_http", offline)
+    _compat._serve_torchvision_urls()
+    with pytest.raises(InputError, match=r"torchvision://resnet18, the weights .* name a file: init_cfg.checkpoint"):
+        CheckpointLoader.load_checkpoint("torchvision://resnet18", "cpu")
 
 
 def test_applying_twice_wraps_nothing_twice():
