@@ -150,7 +150,9 @@ def test_builds_and_steps(path):
     model = MODELS.build(model).train()
     student = model.architecture if is_pair(cfg.model) else model
     MessageHub.get_current_instance().update_info("iter", 0)  # YOLOX's preprocessor asks for it
-    shapes, masks = [[3, 128, 128], [3, 128, 96]], needs_masks(student)
+    # A two-stage DETR picks its 900 queries among the cells of the feature maps, so the maps must have as many.
+    side = 256 if hasattr(student, "encoder") else 128
+    shapes, masks = [[3, side, side], [3, side, side - 32]], needs_masks(student)
     data = demo_mm_inputs(2, shapes, num_items=[3, 2], num_classes=80, with_mask=masks)
     losses = model(**model.data_preprocessor(data, True), mode="loss")
     assert torch.isfinite(total(losses))
