@@ -90,6 +90,9 @@ def build_tiny(config: Mapping, seed: int = 0) -> nn.Module:
         model = MODELS.build(copy.deepcopy(config))
         with redirect_stdout(io.StringIO()):  # mmengine prints a paragraph per parameter
             model.init_weights()
+    for module in model.modules():
+        if type(module).__name__ == "TridentConv":  # mmdet leaves its weights to the checkpoint
+            nn.init.kaiming_normal_(module.weight)
     model.train()  # returns nothing in some of mmdet's classes
     return model
 
