@@ -9,9 +9,9 @@ import torch
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
 
-from ..taps import TapSet
 from .base import register_adapter
-from .dense import DenseAdapter, concat, flatten_maps, run_convs
+from .dense import DenseAdapter, concat, run_convs
+from .dense_output import OutputAdapter
 
 #: probabilities are kept this far from 0 and 1 before they are turned back into logits
 PROBABILITY_MARGIN = 1e-6
@@ -62,12 +62,8 @@ class RTMDetSepBNAdapter(RTMDetAdapter):
 
 
 @register_adapter("TOODHead")
-class TOODAdapter(QualityAdapter):
+class TOODAdapter(OutputAdapter, QualityAdapter):
     """TOOD: its score is a probability, the geometric mean of a class and an alignment; its logit is distilled."""
-
-    def __init__(self, student: Any, teacher: Any) -> None:
-        super().__init__(student, teacher)
-        self._maps: list[Tensor] = []
 
     @classmethod
     def class_maps(cls, head: Any, output: Any) -> list[Tensor]:
@@ -75,17 +71,3 @@ class TOODAdapter(QualityAdapter):
 
     def class_losses(self) -> list[nn.Module]:
         return [self.student.initial_loss_cls, self.student.loss_cls]
-
-    def tap(self, taps: TapSet) -> None:
-        super().tap(taps)
-        taps.add(self.student, self._on_output)
-
-    def _on_output(self, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        self._maps = self.class_maps(self.student, output)
-
-    def student_rows(self) -> Tensor:
-        return flatten_maps(self._maps, self.num_logits, self.order)
-
-    def clear(self) -> None:
-        super().clear()
-        self._maps = []

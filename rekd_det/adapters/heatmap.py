@@ -78,15 +78,11 @@ class CenterNetAdapter(HeatmapAdapter):
 
 
 @register_adapter("CornerHead", "CentripetalHead")
-class CornerAdapter(HeatmapAdapter):
+class CornerAdapter(HeatmapAdapter, OutputAdapter):
     """CornerNet and CentripetalNet: top-left and bottom-right corners of each stack.
 
     Each of these heatmaps has a number of corners of its own to be divided by, which becomes the rows' weight.
     """
-
-    def __init__(self, student: Any, teacher: Any) -> None:
-        super().__init__(student, teacher)
-        self._maps: list[Tensor] = []
 
     @classmethod
     def layout(cls, head: Any) -> Layout:
@@ -108,16 +104,6 @@ class CornerAdapter(HeatmapAdapter):
     def heatmap_loss(head: Any) -> nn.Module:
         return head.loss_heatmap
 
-    def tap(self, taps: TapSet) -> None:
-        super().tap(taps)
-        taps.add(self.student, self._on_output)
-
-    def _on_output(self, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        self._maps = self.class_maps(self.student, output)
-
-    def student_rows(self) -> Tensor:
-        return flatten_maps(self._maps, self.num_logits, self.order)
-
     def targets(self, student: Tensor, data_samples: list) -> tuple[None, Tensor, float]:
         weights = []
         for heat, call in zip(self._maps, self._calls, strict=True):
@@ -125,7 +111,3 @@ class CornerAdapter(HeatmapAdapter):
             # The head takes the mean of its two corners.
             weights.append((0.5 / corners).expand(heat[:, 0].numel()))
         return None, torch.cat(weights), 1.0
-
-    def clear(self) -> None:
-        super().clear()
-        self._maps = []
