@@ -64,7 +64,7 @@ def test_bytes_of_this_version():
     content = hashlib.sha256(scene.image.tobytes())
     for item in scene.objects:
         content.update(np.packbits(item.mask).tobytes())
-    assert (coco_writer.GENERATOR_VERSION, content.hexdigest()[:16]) == ("1.0", "9e28d0435db45073")
+    assert (coco_writer.GENERATOR_VERSION, content.hexdigest()[:16]) == ("1.1", "9e28d0435db45073")
 
 
 def test_an_image_does_not_depend_on_how_many_there_are(tiny, tmp_path):
@@ -82,6 +82,23 @@ def test_processes_do_not_matter(tmp_path, monkeypatch):
     build_dataset(tmp_path / "one", "tiny", workers=1)
     build_dataset(tmp_path / "two", "tiny", workers=2)
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_processes_start_where_opencv_has_threads(tmp_path):
+    # In a program of its own: forked children would inherit OpenCV's locks but not its threads, and wait for ever.
+    program = tmp_path / "twice.py"
+    program.write_text(
+        "import cv2, numpy, sys\n"
+        "from rekd_det.datasets import build_dataset, coco_writer\n"
+        "if __name__ == '__main__':\n"
+        "    cv2.setNumThreads(2)\n"
+        "    cv2.GaussianBlur(numpy.zeros((2000, 2000, 3), 'uint8'), (31, 31), 5)\n"
+        "    coco_writer._SMALL_SET = 1\n"
+        "    build_dataset(sys.argv[1], 'tiny', workers=2)\n"
+    )
+    out = tmp_path / "out"
+    subprocess.run([sys.executable, str(program), str(out)], check=True, timeout=300)
+    assert len(list((out / "train2017").glob("*.jpg"))) == PRESETS["tiny"].train
 
 
 # --- valid COCO -----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from ..errors import InputError
 from .shapes import PRESETS, SPLITS, Preset, Scene, render_scene
 
 # Raise it whenever the same arguments give other bytes than before.
-GENERATOR_VERSION = "1.0"
+GENERATOR_VERSION = "1.1"
 
 _STAMP = "shapes.json"
 _JPEG_QUALITY = 92
@@ -91,7 +92,9 @@ def _write_images(
     if workers <= 1 or count < _SMALL_SET:
         yield from map(write, range(count))
         return
-    with ProcessPoolExecutor(workers, initializer=_use_one_thread) as pool:
+    # Forked children would wait for ever for OpenCV's threads where this process has used them already.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _use_one_thread) as pool:
         yield from pool.map(write, range(count), chunksize=16)
 
 
