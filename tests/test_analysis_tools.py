@@ -23,6 +23,7 @@ from rekd_det.analysis.box_scores import MIN_SCORE, TeacherScores
 from rekd_det.analysis.browse import MAX_BOXES, Panel, draw, look
 from rekd_det.analysis.pair import AnalysisError, build_images, choose, class_names
 from rekd_det.analysis.pair import build_pair as build_analysed
+from rekd_det.analysis.sure_rows import Agreement
 from rekd_det.support import build_tiny, pair_of, tiny_batch, tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,6 +169,45 @@ def test_a_pair_without_logits_has_no_head(pair):
     )
     with pytest.raises(AnalysisError, match="distils feature maps alone"):
         build_analysed(cfg, None, "cpu")
+
+
+# --- agreement ------------------------------------------------------------------------------
+
+
+def test_agreement_counts_what_it_says():
+    found = Agreement(top_k=2)
+    teacher = torch.tensor([[4.0, 3.0, 0.0, 9.0], [0.0, 4.0, 3.0, 0.0]])
+    found.add(teacher, teacher, "softmax", 3)  # whose last logit is the background's
+    assert found.result() == pytest.approx({"top1": 1.0, "head": 1.0, "kl": 0.0}, abs=1e-7)
+    other = torch.tensor([[3.0, 4.0, 0.0, 9.0], [4.0, 0.0, 3.0, 0.0]])
+    found.add(other, teacher, "softmax", 3)
+    p, q = teacher.softmax(1), other.softmax(1)
+    kl = float((p * (p / q).log()).sum())
+    # The first row's head is the same in another order; the second row's shares one category of two.
+    assert found.rows == 4
+    assert found.result() == pytest.approx({"top1": 0.5, "head": (2 + 1 + 0.5) / 4, "kl": kl / 4})
+
+
+def test_agreement_of_sigmoid_heads_sums_bernoullis():
+    found = Agreement(top_k=5)
+    student, teacher = torch.tensor([[0.5, -1.0]]), torch.tensor([[2.0, 0.0]])
+    found.add(student, teacher, "sigmoid", 2)
+    p, q = (torch.distributions.Bernoulli(logits=x) for x in (teacher, student))
+    assert found.result()["kl"] == pytest.approx(float(torch.distributions.kl_divergence(p, q).sum()))
+
+
+def test_the_agreement_tool(pair, tool, tmp_path):
+    arguments = (pair.pair, pair.folder / "student.pth", pair.folder / "student.pth", "--limit", 2, "--workers", 0)
+    said = tool("agreement", *arguments, "--least", 0, "--top-k", 3, "--out", tmp_path / "new/table.csv")
+    lines = [line for line in said.splitlines() if "student.pth" in line]
+    assert len(lines) == 2 and lines[0] == lines[1]
+    with (tmp_path / "new/table.csv").open() as file:
+        header, first, _ = csv.reader(file)
+    assert header[3] == "share of the teacher's top 3"
+    assert int(first[1]) > 0 and 0 <= float(first[2]) <= 1 and float(first[4]) > 0
+    # Untrained, it is sure of nothing.
+    with pytest.raises(SystemExit, match=r"nowhere sure in these images; take more, or a lower --least than 0\.9"):
+        tool("agreement", *arguments, "--least", 0.9)
 
 
 # --- browse ---------------------------------------------------------------------------------

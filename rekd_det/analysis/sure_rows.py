@@ -1,0 +1,84 @@
+"""How far a trained student agrees with its teacher, where the teacher is sure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..agreement import num_categories
+from ..functional import append_background
+from ..structures import AlignedLogits
+
+
+def sure_rows(model: Any, batch: dict, least: float) -> Iterator[tuple[Tensor, Tensor, str, int]]:
+    """The rows in which the teacher gives a category of objects at least a probability, whatever their labels.
+
+    The rows of a dense head are the same for every student. An R-CNN's are its own proposals.
+
+    Args:
+        model: a :class:`rekd_det.algorithm.ReKDDistill`, see :func:`rekd_det.analysis.pair.build_pair`.
+        batch: a preprocessed batch.
+        least: the probability.
+
+    Yields:
+        For each head ``(N, C)`` logits of the student and the teacher, 'softmax' or 'sigmoid', and how many of the C
+        are categories of objects.
+    """
+    inputs, samples = batch["inputs"], batch["data_samples"]
+    distiller = model.distiller
+    with torch.no_grad(), distiller.step():
+        model.student(inputs, samples, mode="loss")
+        feats = distiller.extract_teacher_feat(model.teacher, model._teacher_input(inputs, samples))
+        aligned = distiller.adapter.align(feats, samples)
+    for entry in aligned:
+        yield _sure(entry, distiller.loss.activation, least)
+
+
+def _sure(entry: AlignedLogits, activation: str, least: float) -> tuple[Tensor, Tensor, str, int]:
+    student, teacher = entry.student.detach().float(), entry.teacher.detach().float()
+    if activation == "implicit_bg":
+        student, teacher = append_background(student), append_background(teacher)
+    kind = "sigmoid" if activation == "sigmoid" else "softmax"
+    categories = num_categories(entry)
+    probability = teacher.sigmoid() if kind == "sigmoid" else teacher.softmax(1)
+    chosen = probability[:, :categories].amax(1) >= least
+    return student[chosen].cpu(), teacher[chosen].cpu(), kind, categories
+
+
+class Agreement:
+    """Sums over rows.
+
+    Args:
+        top_k: K of the heads that are compared.
+    """
+
+    def __init__(self, top_k: int) -> None:
+        self.top_k, self.rows = top_k, 0
+        self._sums = torch.zeros(3, dtype=torch.float64)
+
+    def add(self, student: Tensor, teacher: Tensor, kind: str, categories: int) -> None:
+        """Count ``(N, C)`` rows; the arguments are what :func:`sure_rows` yields."""
+        k = min(self.top_k, categories)
+        heads = [x[:, :categories].topk(k, 1).indices for x in (student, teacher)]
+        first = heads[0][:, 0] == heads[1][:, 0]
+        shared = (heads[0][:, :, None] == heads[1][:, None, :]).any(2).double().mean(1)
+        self._sums += torch.stack([x.double().sum() for x in (first, shared, _kl(student, teacher, kind))])
+        self.rows += len(student)
+
+    def result(self) -> dict[str, float]:
+        """``top1``: share of rows with the same first category; ``head``: share of the teacher's K categories that are
+        among the student's K; ``kl``: mean KL divergence of a row in nats (a Bernoulli's for each category of a sigmoid
+        head, summed)."""
+        return dict(zip(("top1", "head", "kl"), (self._sums / max(self.rows, 1)).tolist(), strict=True))
+
+
+def _kl(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
+    if kind == "softmax":
+        return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1)
+    p = teacher.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(student, p, reduction="none")
+    return (cross - F.binary_cross_entropy_with_logits(teacher, p, reduction="none")).sum(1)

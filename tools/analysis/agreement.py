@@ -1,0 +1,80 @@
+"""Compare students of one pair with their teacher, row by row, where the teacher is sure. Nothing is trained."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.device import get_device
+from tqdm import tqdm
+
+from rekd_det.analysis.pair import (
+    AnalysisError,
+    batches,
+    build_images,
+    build_pair,
+    check_images,
+    choose,
+    quiet,
+    seed_samplers,
+)
+from rekd_det.analysis.sure_rows import Agreement, sure_rows
+from rekd_det.analysis.tables import markdown, write_csv
+from rekd_det.cli import exit_on_input_error
+from rekd_det.preflight import read_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file of a distillation pair")
+    parser.add_argument("checkpoints", nargs="+", metavar="STUDENT.pth", help="trained students, distilled or not")
+    parser.add_argument("--split", choices=["train", "val"], default="val", help="the images (never augmented)")
+    parser.add_argument("--limit", type=int, metavar="N", help="look at N images, evenly spread over the data set")
+    parser.add_argument("--least", type=float, default=0.3, metavar="P", help="the teacher is sure from here on")
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="size of the heads that are compared")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the table there as well")
+    parser.add_argument("--batch-size", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes that load images")
+    parser.add_argument("--device", default=get_device())
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="as in tools/train.py")
+    args = parser.parse_args()
+    for name in ("limit", "top_k", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if not 0 <= args.least < 1:
+        parser.error("--least must be a probability below 1")
+    return args
+
+
+@exit_on_input_error
+def main() -> None:
+    args = parse_args()
+    cfg = read_config(args.config, args.cfg_options)
+    check_images(cfg, args.split)
+    quiet()
+    images = choose(build_images(cfg, args.split), args.limit)
+    table = []
+    for checkpoint in args.checkpoints:
+        model = build_pair(cfg, checkpoint, args.device)
+        found = Agreement(args.top_k)
+        seed_samplers()
+        with tqdm(total=len(images), unit="img", desc=Path(checkpoint).stem) as bar:
+            for batch in batches(model, images, args.batch_size, args.workers):
+                for rows in sure_rows(model, batch, args.least):
+                    found.add(*rows)
+                bar.update(len(batch["data_samples"]))
+        if not found.rows:
+            raise AnalysisError(
+                f"the teacher is nowhere sure in these images; take more, or a lower --least than {args.least}"
+            )
+        table.append([checkpoint, found.rows, *(round(v, 4) for v in found.result().values())])
+    header = ["student", "rows", "same top 1", f"share of the teacher's top {args.top_k}", "KL"]
+    print("\n".join(markdown(header, [[str(cell) for cell in row] for row in table])))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(args.out, header, table)
+
+
+if __name__ == "__main__":
+    main()
