@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import random
+import re
 import runpy
 import signal
 import subprocess
@@ -39,7 +40,7 @@ TOOL = ROOT / "tools" / "study.py"
 STUDIES = sorted((ROOT / "studies").glob("*.yml"))
 TINY = ROOT / "studies" / "tiny.yml"
 #: of the tiny study
-ARMS = ("teacher", "student", "rekd_pkd")
+ARMS = ("pretrain", "teacher", "student", "rekd_pkd")
 STUDENT = str(ROOT / "configs/study/frcnn_student.py")
 PAIR = str(ROOT / "configs/study/frcnn_pair.py")
 
@@ -71,9 +72,9 @@ def test_shipped_studies_can_be_planned(path):
     plan = shipped_plan(path)
     assert study.name == path.stem
     assert len(plan.runs) == len(study.arms) * len(study.seeds)
-    assert plan.teacher is not None
     for run in plan.runs:
-        assert (run.teacher is None) == (run.arm == "student")
+        assert (run.teacher is None) == (run.arm == "student" or path.stem == "real")
+        assert (run.backbone is None) == (path.stem == "real")
 
 
 def test_the_main_study_has_the_promised_arms():
@@ -85,7 +86,8 @@ def test_the_main_study_has_the_promised_arms():
 def test_studies_share_equal_runs():
     main, sweep = (shipped_plan(ROOT / f"studies/{name}.yml") for name in ("frcnn", "sweep"))
     folders = {(run.arm, run.seed): run.folder for run in (*main.runs, *sweep.runs)}
-    assert main.teacher.folder == sweep.teacher.folder
+    teachers, others = ({run.folder for run in plan.all() if run.serves} for plan in (main, sweep))
+    assert teachers == others and len(teachers) == 3  # with two backbones
     assert folders["rekd_joint", 1] == folders["rekd", 1]
     assert folders["rekd_joint", 0] != folders["rekd_joint", 1]
     assert len({run.folder for run in main.runs}) == len(main.runs)
@@ -106,7 +108,11 @@ def test_studies_share_equal_runs():
         (dict(arms={"alone": {"options": {"a": 1}}}), "arms.alone.config must be the path"),
         (dict(arms={"alone": {"config": "gone.py"}}), r"arms.alone.config: '.*gone.py' does not exist"),
         (dict(arms={"alone": {"config": STUDENT, "options": ["a=1"]}}), "arms.alone.options must be a mapping"),
-        (dict(arms={"teacher": {"config": STUDENT}}), "'teacher' names the study's teacher"),
+        (dict(arms={"teacher": {"config": STUDENT}}), "'teacher' names a training that the arms build on"),
+        (dict(arms={"pretrain": {"config": STUDENT}}), "'pretrain' names a training that the arms build on"),
+        (dict(pretrain={"config": STUDENT, "data": {"sede": 1}}, data={"preset": "tiny"}), "pretrain.data: .*'seed'"),
+        (dict(pretrain={"config": STUDENT, "data": {"seed": 1}}), "the key 'data' is missing"),
+        (dict(pretrain={"config": STUDENT, "seed": -1}), "pretrain.seed must be whole numbers"),
         (dict(data={"preset": "tiny", "images": 3}), "data: the key 'images' is unknown"),
         (dict(data={"seed": 0}), "data: the key 'preset' is missing"),
         (dict(teacher={"config": STUDENT, "seed": -1}), "teacher.seed must be whole numbers"),
@@ -188,13 +194,19 @@ def test_a_steps_random_numbers_depend_on_seed_and_step_alone():
 # --- scheduling, with programs that stand in for the training ---------------------------------
 
 FAKE_TRAIN = """
-import json, os, shutil, sys, time
+import json, os, re, shutil, sys, time
 from pathlib import Path
 here, folder = Path(__file__).parent, Path(sys.argv[sys.argv.index("--work-dir") + 1])
 call = dict(kind=folder.name.split("-")[0], resume="--resume" in sys.argv, omp=os.environ.get("OMP_NUM_THREADS"))
 with (here / "calls.jsonl").open("a") as file:
     file.write(json.dumps(call) + "\\n")
-shutil.copy(here / "epoch_1.pth", folder)
+if call["kind"] == "backbone":
+    import torch
+    first = re.search("load_from = '(.+)'", Path(sys.argv[1]).read_text())[1]
+    weights = {k: v + 1 for k, v in torch.load(first, weights_only=True)["state_dict"].items()}
+    torch.save({"meta": {"epoch": 1, "iter": 3}, "state_dict": weights}, folder / "epoch_1.pth")
+else:
+    shutil.copy(here / "epoch_1.pth", folder)
 (folder / "last_checkpoint").write_text(str(folder / "epoch_1.pth"))
 if (here / "hang").exists():
     (here / "hang").write_text("now")
@@ -243,13 +255,15 @@ def fake(tmp_path, monkeypatch):
 def test_a_study_runs_once(fake, capsys):
     assert fake.study() == 0
     calls = fake.calls()
-    assert sorted(call["kind"] for call in calls) == ["frcnn_pair", "frcnn_student", "frcnn_teacher"]
+    assert sorted(call["kind"] for call in calls[:2]) == ["backbone", "backbone"]
+    assert sorted(call["kind"] for call in calls[2:]) == ["frcnn_pair", "frcnn_student", "frcnn_teacher"]
     assert calls[-1]["kind"] == "frcnn_pair"  # which needs its teacher
     assert {call["omp"] for call in calls} == {"1"}
     assert not any(call["resume"] for call in calls)
-    assert "3 of 3 done; time left: 0:00" in capsys.readouterr().out
+    assert "5 of 5 done; time left: 0:00" in capsys.readouterr().out
     found = fake.results()
     assert {arm: line["status"] for arm, line in found.items()} == dict.fromkeys(ARMS, "ok")
+    assert found["pretrain"]["metrics"] == {}
     assert found["rekd_pkd"]["metrics"] == {"bbox_mAP": 0.5, "bbox_mAP_l": -1.0}
     assert found["rekd_pkd"]["versions"]["torch"] == torch.__version__
     assert found["rekd_pkd"]["hardware"]["cores"] == os.cpu_count()
@@ -277,9 +291,27 @@ def test_a_run_gets_its_own_config(fake):
     assert pair.model.teacher_ckpt == str(folders["teacher"] / "epoch_1.pth")
 
 
+def test_detectors_start_from_their_trained_backbones(fake):
+    fake.study()
+    folders = {line["arm"]: fake.root / "runs" / line["folder"] for line in fake.results().values()}
+    for arm in ("teacher", "student"):
+        cfg = Config.fromfile(folders[arm] / "config.py")
+        backbone = torch.load(folders["pretrain"] / "epoch_1.pth", weights_only=True)["state_dict"]
+        start = torch.load(cfg.load_from, weights_only=True)["state_dict"]
+        others = torch.load(re.sub("-backbone.*", ".pth", cfg.load_from), weights_only=True)["state_dict"]
+        assert start.keys() == others.keys()
+        own = {k for k in start if k.startswith("backbone.")}
+        assert all(torch.equal(start[k], others[k]) for k in start.keys() - own)
+        # Of the two backbones one has the student's width.
+        fits = [k for k in own if start[k].shape == backbone[k].shape]
+        if len(fits) == len(own):
+            assert all(torch.equal(start[k], backbone[k]) for k in own)
+            assert not all(torch.equal(start[k], others[k]) for k in own)
+
+
 def test_only_some_arms(fake):
     fake.study(only=["student"])
-    assert [call["kind"] for call in fake.calls()] == ["frcnn_student"]
+    assert [call["kind"] for call in fake.calls()] == ["backbone", "frcnn_student"]
     assert fake.results()["rekd_pkd"]["status"] == "not run"
     with pytest.raises(StudyError, match="no arm is called 'kd'; there are student, rekd_pkd"):
         fake.study(only=["kd"])
@@ -308,8 +340,9 @@ def test_a_failed_run_is_reported_and_tried_again(fake):
 def test_without_its_teacher_a_pair_fails_and_the_student_does_not(fake, capsys):
     (fake.tools / "fail").write_text("frcnn_teacher")
     assert fake.study() == 2
-    assert {call["kind"] for call in fake.calls()} == {"frcnn_teacher", "frcnn_student"}
+    assert {call["kind"] for call in fake.calls()} == {"backbone", "frcnn_teacher", "frcnn_student"}
     assert {arm: line["status"] for arm, line in fake.results().items()} == {
+        "pretrain": "ok",
         "teacher": "failed",
         "student": "ok",
         "rekd_pkd": "not run",
@@ -323,6 +356,13 @@ def test_a_teacher_whose_checkpoint_is_gone_is_trained_again(fake):
     (fake.root / "runs" / fake.results()["teacher"]["folder"] / "epoch_1.pth").unlink()
     fake.study()
     assert [call["kind"] for call in fake.calls()] == ["frcnn_teacher"]
+
+
+def test_without_its_backbone_nothing_is_trained(fake, capsys):
+    (fake.tools / "fail").write_text("backbone")
+    assert fake.study() == 5
+    assert {call["kind"] for call in fake.calls()} == {"backbone"}
+    assert "its backbone could not be trained (backbone-seed0-" in capsys.readouterr().out
 
 
 def test_a_stopped_study_ends_its_programs_and_goes_on(fake):
@@ -342,10 +382,14 @@ def test_a_stopped_study_ends_its_programs_and_goes_on(fake):
     hang.unlink()
     fake.calls()
     report_study(read_study(TINY), fake.root)
-    assert fake.results()["student"]["status"] == "interrupted"
+    assert fake.results()["pretrain"]["status"] == "interrupted"
+    assert fake.results()["student"]["status"] == "not run"
 
     assert fake.study(only=["student"]) == 0
-    assert fake.calls() == [{"kind": "frcnn_student", "resume": True, "omp": "1"}]
+    assert fake.calls() == [
+        {"kind": "backbone", "resume": True, "omp": "1"},
+        {"kind": "frcnn_student", "resume": False, "omp": "1"},
+    ]
     assert fake.results()["student"]["status"] == "ok"
 
 
@@ -480,7 +524,7 @@ def test_a_tiny_study_from_end_to_end(tmp_path):
     lines = (tmp_path / "out/tiny/results.jsonl").read_text().splitlines()
     found = {entry["arm"]: entry for entry in map(json.loads, lines)}
     assert {arm: entry["status"] for arm, entry in found.items()} == dict.fromkeys(ARMS, "ok")
-    assert all("bbox_mAP" in entry["metrics"] for entry in found.values())
+    assert all("bbox_mAP" in found[arm]["metrics"] for arm in ARMS[1:])
 
     def first_step(arm: str) -> dict:
         (log,) = (tmp_path / "out/runs" / found[arm]["folder"]).glob("2*/vis_data/scalars.json")
@@ -494,7 +538,7 @@ def test_a_tiny_study_from_end_to_end(tmp_path):
     assert {name: distilled[name] for name in own} == {name: alone[name] for name in own}
     assert distilled["distill.loss_pkd"] > 0
 
-    assert "3 of 3 runs are finished" in (tmp_path / "out/tiny/report.md").read_text()
+    assert "5 of 5 runs are finished" in (tmp_path / "out/tiny/report.md").read_text()
 
 
 def test_the_tool_says_what_is_wrong(tmp_path):

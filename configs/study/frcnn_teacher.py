@@ -2,5 +2,5 @@
 _base_ = ["./_base_/frcnn.py", "./_base_/teacher_schedule.py"]
 model = dict(
     backbone=dict(base_channels=32, stem_channels=32),
-    neck=dict(in_channels=[32, 64, 128, 256]),
+    neck=dict(in_channels=[64, 128, 256]),
 )

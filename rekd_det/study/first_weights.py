@@ -13,7 +13,9 @@ from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
 from ..atomic import publish_file
+from ..checkpoint import load_checkpoint_file
 from .plan import Run, digest_of
+from .spec import StudyError
 
 
 def write_first_weights(run: Run, folder: Path) -> Path:
@@ -38,5 +40,35 @@ def write_first_weights(run: Run, folder: Path) -> Path:
     model.init_weights()
     partial = f"{path}.{os.getpid()}.partial"
     torch.save({"meta": {}, "state_dict": model.state_dict()}, partial)
+    publish_file(partial, str(path))
+    return path
+
+
+def write_with_backbone(first: Path, trained: Path, suffix: str) -> Path:
+    """Write first weights with the backbone of another checkpoint.
+
+    Args:
+        first: what :func:`write_first_weights` gave.
+        trained: a checkpoint of mmengine's that holds weights of all of ``first``'s backbone under ``backbone.``.
+        suffix: of the new file's name.
+
+    Returns:
+        The new checkpoint, beside ``first``.
+
+    Raises:
+        StudyError: ``trained`` has not all of the backbone.
+    """
+    path = first.with_name(f"{first.stem}-{suffix}.pth")
+    if path.is_file():
+        return path
+    content = torch.load(first, weights_only=True)
+    found = load_checkpoint_file(str(trained))["state_dict"]
+    for name in content["state_dict"]:
+        if name.startswith("backbone."):
+            if name not in found:
+                raise StudyError(f"pretrain.config: its model trains no '{name}'; it needs the key `model.backbone`")
+            content["state_dict"][name] = found[name]
+    partial = f"{path}.{os.getpid()}.partial"
+    torch.save(content, partial)
     publish_file(partial, str(path))
     return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..datasets.coco_writer import GENERATOR_VERSION
 from ..errors import InputError
 from ..pairs import is_pair
 from ..preflight import read_config
-from .spec import Arm, Study, StudyError
+from .spec import PRETRAIN, Arm, Pretraining, Study, StudyError
 
 #: digits of a digest that name files and folders
 _SHORT = 12
@@ -33,7 +33,10 @@ class Run:
         seed: of the training.
         config: merged with the arm's options; paths of data, teacher and first weights are not set yet.
         digest: equal for runs that must give the same result.
-        teacher: digest of the run that trains its teacher, or None.
+        data: arguments of the generator, or None for the config's own data.
+        teacher: the run that trains its teacher, or None.
+        backbone: the run that trains its student's backbone, or None.
+        serves: whether others need its checkpoint.
     """
 
     arm: str
@@ -41,7 +44,21 @@ class Run:
     seed: int
     config: Config
     digest: str
-    teacher: str | None = None
+    data: Mapping[str, Any] | None = None
+    teacher: Run | None = None
+    backbone: Run | None = None
+    serves: bool = False
+
+    @property
+    def tested(self) -> bool:
+        """Whether it trains a detector, and no backbone."""
+        return self.arm != PRETRAIN
+
+    @property
+    def needs(self) -> list[Run]:
+        """The runs that must be finished before it starts, those that they need included; first things first."""
+        direct = [run for run in (self.backbone, self.teacher) if run is not None]
+        return list({run.digest: run for of in direct for run in [*of.needs, of]}.values())
 
     @property
     def folder(self) -> str:
@@ -60,16 +77,20 @@ class Plan:
     """The runs of a study, in the order in which they start.
 
     Attributes:
-        teacher: None where the pairs bring their own.
         runs: by seed and then by arm, so that a stopped study has whole seeds.
     """
 
-    teacher: Run | None
     runs: tuple[Run, ...]
 
     def all(self) -> list[Run]:
-        """The teacher, if any, and all others."""
-        return [*([self.teacher] if self.teacher else []), *self.runs]
+        """All, with what they need."""
+        return with_needs(self.runs)
+
+
+def with_needs(runs: Iterable[Run]) -> list[Run]:
+    """Runs and those that they need, each once and before what needs it."""
+    runs = list(runs)
+    return list({run.digest: run for run in [*(need for of in runs for need in of.needs), *runs]}.values())
 
 
 def make_plan(study: Study) -> Plan:
@@ -78,26 +99,65 @@ def make_plan(study: Study) -> Plan:
     Raises:
         InputError: an arm's config or options can't be used, or two arms are the same.
     """
-    data = study.data and {**study.data, "version": GENERATOR_VERSION}
+    backbones = _Backbones(study)
     teacher = None
     if study.teacher is not None:
         config = _read(study.teacher)
         if is_pair(config.model):
             raise StudyError(f"teacher.config: '{study.teacher.config}' is a pair; a teacher learns alone")
-        digest = digest_of(_settings(config), data, study.teacher.seed)
-        teacher = Run(study.teacher.name, study.teacher.config.stem, study.teacher.seed, config, digest)
+        teacher = _run(study, study.teacher, study.teacher.seed, config, backbones.of(config), serves=True)
     runs = []
     by_digest: dict[str, str] = {}
     configs = {arm.name: _read(arm) for arm in study.arms}
     for seed in study.seeds:
         for arm in study.arms:
             config = configs[arm.name]
-            of = teacher.digest if teacher and is_pair(config.model) else None
-            digest = digest_of(_settings(config, without_teacher=of is not None), data, seed, of)
-            if by_digest.setdefault(digest, arm.name) != arm.name:
-                raise StudyError(f"arms.{arm.name} trains the same as arms.{by_digest[digest]}; leave one out")
-            runs.append(Run(arm.name, arm.config.stem, seed, config, digest, of))
-    return Plan(teacher, tuple(runs))
+            of = teacher if is_pair(config.model) else None
+            run = _run(study, arm, seed, config, backbones.of(config), of)
+            if by_digest.setdefault(run.digest, arm.name) != arm.name:
+                raise StudyError(f"arms.{arm.name} trains the same as arms.{by_digest[run.digest]}; leave one out")
+            runs.append(run)
+    return Plan(tuple(runs))
+
+
+def _run(
+    study: Study,
+    arm: Arm,
+    seed: int,
+    config: Config,
+    backbone: Run | None = None,
+    teacher: Run | None = None,
+    serves: bool = False,
+) -> Run:
+    own = arm.data if isinstance(arm, Pretraining) else {}
+    data = None if study.data is None else {**study.data, **own}
+    versioned = data and {**data, "version": GENERATOR_VERSION}
+    needs = [run.digest for run in (backbone, teacher) if run is not None]
+    digest = digest_of(_settings(config, without_teacher=teacher is not None), versioned, seed, needs)
+    return Run(arm.name, arm.config.stem, seed, config, digest, data, teacher, backbone, serves)
+
+
+class _Backbones:
+    """The pre-training of each backbone that the detectors of a study have."""
+
+    def __init__(self, study: Study) -> None:
+        self._study, self._known = study, dict[str, Run]()
+        self._config = None if study.pretrain is None else _read(study.pretrain)
+
+    def of(self, config: Config) -> Run | None:
+        """The run that trains the backbone of a detector's, or of a pair's student's, config."""
+        if self._study.pretrain is None or self._config is None:
+            return None
+        student = config.model.architecture if is_pair(config.model) else config.model
+        if "backbone" not in student:
+            raise StudyError(f"pretrain: the detector {student.type} has no key 'backbone'")
+        key = digest_of(student.backbone)
+        if key not in self._known:
+            own = copy.deepcopy(self._config)
+            own.model.backbone = copy.deepcopy(student.backbone)
+            seed = self._study.pretrain.seed
+            self._known[key] = _run(self._study, self._study.pretrain, seed, own, serves=True)
+        return self._known[key]
 
 
 def digest_of(*parts: Any) -> str:

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..datasets import build_dataset
-from ..datasets.coco_writer import GENERATOR_VERSION
+from .data import write_data
 from .eta import clock, remaining_seconds
-from .plan import Plan, Run, digest_of, make_plan
+from .plan import Plan, Run, digest_of, make_plan, with_needs
 from .processes import Processes, hold
 from .report import write_report
 from .results import RESULTS, collect, write_results
@@ -45,13 +44,12 @@ def run_study(study: Study, root: Path, tools: Path, jobs: int | None = None, on
     plan = make_plan(study)
     with hold(root) as lock:
         processes = Processes(lock)
-        data = _data(study, root)
-        trainer = Trainer(root, tools, processes, data, plan.teacher)
-        wanted = [run for run in plan.runs if run.arm in chosen]
-        if plan.teacher is not None and any(run.teacher for run in wanted):
-            wanted.insert(0, plan.teacher)
+        trainer = Trainer(root, tools, processes)
+        wanted = with_needs(run for run in plan.runs if run.arm in chosen)
         done = {run.digest for run in wanted if trainer.is_finished(run)}
         left = [run for run in wanted if run.digest not in done]
+        for data in {digest_of(run.data): run.data for run in left if run.data is not None}.values():
+            write_data(root, data)
         trainer.write_first_weights(left)
         folder = root / study.name
         folder.mkdir(exist_ok=True)
@@ -82,19 +80,6 @@ def _choose(study: Study, only: Collection[str]) -> set[str]:
     if unknown:
         raise StudyError(f"--only: no arm is called '{unknown[0]}'; there are {', '.join(names)}")
     return set(only) or set(names)
-
-
-def _data(study: Study, root: Path) -> Path | None:
-    if study.data is None:
-        return None
-    # The digest keeps data sets of several studies and versions of the generator apart.
-    digest = digest_of(study.data, GENERATOR_VERSION)
-    folder = root / "data" / f"{study.data['preset']}-{digest[:12]}"
-    try:
-        build_dataset(folder, **study.data)
-    except TypeError as error:
-        raise StudyError(f"data: {error}") from error
-    return folder
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def run_all(
     ended: Callable[[Run, str | None], None],
     stop: Callable[[], None],
 ) -> None:
-    """Perform runs in their order, each in a place of its own; those whose teacher is missing wait for it.
+    """Perform runs in their order, each in a place of its own; each after those that it needs.
 
     Args:
         runs: what is to be done.
@@ -27,7 +27,7 @@ def run_all(
         slots: the places; as many runs go on at once.
         perform: called in a thread with a run and its place; raises RunFailed where the run fails.
         started: called before each.
-        ended: called after each with None or the reason of its failure; also for runs that lack their teacher.
+        ended: called after each with None or the reason of its failure; also for runs that lack what they need.
         stop: called where anything else is raised, a KeyboardInterrupt above all; it must let ``perform`` return.
     """
     waiting, free, done = list(runs), list(slots), set(done)
@@ -35,15 +35,15 @@ def run_all(
     with ThreadPoolExecutor(len(slots)) as threads:
         try:
             while waiting or running:
-                ready = [run for run in waiting if run.teacher is None or run.teacher in done]
+                ready = [run for run in waiting if done.issuperset(need.digest for need in run.needs)]
                 for run in ready[: len(free)]:
                     waiting.remove(run)
                     slot = free.pop(0)
                     started(run)
                     running[threads.submit(perform, run, slot)] = run, slot
-                if not running:  # and nothing is ready: the teacher has failed
+                if not running:  # and nothing is ready: what they need has failed
                     for run in waiting:
-                        ended(run, "its teacher could not be trained")
+                        ended(run, _what_it_lacks(run, done))
                     return
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     run, slot = running.pop(future)
@@ -58,3 +58,8 @@ def run_all(
         except BaseException:
             stop()
             raise
+
+
+def _what_it_lacks(run: Run, done: set[str]) -> str:
+    missing = next(need for need in run.needs if need.digest not in done)
+    return f"its {'teacher' if missing is run.teacher else 'backbone'} could not be trained ({missing.folder})"

@@ -6,7 +6,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from ..errors import InputError
 
 #: the arm's name under which a report lists the teacher
 TEACHER = "teacher"
+#: and the trainings of the backbones
+PRETRAIN = "pretrain"
 _DATA_KEYS = [p for p in inspect.signature(build_dataset).parameters if p not in ("root", "workers")]
 _NAME = re.compile(r"\w[\w.-]*")
 
@@ -54,6 +56,19 @@ class Teacher(Arm):
 
 
 @dataclass(frozen=True)
+class Pretraining(Arm):
+    """What trains every detector's backbone before the detectors are trained; once for each backbone.
+
+    Attributes:
+        seed: of its training.
+        data: arguments of the generator that differ from the study's: other images than the detectors see.
+    """
+
+    seed: int = 0
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Study:
     """Arms x seeds.
 
@@ -61,6 +76,7 @@ class Study:
         name: names the folder of its results.
         data: arguments of :func:`rekd_det.datasets.build_dataset`; None leaves the configs' own data.
         teacher: None leaves the pairs' own teacher.
+        pretrain: None leaves the backbones as their configs initialise them.
         seeds: each arm is trained once with each.
         baseline: the arm that differences are taken to.
         arms: in the order of the report.
@@ -69,6 +85,7 @@ class Study:
     name: str
     data: dict[str, Any] | None
     teacher: Teacher | None
+    pretrain: Pretraining | None
     seeds: tuple[int, ...]
     baseline: str
     arms: tuple[Arm, ...]
@@ -106,7 +123,8 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _study(content: object, folder: Path) -> Study:
-    keys = _mapping(content, "the file", ("name", "data", "teacher", "seeds", "baseline", "options", "arms"))
+    known = ("name", "data", "teacher", "pretrain", "seeds", "baseline", "options", "arms")
+    keys = _mapping(content, "the file", known)
     for key in ("name", "seeds", "baseline", "arms"):
         if key not in keys:
             raise StudyError(f"the key '{key}' is missing")
@@ -123,11 +141,12 @@ def _study(content: object, folder: Path) -> Study:
         data = dict(_mapping(data, "data", _DATA_KEYS))
         if "preset" not in data:
             raise StudyError("data: the key 'preset' is missing")
-    teacher = keys.get("teacher")
+    teacher, pretrain = keys.get("teacher"), keys.get("pretrain")
     return Study(
         name=name,
         data=data,
         teacher=None if teacher is None else _teacher(teacher, common, folder),
+        pretrain=None if pretrain is None else _pretraining(pretrain, common, folder, data),
         seeds=_seeds(keys["seeds"]),
         baseline=keys["baseline"],
         arms=arms,
@@ -137,8 +156,8 @@ def _study(content: object, folder: Path) -> Study:
 def _arm(name: object, content: object, common: dict, folder: Path) -> Arm:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise StudyError(f"arms: an arm's name must be one word, got {name!r}")
-    if name == TEACHER:
-        raise StudyError(f"arms: '{TEACHER}' names the study's teacher; call the arm otherwise")
+    if name in (TEACHER, PRETRAIN):
+        raise StudyError(f"arms: '{name}' names a training that the arms build on; call the arm otherwise")
     key = f"arms.{name}"
     keys = _mapping(content, key, ("config", "options", "about"))
     about = keys.get("about") or ""
@@ -153,6 +172,16 @@ def _teacher(content: object, common: dict, folder: Path) -> Teacher:
     options = common | _options(keys.get("options"), "teacher.options")
     (seed,) = _seeds([keys.get("seed", 0)], "teacher.seed")
     return Teacher(TEACHER, _config(keys, "teacher", folder), options, "teaches all pairs", seed)
+
+
+def _pretraining(content: object, common: dict, folder: Path, data: dict | None) -> Pretraining:
+    keys = _mapping(content, PRETRAIN, ("config", "options", "seed", "data"))
+    options = common | _options(keys.get("options"), f"{PRETRAIN}.options")
+    (seed,) = _seeds([keys.get("seed", 0)], f"{PRETRAIN}.seed")
+    own = dict(_mapping(keys["data"], f"{PRETRAIN}.data", _DATA_KEYS)) if keys.get("data") is not None else {}
+    if own and data is None:
+        raise StudyError(f"{PRETRAIN}.data changes the study's generated data, but the key 'data' is missing")
+    return Pretraining(PRETRAIN, _config(keys, PRETRAIN, folder), options, "trains the backbones", seed, own)
 
 
 def _config(keys: Mapping, key: str, folder: Path) -> Path:

@@ -13,7 +13,8 @@ from typing import Any
 from ..analysis.pair import quiet
 from ..errors import InputError
 from ..latest_checkpoint import find_latest_checkpoint
-from .first_weights import write_first_weights
+from .data import data_folder
+from .first_weights import write_first_weights, write_with_backbone
 from .machine import hardware, versions
 from .plan import Run
 from .processes import Processes, RunFailed
@@ -32,22 +33,18 @@ class Trainer:
         root: holds the folders of the runs and the first weights.
         tools: folder of ``train.py`` and ``test.py``.
         processes: what starts them.
-        data: the generated data set, or None.
-        teacher: the run whose checkpoint the pairs take, or None.
     """
 
-    def __init__(
-        self, root: Path, tools: Path, processes: Processes, data: Path | None = None, teacher: Run | None = None
-    ) -> None:
-        self.runs, self.weights = root / "runs", root / "first_weights"
-        self.tools, self.processes, self.data, self.teacher = tools, processes, data, teacher
+    def __init__(self, root: Path, tools: Path, processes: Processes) -> None:
+        self.root, self.runs, self.weights = root, root / "runs", root / "first_weights"
+        self.tools, self.processes = tools, processes
 
     def is_finished(self, run: Run) -> bool:
-        """Whether a run has its result, and, if it trains the teacher, still its checkpoint."""
+        """Whether a run has its result, and, if others build on it, still its checkpoint."""
         folder = self.runs / run.folder
         if read_stamp(folder, run.digest).result is None:
             return False
-        return run is not self.teacher or find_latest_checkpoint(str(folder)) is not None
+        return not run.serves or find_latest_checkpoint(str(folder)) is not None
 
     def write_first_weights(self, runs: Sequence[Run]) -> None:
         """Write what the runs start from. It builds each student, so that one that can't be built shows at once."""
@@ -57,15 +54,19 @@ class Trainer:
             write_first_weights(run, self.weights)
 
     def prepare(self, run: Run) -> None:
-        """Write a run's config into its folder, when its teacher is ready."""
+        """Write a run's config into its folder, when what it needs is ready."""
         folder = self.runs / run.folder
         folder.mkdir(parents=True, exist_ok=True)
-        teacher = None
-        if run.teacher is not None and self.teacher is not None:
-            of = self.runs / self.teacher.folder
+        first, teacher = write_first_weights(run, self.weights), None
+        if run.backbone is not None:
+            trained = self._checkpoint(self.runs / run.backbone.folder)
+            first = write_with_backbone(first, Path(trained), f"backbone-{run.backbone.digest[:12]}")
+        if run.teacher is not None:
+            of = self.runs / run.teacher.folder
             teacher = of / CONFIG, Path(self._checkpoint(of))
         # Each start writes it anew: mmengine's Runner replaces it by a dump that also says where it resumed.
-        settle(run, self.data, write_first_weights(run, self.weights), teacher).dump(folder / CONFIG)
+        data = None if run.data is None else data_folder(self.root, run.data)
+        settle(run, data, first, teacher).dump(folder / CONFIG)
 
     def __call__(self, run: Run, environment: Mapping[str, str]) -> None:
         """Train from the start or from where an earlier one was killed, test, and stamp the result.
@@ -82,7 +83,7 @@ class Trainer:
         try:
             self._train(folder, environment)
             train_s = time.monotonic() - start
-            metrics = self._test(run, folder, environment)
+            metrics = self._test(run, folder, environment) if run.tested else {}
         except (RunFailed, InputError) as error:
             stamp.error = str(error)
             stamp.write(folder)

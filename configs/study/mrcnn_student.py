@@ -1,0 +1,1 @@
+_base_ = ["./_base_/mrcnn.py", "./_base_/masks.py"]
