@@ -38,8 +38,8 @@ class ReKDDistill(SingleTeacherDistill):
         teacher: the teacher's model config, ``dict(cfg_path=...)``, or a built detector.
         teacher_ckpt: file or URL of the teacher's weights; needed unless ``teacher`` is built.
         calculate_student_loss: whether the student's own losses are part of the total.
-        teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile: how the teacher is run, see
-            :class:`rekd_det.lean.LeanOptions`. Off by default.
+        teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile, teacher_roi_gather: how the teacher is
+            run, see :class:`rekd_det.lean.LeanOptions`. Off by default.
         **kwargs: ``architecture`` (the student), ``data_preprocessor``, ``init_cfg`` of MMRazor's ``BaseAlgorithm``.
 
     Raises:
@@ -57,6 +57,7 @@ class ReKDDistill(SingleTeacherDistill):
         teacher_channels_last: bool = False,
         teacher_dtype: str | None = None,
         teacher_compile: bool | Mapping = False,
+        teacher_roi_gather: bool = False,
         **kwargs,
     ) -> None:
         for key in ("teacher_trainable", "student_trainable", "teacher_norm_eval"):
@@ -66,7 +67,9 @@ class ReKDDistill(SingleTeacherDistill):
                     "leave the key out"
                 )
         MODELS.build(copy.deepcopy(distiller))  # a mistake in its options shows before the teacher is fetched
-        options = LeanOptions(teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile)
+        options = LeanOptions(
+            teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile, teacher_roi_gather
+        )
         built, classes = build_teacher(teacher, teacher_ckpt)
         lean = make_lean(built, options)  # before the distiller sees the teacher's weights
         # MMRazor turns in-place activations off for recorders that keep their inputs; the taps here keep logits only.

@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmcv.cnn.bricks.wrappers import Conv2d, Linear
+from mmcv.ops import RoIAlign
 from mmdet.models.dense_heads import TOODHead
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves, tree_map
+
+from .roi_gather import GatherRoIAlign, can_gather
 
 #: names of the precisions a teacher can work in
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,6 +45,7 @@ class LeanOptions:
         dtype: 'bf16' or 'fp16': convolutions and linear layers of the teacher, and of nothing else, in this precision.
             Operators of mmcv stay in fp32.
         compile: compile backbone and neck with ``torch.compile``; a dict gives its arguments.
+        roi_gather: on a CPU, an R-CNN's RoI features by :class:`rekd_det.roi_gather.GatherRoIAlign`.
 
     Raises:
         ValueError: for a value that is none of these; the message names the config key.
@@ -51,9 +55,10 @@ class LeanOptions:
     channels_last: bool = False
     dtype: str | None = None
     compile: bool | Mapping = False
+    roi_gather: bool = False
 
     def __post_init__(self) -> None:
-        for key in ("fuse_bn", "channels_last"):
+        for key in ("fuse_bn", "channels_last", "roi_gather"):
             if not isinstance(getattr(self, key), bool):
                 raise ValueError(f"model.teacher_{key} must be True or False, got {getattr(self, key)!r}")
         if self.dtype is not None and self.dtype not in tuple(PRECISIONS):
@@ -108,6 +113,8 @@ def make_lean(teacher: nn.Module, options: LeanOptions) -> LeanRun:
         _check_no_mmcv_ops(parts)
     if options.dtype == "bf16":
         _check_no_deform_function(head)
+    if options.roi_gather:
+        _gather_rois(head)
     run = LeanRun(
         options,
         plain_maps=(options.channels_last or options.dtype is not None) and any(map(_has_mmcv_ops, head)),
@@ -126,6 +133,18 @@ def make_lean(teacher: nn.Module, options: LeanOptions) -> LeanRun:
         for part in parts.values():
             part.compile(**(options.compile if isinstance(options.compile, Mapping) else {}))
     return run
+
+
+def _gather_rois(head: Sequence[nn.Module]) -> None:
+    found = [(owner, name, m) for part in head for owner in part.modules() for name, m in owner.named_children()]
+    plain = [(owner, name, m) for owner, name, m in found if isinstance(m, RoIAlign) and can_gather(m)]
+    if not plain:
+        raise ValueError(
+            "model.teacher_roi_gather: the teacher has no RoIAlign with pool_mode='avg' and sampling_ratio=0; leave "
+            "the option out"
+        )
+    for owner, name, module in plain:
+        setattr(owner, name, GatherRoIAlign(module))
 
 
 def fold_batch_norms(teacher: nn.Module) -> int:

@@ -294,6 +294,7 @@ def test_tood_refuses_bf16():
         (dict(teacher_dtype=torch.bfloat16), "model.teacher_dtype must be one of .*torch.bfloat16"),
         (dict(teacher_fuse_bn="yes"), "model.teacher_fuse_bn must be True or False, got 'yes'"),
         (dict(teacher_channels_last=1), "model.teacher_channels_last must be True or False, got 1"),
+        (dict(teacher_roi_gather=None), "model.teacher_roi_gather must be True or False, got None"),
         (dict(teacher_compile="max"), "model.teacher_compile must be True, False or a dict .*'max'"),
     ],
 )

@@ -30,6 +30,7 @@ Step = Callable[[], Tensor]
 VARIANTS: dict[str, dict[str, Any]] = {
     "folded": dict(teacher_fuse_bn=True),
     "nhwc": dict(teacher_fuse_bn=True, teacher_channels_last=True),
+    "gather": dict(teacher_fuse_bn=True, teacher_channels_last=True, teacher_roi_gather=True),
     "bf16": dict(teacher_fuse_bn=True, teacher_channels_last=True, teacher_dtype="bf16"),
     "compiled": dict(teacher_fuse_bn=True, teacher_compile=True),
 }

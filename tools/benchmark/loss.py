@@ -60,11 +60,15 @@ def torch_kl(student: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
 
-def candidates(device: str, top_k: int) -> dict[str, Loss]:
-    """The losses by name."""
+def candidates(device: str, top_k: int, compiled: bool) -> dict[str, Loss]:
+    """The losses by name; ``compiled`` adds what ``torch.compile`` makes of the eager one."""
     out: dict[str, Loss] = {"naive": naive(top_k), "torch_kl": torch_kl}
     for backend in ("eager", "fused", *(["triton"] if device == "cuda" else [])):
         out[backend] = ReKDLoss(top_k=top_k, backend=backend)
+    if compiled:
+        # Each size for itself: with sizes left open the code is slower.
+        torch.compiler.reset()
+        out["compiled"] = torch.compile(ReKDLoss(top_k=top_k, backend="eager"), dynamic=False)
     return out
 
 
@@ -111,13 +115,15 @@ def peak_bytes(call: Callable[[], None], device: str) -> int:
     return peak
 
 
-def measure(case: tuple[int, int, int], dtype: torch.dtype, device: str, repeats: int, bandwidth: float) -> list[dict]:
+def measure(
+    case: tuple[int, int, int], dtype: torch.dtype, device: str, repeats: int, bandwidth: float, compiled: bool
+) -> list[dict]:
     """One CSV row per candidate."""
     rows, classes, top_k = case
     generator = torch.Generator().manual_seed(0)
     student = (2 * torch.randn(rows, classes, generator=generator)).to(device, dtype).requires_grad_()
     teacher = (2 * torch.randn(rows, classes, generator=generator)).to(device, dtype)
-    losses = candidates(device, top_k)
+    losses = candidates(device, top_k, compiled)
     for loss in losses.values():
         step(loss, student, teacher)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in losses}
@@ -209,6 +215,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each candidate")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="dtypes of the logits")
     parser.add_argument("--case", nargs=3, type=int, metavar=("N", "C", "K"), help="one size instead of the grid")
+    parser.add_argument("--compile", action="store_true", help="also what torch.compile makes of the eager losses")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     parser.add_argument("--plot", type=Path, help="PNG file to write")
     args = parser.parse_args()
@@ -223,7 +230,7 @@ def main() -> None:
     table: list[dict] = []
     for case in dict.fromkeys(grid):
         for dtype in args.dtypes:
-            for row in measure(case, getattr(torch, dtype), args.device, args.repeats, bandwidth):
+            for row in measure(case, getattr(torch, dtype), args.device, args.repeats, bandwidth, args.compile):
                 table.append({**machine(args.device, bandwidth), "backend_device": args.device, **row})
                 print("  ".join(f"{k}={v}" for k, v in row.items()), flush=True)
     if args.out:
