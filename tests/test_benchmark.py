@@ -2,6 +2,7 @@
 
 import csv
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -115,3 +116,20 @@ def test_changes_of_logits():
     p, q = torch.tensor([-1.0, 5.0]).sigmoid().tolist()
     kl = p * torch.tensor(p / q).log().item() + (1 - p) * torch.tensor((1 - p) / (1 - q)).log().item()
     assert changed["kl_per_row"] == pytest.approx(kl / 2, rel=1e-4)
+
+
+def test_flatten_times_both(tmp_path, monkeypatch):
+    out = tmp_path / "flatten.csv"
+    main("flatten.py", monkeypatch, "--device", "cpu", "--repeats", 1, "--out", out)
+    rows = {r["what"]: r for r in csv.DictReader(out.open())}
+    assert set(rows) == {"copies", "loss"}
+    assert {r["rows"] for r in rows.values()} == {"201600"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_the_compiled_loss_is_a_candidate(tmp_path, monkeypatch):
+    out = tmp_path / "loss.csv"
+    case = ("--case", 64, 8, 2, "--dtypes", "float32", "--repeats", 1)
+    main("loss.py", monkeypatch, "--device", "cpu", "--compile", *case, "--out", out)
+    assert [r["backend"] for r in csv.DictReader(out.open())] == ["naive", "torch_kl", "eager", "fused", "compiled"]

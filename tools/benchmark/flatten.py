@@ -1,0 +1,81 @@
+"""What it costs to bring a dense head's maps into rows before the loss reads them, beside the loss itself.
+
+The maps ``(B, A*C, H, W)`` of a RetinaNet at 800 x 1333 pixels, one image: 201,600 rows of 80 logits. Timed in turn are
+the copies of student's and teacher's maps into rows with the way back of the gradient, and ReKD with its gradient.
+
+    python tools/benchmark/flatten.py --threads 1 --out benchmarks/flatten_cpu.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+from pathlib import Path
+
+import torch
+from loss import copy_bandwidth, machine, timed
+from torch import Tensor
+
+from rekd_det.adapters.dense import flatten_maps
+from rekd_det.losses import ReKDLoss
+
+CLASSES, ANCHORS = 80, 9
+SIZES = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="CSV file to write")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    teacher, student = (
+        [torch.randn(1, ANCHORS * CLASSES, *size, device=args.device) for size in SIZES] for _ in range(2)
+    )
+    for each in student:
+        each.requires_grad_()
+    loss = ReKDLoss(activation="sigmoid")
+    rows = flatten_maps(student, CLASSES, "image").detach().requires_grad_()
+    teacher_rows, grad = flatten_maps(teacher, CLASSES, "image"), torch.randn_like(rows)
+
+    def copies() -> Tensor:
+        flatten_maps(teacher, CLASSES, "image")
+        made = flatten_maps(student, CLASSES, "image")
+        made.backward(grad)
+        return made
+
+    def distil() -> None:
+        rows.grad = None
+        loss(rows, teacher_rows).backward()
+
+    calls = {"copies": copies, "loss": distil}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+    for turn in range(args.repeats + 1):
+        for name, call in calls.items():
+            for each in student:
+                each.grad = None
+            measured = timed(call, args.device)
+            if turn:  # the first is for warming up
+                times[name].append(measured)
+    host = machine(args.device, copy_bandwidth(args.device))
+    table = []
+    for name, of in times.items():
+        wall, cpu = (statistics.median(v) for v in zip(*of, strict=True))
+        table.append(
+            dict(**host, rows=len(rows), classes=CLASSES, what=name, wall_s=round(wall, 4), cpu_s=round(cpu, 4))
+        )
+        print("  ".join(f"{k}={v}" for k, v in table[-1].items()))
+    if args.out:
+        with args.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(table)
+
+
+if __name__ == "__main__":
+    main()
