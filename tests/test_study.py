@@ -88,7 +88,7 @@ def test_studies_share_equal_runs():
     folders = {(run.arm, run.seed): run.folder for run in (*main.runs, *sweep.runs)}
     teachers, others = ({run.folder for run in plan.all() if run.serves} for plan in (main, sweep))
     assert teachers == others and len(teachers) == 3  # with two backbones
-    assert folders["rekd_joint", 1] == folders["rekd", 1]
+    assert folders["rekd_joint", 0] == folders["rekd", 0]
     assert folders["rekd_joint", 0] != folders["rekd_joint", 1]
     assert len({run.folder for run in main.runs}) == len(main.runs)
 
