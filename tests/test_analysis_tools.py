@@ -23,6 +23,8 @@ from rekd_det.analysis.box_scores import MIN_SCORE, TeacherScores
 from rekd_det.analysis.browse import MAX_BOXES, Panel, draw, look
 from rekd_det.analysis.pair import AnalysisError, build_images, choose, class_names
 from rekd_det.analysis.pair import build_pair as build_analysed
+from rekd_det.analysis.pull import Pull
+from rekd_det.analysis.rows import Rows
 from rekd_det.analysis.sure_rows import Agreement
 from rekd_det.support import build_tiny, pair_of, tiny_batch, tiny_config
 
@@ -114,6 +116,8 @@ def test_head_tail_writes_a_report_that_stands_alone(pair, tool, tmp_path):
     arguments = ("--limit", 3, "--split", "val", "--workers", 0, "--checkpoint", pair.folder / "student.pth")
     said = tool("head_tail", pair.pair, *arguments, "--out", out)
     assert re.search(r"Suggested K: \d+|the teacher is flat", said)
+    with (out / "gradients.csv").open() as file:
+        assert {line["part"] for line in csv.DictReader(file)} == {"loss_tisd", "loss_ntid", "cross-entropy"}
     html = (out / "report.html").read_text()
     sources = re.findall(r'src="([^"]*)"', html)
     assert len(sources) >= 4 and all(s.startswith("data:image/png;base64,") for s in sources)
@@ -169,6 +173,30 @@ def test_a_pair_without_logits_has_no_head(pair):
     )
     with pytest.raises(AnalysisError, match="distils feature maps alone"):
         build_analysed(cfg, None, "cpu")
+
+
+def test_where_the_gradient_comes_from():
+    loss = MODELS.build(dict(type="mmrazor.ReKDLoss", top_k=1, alpha=2.0, beta=0.5))
+    teacher = torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 4.0], [1.0, 0.0, 0.0, 2.0]])
+    student = torch.tensor([[1.0, 2.0, 0.0, 0.0], [0.0, 1.0, 0.0, 4.0], [0.0, 0.0, 1.0, 1.0]])
+    labels = torch.tensor([0, 3, 3])
+    pull = Pull(loss, "softmax")
+    pull.add(Rows(teacher, student, labels, 3, "softmax"))
+    table = {(line[0], line[1]): line for line in pull.table()}
+    assert [table["loss_tisd", g][2] for g in ("object", "background")] == [1, 2]
+    q, p = student.softmax(1), teacher.softmax(1)
+    own = (q - torch.nn.functional.one_hot(labels, 4)).abs().sum(1)
+    assert float(table["cross-entropy", "object"][3]) == pytest.approx(float(own[0]), rel=1e-3)
+    assert float(table["cross-entropy", "background"][3]) == pytest.approx(float(own[1:].mean()), rel=1e-3)
+    # TISD of one class: alpha * 2 |Q - P|, half of it on the class and half on the others.
+    tisd = 4 * (q - p)[torch.arange(3), teacher.argmax(1)].abs()
+    assert float(table["loss_tisd", "object"][3]) == pytest.approx(float(tisd[0]), rel=1e-3)
+    assert float(table["loss_tisd", "object"][4]) == pytest.approx(float(tisd[0] / tisd.sum()), abs=1e-3)
+    # The second row's student is its teacher.
+    assert float(table["loss_ntid", "background"][3]) > 0
+    without = Pull(loss, "softmax")
+    without.add(Rows(teacher, student, None, 3, "softmax"))
+    assert not without.table()
 
 
 # --- agreement ------------------------------------------------------------------------------
