@@ -21,6 +21,7 @@ from .features import FeatureLoss, FeatureTap
 from .finite import FiniteGuard
 from .lean import LeanRun
 from .losses import LogitLoss
+from .row_weight import check_rows, row_weight
 from .structures import AlignedLogits
 from .taps import TapSet
 
@@ -34,14 +35,24 @@ class ReKDDistiller(BaseDistiller):
             sets no ``activation``, the head's own is used. None distils features alone; the heads then need no adapter.
         feature_losses: losses on feature maps by name, see :class:`rekd_det.features.FeatureLoss`, e.g.
             ``dict(loss_pkd=dict(type='mmrazor.PKDLoss', loss_weight=6.0, levels=[0, 1, 2, 3]))``.
+        rows: which rows count in ``loss``, and how much: 'all', 'object' or 'teacher', see
+            :func:`rekd_det.row_weight.row_weight`.
         init_cfg: as in mmengine's ``BaseModule``.
 
     Raises:
         ValueError, TypeError: for a loss that can't be built, or that does not fit the pair's heads.
     """
 
-    def __init__(self, loss: dict | None, feature_losses: Mapping | None = None, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        loss: dict | None,
+        feature_losses: Mapping | None = None,
+        rows: str = "all",
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
+        check_rows(rows)
+        self.rows = rows
         if not isinstance(loss, dict) and not (loss is None and feature_losses):
             raise TypeError(
                 f"model.distiller.loss must be a config dict (or None beside feature_losses), got {type(loss).__name__}"
@@ -143,7 +154,8 @@ class ReKDDistiller(BaseDistiller):
     def _components(self, entry: AlignedLogits) -> dict[str, Tensor]:
         assert self.loss is not None
         avg_factor = entry.avg_factor if self.loss.reduction == "mean" else None
-        return self.loss.components(entry.student, entry.teacher, entry.weight, avg_factor, entry.labels)
+        weight = row_weight(entry, self.rows)
+        return self.loss.components(entry.student, entry.teacher, weight, avg_factor, entry.labels)
 
 
 def _build_loss(cfg: dict) -> LogitLoss:
