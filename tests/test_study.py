@@ -103,6 +103,8 @@ def test_studies_share_equal_runs():
         (dict(seeds=[True]), "seeds must be whole numbers >= 0"),
         (dict(seeds=[0, 0]), "a seed is given twice"),
         (dict(baseline="no"), r"baseline must be one of the arms \(alone, kd\)"),
+        (dict(against=["kd", "no"]), r"against must be a list of arms \(alone, kd\), got \['kd', 'no'\]"),
+        (dict(against="kd"), "against must be a list of arms"),
         (dict(arms=["alone"]), "arms must be a mapping"),
         (dict(arms={"alone": {"config": STUDENT, "option": {}}}), "arms.alone: the key 'option' is unknown; did you"),
         (dict(arms={"alone": {"options": {"a": 1}}}), "arms.alone.config must be the path"),
@@ -461,7 +463,7 @@ def reported(tmp_path):
         "broken": {"config": PAIR},
         "late": {"config": PAIR},
     }
-    study = read_study(write(tmp_path, seeds=[0, 1, 2], arms=arms))
+    study = read_study(write(tmp_path, seeds=[0, 1, 2], arms=arms, against=["kd"]))
     results = [
         *(line("alone", seed, value) for seed, value in enumerate((0.10, 0.12, 0.10))),
         *(line("kd", seed, value) for seed, value in enumerate((0.11, 0.14, 0.13))),
@@ -481,6 +483,9 @@ def test_the_report_has_every_arm_and_the_right_numbers(reported):
     assert "| kd | 3 of 3 | 12.7 | 1.5 | +2.0 | -0.5 to +4.5 | no |" in text
     assert "| broken | 0 of 3 | - | - | - | - | - |" in text
     assert "| late | 0 of 3 | - | - | - | - | - |" in text
+    _, _, against = text.partition("differences to **kd**")
+    assert "| kd | 3 of 3 | 12.7 | 1.5 | baseline |  |  |" in against
+    assert "| alone: nothing | 3 of 3 | 10.7 | 1.2 | -2.0 | -4.5 to +0.5 | no |" in against
     assert "| kd | 12.7 | 25.3 | - |" in text  # no objects of that size: not -100
     assert text.count("loss_cls is NaN") == 3
     assert "t interval" in text

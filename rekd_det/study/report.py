@@ -42,8 +42,15 @@ class Row:
     difference: Difference | None
 
 
-def make_rows(study: Study, results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """A row for every arm, in the study's order, and every metric that any run has."""
+def make_rows(study: Study, results: Sequence[Mapping[str, Any]], baseline: str | None = None) -> list[Row]:
+    """A row for every arm, in the study's order, and every metric that any run has.
+
+    Args:
+        study: what was to be done.
+        results: what :func:`rekd_det.study.results.collect` gave.
+        baseline: the arm that differences are taken to; the study's, if None.
+    """
+    baseline = baseline or study.baseline
     by_arm: dict[str, dict[int, Mapping[str, float]]] = {arm.name: {} for arm in study.arms}
     for line in results:
         if line["status"] == "ok" and line["arm"] in by_arm:
@@ -51,10 +58,10 @@ def make_rows(study: Study, results: Sequence[Mapping[str, Any]]) -> list[Row]:
     known = [m for m in METRICS if any(m in found for seeds in by_arm.values() for found in seeds.values())]
     rows = []
     for metric in known or METRICS[:1]:
-        base = _values(by_arm[study.baseline], metric)
+        base = _values(by_arm[baseline], metric)
         for arm, seeds in by_arm.items():
             values = _values(seeds, metric)
-            difference = None if arm == study.baseline else paired_difference(values, base)
+            difference = None if arm == baseline else paired_difference(values, base)
             rows.append(Row(arm, metric, values, difference))
     return rows
 
@@ -83,7 +90,11 @@ def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
             continue
         picture = f"{task}.png"
         save(difference_figure(study.baseline, of_task), folder / picture)
-        text += [f"## AP of {title}, in points", "", *_table(study, of_task), "", f"![differences]({picture})", ""]
+        text += [f"## AP of {title}, in points", "", *_table(study, of_task, study.baseline), ""]
+        text += [f"![differences]({picture})", ""]
+        for other in study.against:
+            of_other = [row for row in make_rows(study, results, other) if row.metric == f"{task}_mAP"]
+            text += [f"The same as differences to **{other}**:", "", *_table(study, of_other, other), ""]
         text += [*_other_metrics(study, rows, task), ""]
     text += ["## Runs", "", *_runs(results), "", *_failures(results), *_conditions(results)]
     report = folder / REPORT
@@ -103,7 +114,7 @@ def _state(study: Study, results: Sequence[Mapping[str, Any]]) -> list[str]:
     return [" ".join(state)]
 
 
-def _table(study: Study, rows: Sequence[Row]) -> list[str]:
+def _table(study: Study, rows: Sequence[Row], baseline: str) -> list[str]:
     about = {arm.name: arm.about for arm in study.arms}
     header = ["arm", "seeds", "mean", "std", "difference", "95 % interval", "excludes 0"]
     lines = []
@@ -111,7 +122,7 @@ def _table(study: Study, rows: Sequence[Row]) -> list[str]:
         values, found = list(row.values.values()), row.difference
         name = f"{row.arm}: {about[row.arm]}" if about[row.arm] else row.arm
         cells = [name, f"{len(values)} of {len(study.seeds)}", _points(mean(values)), _points(deviation(values))]
-        if row.arm == study.baseline:
+        if row.arm == baseline:
             cells += ["baseline", "", ""]
         elif found is None:
             cells += ["-", "-", "-"]

@@ -79,6 +79,7 @@ class Study:
         pretrain: None leaves the backbones as their configs initialise them.
         seeds: each arm is trained once with each.
         baseline: the arm that differences are taken to.
+        against: further arms that differences are taken to, each in a table of its own.
         arms: in the order of the report.
     """
 
@@ -88,6 +89,7 @@ class Study:
     pretrain: Pretraining | None
     seeds: tuple[int, ...]
     baseline: str
+    against: tuple[str, ...]
     arms: tuple[Arm, ...]
 
 
@@ -123,7 +125,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _study(content: object, folder: Path) -> Study:
-    known = ("name", "data", "teacher", "pretrain", "seeds", "baseline", "options", "arms")
+    known = ("name", "data", "teacher", "pretrain", "seeds", "baseline", "against", "options", "arms")
     keys = _mapping(content, "the file", known)
     for key in ("name", "seeds", "baseline", "arms"):
         if key not in keys:
@@ -136,6 +138,9 @@ def _study(content: object, folder: Path) -> Study:
     names = [arm.name for arm in arms]
     if keys["baseline"] not in names:
         raise StudyError(f"baseline must be one of the arms ({', '.join(names)}), got {keys['baseline']!r}")
+    against = keys.get("against") or []
+    if not isinstance(against, list) or not all(name in names for name in against):
+        raise StudyError(f"against must be a list of arms ({', '.join(names)}), got {against!r}")
     data = keys.get("data")
     if data is not None:
         data = dict(_mapping(data, "data", _DATA_KEYS))
@@ -149,6 +154,7 @@ def _study(content: object, folder: Path) -> Study:
         pretrain=None if pretrain is None else _pretraining(pretrain, common, folder, data),
         seeds=_seeds(keys["seeds"]),
         baseline=keys["baseline"],
+        against=tuple(against),
         arms=arms,
     )
 
