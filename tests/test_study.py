@@ -79,7 +79,8 @@ def test_shipped_studies_can_be_planned(path):
 
 def test_the_main_study_has_the_promised_arms():
     names = [arm.name for arm in read_study(ROOT / "studies/frcnn.yml").arms]
-    assert names == ["student", "kd", "dkd", "gdkd", "rekd_joint", "rekd_within", "rekd_within_mass", "pkd", "rekd_pkd"]
+    promised = ["student", "kd", "dkd", "gdkd", "rekd_joint", "rekd_within", "rekd_within_mass", "pkd", "rekd_pkd"]
+    assert [name for name in names if name in promised] == promised
     assert len(read_study(ROOT / "studies/frcnn.yml").seeds) >= 3
 
 
