@@ -161,6 +161,16 @@ def test_two_arms_that_are_the_same_are_an_error(tmp_path):
         make_plan(read_study(write(tmp_path, arms=arms)))
 
 
+def test_a_default_that_every_arm_overrides_does_not_make_another_run(tmp_path):
+    def digest(default: float) -> str:
+        base = tmp_path / "base.py"
+        base.write_text(f"_base_ = {PAIR!r}\ndistill = dict(distiller=dict(loss=dict(beta={default})))\n")
+        arms = {"kd": {"config": str(base), "options": {"model.distiller.loss.beta": 0.5}}}
+        return make_plan(read_study(write(tmp_path, arms=arms, baseline="kd"))).runs[0].digest
+
+    assert digest(0.25) == digest(2.0)
+
+
 def test_a_pair_can_not_be_the_teacher(tmp_path):
     with pytest.raises(StudyError, match="a teacher learns alone"):
         make_plan(read_study(write(tmp_path, teacher={"config": PAIR})))

@@ -17,8 +17,8 @@ from ..structures import AlignedLogits
 def sure_rows(model: Any, batch: dict, least: float) -> Iterator[tuple[Tensor, Tensor, str, int]]:
     """The rows in which the teacher gives a category of objects at least a probability, whatever their labels.
 
-    The rows of most dense heads are the same for every student. An R-CNN's are its own proposals, YOLOX's those that its
-    own assigner gives to objects.
+    The rows of most dense heads are the same for every student. An R-CNN's are its own proposals, YOLOX's those that
+    its own assigner gives to objects.
 
     Args:
         model: a :class:`rekd_det.algorithm.ReKDDistill`, see :func:`rekd_det.analysis.pair.build_pair`.

@@ -51,7 +51,7 @@ class ReKDLoss(LogitLoss):
         self,
         top_k: int = 5,
         alpha: float = 1.0,
-        beta: float = 0.25,
+        beta: float = 1.0,
         tau: float = 1.0,
         tisd: str = "joint",
         select_by: str = "teacher",
@@ -154,7 +154,7 @@ class NTIDLoss(ReKDLoss):
     Options as there, without ``alpha``, ``tisd``, ``mass_weight``.
     """
 
-    def __init__(self, top_k: int = 5, beta: float = 0.25, **kwargs) -> None:
+    def __init__(self, top_k: int = 5, beta: float = 1.0, **kwargs) -> None:
         for key in ("alpha", "tisd", "mass_weight"):
             _refuse(kwargs, key, "NTIDLoss")
         super().__init__(top_k=top_k, alpha=0.0, beta=beta, **kwargs)

@@ -21,6 +21,8 @@ from .spec import PRETRAIN, Arm, Pretraining, Study, StudyError
 
 #: digits of a digest that name files and folders
 _SHORT = 12
+#: variables of `configs/_base_` that configs read; what they made of them stands in `model` and `custom_hooks`
+_TEMPLATES = ("distill", "rekd_hooks")
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ def _read(arm: Arm) -> Config:
 def _settings(config: Config, without_teacher: bool = False) -> dict:
     """A config as plain data, without the teacher that the study's replaces."""
     settings = copy.deepcopy(config.to_dict())
+    for name in _TEMPLATES:
+        settings.pop(name, None)
     if without_teacher:
         for key in ("teacher", "teacher_ckpt"):
             settings["model"].pop(key, None)
