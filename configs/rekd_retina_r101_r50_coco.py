@@ -1,3 +1,4 @@
+# The loss of _base_/rekd_distill.py, read with sigmoids as the head is; docs/study.md found no better reading.
 _base_ = ["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "./_base_/rekd.py"]
 model = dict(
     _delete_=True,
