@@ -6,7 +6,7 @@ runner_type = "ReKDRunner"
 rekd_hooks = [dict(type="mmrazor.PairCheckHook"), dict(type="mmrazor.DistillLogHook")]
 
 # Not tuned on COCO. With beta 1, the highest of 0, 0.25, 1 and 4, ReKD beat KD in docs/study.md (a Faster R-CNN's
-# softmax, generated images); K 1 and alpha 4 gave no better student than K 5 (GDKD's) and alpha 1. tau 1 is other papers'.
+# softmax, generated images); K 1 and alpha 4 gave no better one than K 5 (GDKD's) and alpha 1. tau 1 is other papers'.
 distill = dict(
     type="mmrazor.ReKDDistill",
     distiller=dict(
