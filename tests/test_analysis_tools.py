@@ -180,7 +180,7 @@ def test_where_the_gradient_comes_from():
     teacher = torch.tensor([[3.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 4.0], [1.0, 0.0, 0.0, 2.0]])
     student = torch.tensor([[1.0, 2.0, 0.0, 0.0], [0.0, 1.0, 0.0, 4.0], [0.0, 0.0, 1.0, 1.0]])
     labels = torch.tensor([0, 3, 3])
-    pull = Pull(loss, "softmax")
+    pull = Pull(loss)
     pull.add(Rows(teacher, student, labels, 3, "softmax"))
     table = {(line[0], line[1]): line for line in pull.table()}
     assert [table["loss_tisd", g][2] for g in ("object", "background")] == [1, 2]
@@ -194,7 +194,7 @@ def test_where_the_gradient_comes_from():
     assert float(table["loss_tisd", "object"][4]) == pytest.approx(float(tisd[0] / tisd.sum()), abs=1e-3)
     # The second row's student is its teacher.
     assert float(table["loss_ntid", "background"][3]) > 0
-    without = Pull(loss, "softmax")
+    without = Pull(loss)
     without.add(Rows(teacher, student, None, 3, "softmax"))
     assert not without.table()
 

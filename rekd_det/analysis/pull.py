@@ -25,14 +25,11 @@ class Pull:
 
     Args:
         loss: of the pair, a :class:`rekd_det.losses.base.LogitLoss`.
-        activation: of the rows, see :class:`rekd_det.analysis.rows.Rows`.
     """
 
-    def __init__(self, loss: Any, activation: str) -> None:
+    def __init__(self, loss: Any) -> None:
         self._loss = copy.copy(loss)
-        # The rows have their background already.
-        self._loss.activation, self._loss.reduction, self._loss.backend = activation, "sum", "eager"
-        self._activation = activation
+        self._loss.reduction, self._loss.backend = "sum", "eager"
         self._sums: dict[tuple[str, str], float] = defaultdict(float)
         self._rows: dict[str, int] = defaultdict(int)
 
@@ -40,19 +37,21 @@ class Pull:
         """Count the rows of a batch; those of a head without labels say nothing about objects and are left out."""
         if rows.labels is None or rows.is_object is None:
             return
+        self._loss.activation = rows.activation  # the rows have their background already
         student = rows.student.detach().requires_grad_()
         parts = {
             name: value
             for name, value in self._loss.components(student, rows.teacher, gt_labels=rows.labels).items()
             if "loss" in name
         }
-        if self._activation == "softmax" and student.shape[1] > rows.num_categories:
+        if rows.activation == "softmax" and student.shape[1] > rows.num_categories:
             parts[OWN] = F.cross_entropy(student, rows.labels, reduction="sum")
+        sizes = {name: _size(value, student) for name, value in parts.items()}
         for group in GROUPS:
             chosen = rows.is_object if group == "object" else ~rows.is_object
             self._rows[group] += int(chosen.sum())
-            for name, value in parts.items():
-                self._sums[name, group] += float(_size(value, student)[chosen].sum())
+            for name, size in sizes.items():
+                self._sums[name, group] += float(size[chosen].sum())
 
     def table(self) -> list[list[object]]:
         """A line for each part and group of rows, see :data:`HEADER`."""

@@ -64,15 +64,19 @@ def rows_of(model: Any, batch: dict) -> Iterator[Rows]:
         model: a :class:`rekd_det.algorithm.ReKDDistill`, see :func:`rekd_det.analysis.pair.build_pair`.
         batch: a preprocessed batch.
     """
+    for entry in aligned_logits(model, batch):
+        if len(entry.student):
+            yield _rows(entry, model.distiller.loss.activation, len(batch["data_samples"]))
+
+
+def aligned_logits(model: Any, batch: dict) -> list[AlignedLogits]:
+    """What the distillation would compare in a batch, head by head; arguments as in :func:`rows_of`."""
     inputs, samples = batch["inputs"], batch["data_samples"]
     distiller = model.distiller
     with torch.no_grad(), distiller.step():
         model.student(inputs, samples, mode="loss")
         feats = distiller.extract_teacher_feat(model.teacher, model._teacher_input(inputs, samples))
-        aligned = distiller.adapter.align(feats, samples)
-    for entry in aligned:
-        if len(entry.student):
-            yield _rows(entry, distiller.loss.activation, len(samples))
+        return distiller.adapter.align(feats, samples)
 
 
 def _rows(entry: AlignedLogits, activation: str, images: int) -> Rows:

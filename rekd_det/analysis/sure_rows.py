@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..agreement import num_categories
 from ..functional import append_background
+from ..losses import KDLoss
 from ..structures import AlignedLogits
+from .rows import aligned_logits
 
 
 def sure_rows(model: Any, batch: dict, least: float) -> Iterator[tuple[Tensor, Tensor, str, int]]:
@@ -29,14 +30,8 @@ def sure_rows(model: Any, batch: dict, least: float) -> Iterator[tuple[Tensor, T
         For each head ``(N, C)`` logits of the student and the teacher, 'softmax' or 'sigmoid', and how many of the C
         are categories of objects.
     """
-    inputs, samples = batch["inputs"], batch["data_samples"]
-    distiller = model.distiller
-    with torch.no_grad(), distiller.step():
-        model.student(inputs, samples, mode="loss")
-        feats = distiller.extract_teacher_feat(model.teacher, model._teacher_input(inputs, samples))
-        aligned = distiller.adapter.align(feats, samples)
-    for entry in aligned:
-        yield _sure(entry, distiller.loss.activation, least)
+    for entry in aligned_logits(model, batch):
+        yield _sure(entry, model.distiller.loss.activation, least)
 
 
 def _sure(entry: AlignedLogits, activation: str, least: float) -> tuple[Tensor, Tensor, str, int]:
@@ -67,7 +62,8 @@ class Agreement:
         heads = [x[:, :categories].topk(k, 1).indices for x in (student, teacher)]
         first = heads[0][:, 0] == heads[1][:, 0]
         shared = (heads[0][:, :, None] == heads[1][:, None, :]).any(2).double().mean(1)
-        self._sums += torch.stack([x.double().sum() for x in (first, shared, _kl(student, teacher, kind))])
+        kl = KDLoss(activation=kind, reduction="none")(student, teacher)
+        self._sums += torch.stack([x.double().sum() for x in (first, shared, kl)])
         self.rows += len(student)
 
     def result(self) -> dict[str, float]:
@@ -75,11 +71,3 @@ class Agreement:
         among the student's K; ``kl``: mean KL divergence of a row in nats (a Bernoulli's for each category of a sigmoid
         head, summed)."""
         return dict(zip(("top1", "head", "kl"), (self._sums / max(self.rows, 1)).tolist(), strict=True))
-
-
-def _kl(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
-    if kind == "softmax":
-        return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1)
-    p = teacher.sigmoid()
-    cross = F.binary_cross_entropy_with_logits(student, p, reduction="none")
-    return (cross - F.binary_cross_entropy_with_logits(teacher, p, reduction="none")).sum(1)

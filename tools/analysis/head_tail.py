@@ -61,24 +61,26 @@ def main() -> None:
     model = build_pair(cfg, args.checkpoint, args.device)
     dataset = build_images(cfg, args.split)
     images = choose(dataset, args.limit)
-    loss, found, pull = model.distiller.loss, None, None
+    loss, found = model.distiller.loss, None
+    # A student at the start of its training is wrong about everything alike: its gradients tell nothing.
+    pull = Pull(loss) if args.checkpoint else None
     judges = ("teacher", "student") if args.checkpoint else ("teacher",)
     seed_samplers()
     with tqdm(total=len(images), unit="img") as bar:
         for batch in batches(model, images, args.batch_size, args.workers):
             for rows in rows_of(model, batch):
-                if found is None or pull is None:
+                if found is None:
                     num_logits = rows.teacher.shape[1]
                     top_k = args.top_k or getattr(loss, "top_k", DEFAULT_TOP_K)
                     if top_k >= num_logits:
                         raise AnalysisError(f"--top-k {top_k} leaves no tail: the head has {num_logits} logits per row")
                     names = class_names(dataset, rows.num_categories)
                     found = HeadTail(names, num_logits, top_k, rows.activation, loss.tau, judges)
-                    pull = Pull(loss, rows.activation)
                 found.add(rows)
-                pull.add(rows)
+                if pull is not None:
+                    pull.add(rows)
             bar.update(len(batch["data_samples"]))
-    if found is None or pull is None:
+    if found is None:
         raise AnalysisError("the student's head sees no row in these images; take more (--limit)")
     student = f"the student of '{args.checkpoint}'" if args.checkpoint else "a student at the start of its training"
     about = (
@@ -87,11 +89,11 @@ def main() -> None:
     )
     report = write_report(found, out, about)
     print(suggestion_text(found))
-    if args.checkpoint and pull.table():
-        # A student at the start of its training is wrong about everything alike: its gradients tell nothing.
-        write_csv(out / "gradients.csv", HEADER, pull.table())
+    gradients = pull.table() if pull is not None else []
+    if gradients:
+        write_csv(out / "gradients.csv", HEADER, gradients)
         print("\nWhere the gradient on the student's logits comes from:\n")
-        print("\n".join(markdown(HEADER, [[str(cell) for cell in line] for line in pull.table()])), end="\n\n")
+        print("\n".join(markdown(HEADER, [[str(cell) for cell in line] for line in gradients])), end="\n\n")
     print(f"report: {report}")
 
 
