@@ -9,12 +9,11 @@ the copies of student's and teacher's maps into rows with the way back of the gr
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 from pathlib import Path
 
 import torch
-from loss import copy_bandwidth, machine, timed
+from loss import copy_bandwidth, machine, timed, write_table
 from torch import Tensor
 
 from rekd_det.adapters.dense import flatten_maps
@@ -71,10 +70,7 @@ def main() -> None:
         )
         print("  ".join(f"{k}={v}" for k, v in table[-1].items()))
     if args.out:
-        with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
+        write_table(table, args.out)
 
 
 if __name__ == "__main__":

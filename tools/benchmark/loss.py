@@ -179,6 +179,14 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
+def write_table(table: list[dict], path: Path) -> None:
+    """Write rows of equal keys as CSV."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+
+
 def plot(table: list[dict], path: Path) -> None:
     """Time against rows, classes and head size for fp32."""
     import matplotlib
@@ -234,10 +242,7 @@ def main() -> None:
                 table.append({**machine(args.device, bandwidth), "backend_device": args.device, **row})
                 print("  ".join(f"{k}={v}" for k, v in row.items()), flush=True)
     if args.out:
-        with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(table)
+        write_table(table, args.out)
     if args.plot:
         plot(table, args.plot)
 

@@ -11,14 +11,13 @@ Bernoulli KL divergence of a row (the sum over its categories), which is what si
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import statistics
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from loss import cpu_name
+from loss import cpu_name, write_table
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -109,10 +108,7 @@ def main() -> None:
             config=Path(args.config).stem,
             images=len(batches),
         )
-        with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*head, *table[0]], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**head, **row} for row in table)
+        write_table([{**head, **row} for row in table], args.out)
 
 
 def _batch(model, packed: dict) -> Tensor:

@@ -9,7 +9,6 @@ points and its largest deviation are reported.
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
 import statistics
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from loss import cpu_name, timed
+from loss import cpu_name, timed, write_table
 from torch import Tensor
 
 from rekd_det.losses import ReKDLoss
@@ -119,10 +118,7 @@ def main() -> None:
             f"{axis}: " + ", ".join(f"{r[axis]}: {r['ms']:.2f} ms" for r in rows), f"(line off by {line(rows)[1]:.1%})"
         )
     if args.out:
-        with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*head, *table["rows"][0]], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({**head, **row} for rows in table.values() for row in rows)
+        write_table([{**head, **row} for rows in table.values() for row in rows], args.out)
     if args.plot:
         plot(table, f"ReKD loss, {name}, torch {torch.__version__}, {head['date']}", args.plot)
 

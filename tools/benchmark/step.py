@@ -18,7 +18,6 @@ clock. Memory is what a step holds at most beyond weights: CUDA's own count, or 
 from __future__ import annotations
 
 import argparse
-import csv
 import datetime
 import os
 import statistics
@@ -32,7 +31,7 @@ import mmdet
 import torch
 from contenders import VARIANTS, Step, Workbench
 from live_bytes import LiveBytes
-from loss import cpu_name, timed
+from loss import cpu_name, timed, write_table
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
@@ -224,10 +223,7 @@ def main() -> None:
     if args.profile:
         args.profile.write_text(profile(bench, {}, args.device) + "\n")
     if args.out:
-        with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(rows, args.out)
 
 
 if __name__ == "__main__":
