@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmcv.cnn.bricks.wrappers import Conv2d, Linear
-from mmcv.ops import RoIAlign
 from mmdet.models.dense_heads import TOODHead
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -137,7 +136,7 @@ def make_lean(teacher: nn.Module, options: LeanOptions) -> LeanRun:
 
 def _gather_rois(head: Sequence[nn.Module]) -> None:
     found = [(owner, name, m) for part in head for owner in part.modules() for name, m in owner.named_children()]
-    plain = [(owner, name, m) for owner, name, m in found if isinstance(m, RoIAlign) and can_gather(m)]
+    plain = [(owner, name, m) for owner, name, m in found if can_gather(m)]
     if not plain:
         raise ValueError(
             "model.teacher_roi_gather: the teacher has no RoIAlign with pool_mode='avg' and sampling_ratio=0; leave "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 import torch.nn.functional as F
 from mmcv.ops import RoIAlign
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 _ENTRIES = 1 << 22
 
 
-def can_gather(module: nn.Module) -> bool:
+def can_gather(module: nn.Module) -> TypeGuard[RoIAlign]:
     """Whether :class:`GatherRoIAlign` can stand for a module: a RoIAlign that averages adaptively, mmdet's default."""
     return type(module) is RoIAlign and bool(module.pool_mode == "avg" and module.sampling_ratio == 0)
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.ops import roi_align
 from mmdet.registry import MODELS
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.model import BaseModel
 from mmrazor.registry import MODELS as RAZOR_MODELS
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class CropClassifier(BaseModel):
         """
         if mode != "loss":
             raise NotImplementedError("CropClassifier only trains a backbone; test the detector that gets it")
-        boxes = [_tensor(sample.gt_instances.bboxes) for sample in data_samples]
+        boxes = [get_box_tensor(sample.gt_instances.bboxes) for sample in data_samples]
         labels = torch.cat([sample.gt_instances.labels for sample in data_samples])
         logits = self._logits(self._crops(inputs, boxes))
         return dict(
@@ -78,7 +79,3 @@ class CropClassifier(BaseModel):
 
     def _logits(self, crops: Tensor) -> Tensor:
         return self.fc(self.backbone(crops)[-1].mean((2, 3)))
-
-
-def _tensor(boxes: Any) -> Tensor:
-    return boxes.tensor if hasattr(boxes, "tensor") else boxes

@@ -38,10 +38,7 @@ def write_first_weights(run: Run, folder: Path) -> Path:
     torch.manual_seed(run.seed)
     model = MODELS.build(copy.deepcopy(run.student))  # which writes into what it is given
     model.init_weights()
-    partial = f"{path}.{os.getpid()}.partial"
-    torch.save({"meta": {}, "state_dict": model.state_dict()}, partial)
-    publish_file(partial, str(path))
-    return path
+    return _save({"meta": {}, "state_dict": model.state_dict()}, path)
 
 
 def write_with_backbone(first: Path, trained: Path, suffix: str) -> Path:
@@ -68,6 +65,10 @@ def write_with_backbone(first: Path, trained: Path, suffix: str) -> Path:
             if name not in found:
                 raise StudyError(f"pretrain.config: its model trains no '{name}'; it needs the key `model.backbone`")
             content["state_dict"][name] = found[name]
+    return _save(content, path)
+
+
+def _save(content: dict, path: Path) -> Path:
     partial = f"{path}.{os.getpid()}.partial"
     torch.save(content, partial)
     publish_file(partial, str(path))
