@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-from mmengine.device import get_device
 from tqdm import tqdm
 
+from rekd_det.analysis.arguments import add_loader_arguments, add_pair_arguments, check_counts
 from rekd_det.analysis.pair import (
     AnalysisError,
     batches,
@@ -27,21 +26,14 @@ from rekd_det.preflight import read_config
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file of a distillation pair")
+    add_pair_arguments(parser, split="val")
     parser.add_argument("checkpoints", nargs="+", metavar="STUDENT.pth", help="trained students, distilled or not")
-    parser.add_argument("--split", choices=["train", "val"], default="val", help="the images (never augmented)")
-    parser.add_argument("--limit", type=int, metavar="N", help="look at N images, evenly spread over the data set")
     parser.add_argument("--least", type=float, default=0.3, metavar="P", help="the teacher is sure from here on")
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="size of the heads that are compared")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the table there as well")
-    parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2, help="processes that load images")
-    parser.add_argument("--device", default=get_device())
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="as in tools/train.py")
+    add_loader_arguments(parser)
     args = parser.parse_args()
-    for name in ("limit", "top_k", "batch_size"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    check_counts(parser, args, "limit", "top_k", "batch_size")
     if not 0 <= args.least < 1:
         parser.error("--least must be a probability below 1")
     return args

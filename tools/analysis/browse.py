@@ -6,12 +6,11 @@ import argparse
 from html import escape
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.dataset import pseudo_collate
-from mmengine.device import get_device
 from tqdm import tqdm
 
 from rekd_det.analysis import html
+from rekd_det.analysis.arguments import add_pair_arguments, check_counts
 from rekd_det.analysis.browse import draw, look
 from rekd_det.analysis.figures import save
 from rekd_det.analysis.pair import build_images, build_pair, check_images, choose, class_names, quiet
@@ -24,19 +23,13 @@ DEFAULT_TOP_K = 5
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file of a distillation pair")
+    add_pair_arguments(parser, split="val", limit=20)
     parser.add_argument("checkpoint", help="weights of the student, distilled or plain")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures and index.html")
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="N images, evenly spread over the data set")
-    parser.add_argument("--split", choices=["train", "val"], default="val", help="the images (never augmented)")
     parser.add_argument("--top-k", type=int, metavar="K", help="categories per box; by default the loss's, or 5")
     parser.add_argument("--score-thr", type=float, default=0.3, help="detections below it are left out")
-    parser.add_argument("--device", default=get_device())
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="as in tools/train.py")
     args = parser.parse_args()
-    for name in ("limit", "top_k"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    check_counts(parser, args, "limit", "top_k")
     return args
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmengine.config import DictAction
-from mmengine.device import get_device
 from tqdm import tqdm
 
+from rekd_det.analysis.arguments import add_loader_arguments, add_pair_arguments, check_counts
 from rekd_det.analysis.head_tail import HeadTail
 from rekd_det.analysis.head_tail_report import suggestion_text, write_report
 from rekd_det.analysis.pair import (
@@ -33,20 +32,13 @@ DEFAULT_TOP_K = 5
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", help="config file of a distillation pair")
+    add_pair_arguments(parser, split="train")
     parser.add_argument("--checkpoint", help="weights of a trained student: it then proposes the rows, and judges too")
-    parser.add_argument("--split", choices=["train", "val"], default="train", help="the images (never augmented)")
-    parser.add_argument("--limit", type=int, metavar="N", help="look at N images, evenly spread over the data set")
     parser.add_argument("--top-k", type=int, metavar="K", help="K of the matrix; by default the loss's, or 5")
     parser.add_argument("--out", type=Path, help="folder of the report; default: work_dirs/CONFIG/head_tail")
-    parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2, help="processes that load images")
-    parser.add_argument("--device", default=get_device())
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="as in tools/train.py")
+    add_loader_arguments(parser)
     args = parser.parse_args()
-    for name in ("limit", "top_k", "batch_size"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    check_counts(parser, args, "limit", "top_k", "batch_size")
     return args
 
 
