@@ -161,6 +161,12 @@ def test_two_arms_that_are_the_same_are_an_error(tmp_path):
         make_plan(read_study(write(tmp_path, arms=arms)))
 
 
+@pytest.mark.parametrize("config", [STUDENT, PAIR], ids=["detector", "pair"])
+def test_a_detector_can_not_train_the_backbones(tmp_path, config):
+    with pytest.raises(StudyError, match=r"pretrain\.config: .*must hold a backbone.*configs/study/backbone\.py"):
+        make_plan(read_study(write(tmp_path, pretrain={"config": config})))
+
+
 def test_a_default_that_every_arm_overrides_does_not_make_another_run(tmp_path):
     def digest(default: float) -> str:
         base = tmp_path / "base.py"

@@ -144,7 +144,14 @@ class _Backbones:
 
     def __init__(self, study: Study) -> None:
         self._study, self._known = study, dict[str, Run]()
-        self._config = None if study.pretrain is None else _read(study.pretrain)
+        self._config: Config | None = None
+        if study.pretrain is not None:
+            self._config = _read(study.pretrain)
+            if "backbone" not in self._config.model or "neck" in self._config.model:
+                raise StudyError(
+                    f"pretrain.config: the model of '{study.pretrain.config}' must hold a backbone, and nothing that fits "
+                    "one backbone alone; see configs/study/backbone.py"
+                )
 
     def of(self, config: Config) -> Run | None:
         """The run that trains the backbone of a detector's, or of a pair's student's, config."""
