@@ -149,8 +149,8 @@ class _Backbones:
             self._config = _read(study.pretrain)
             if "backbone" not in self._config.model or "neck" in self._config.model:
                 raise StudyError(
-                    f"pretrain.config: the model of '{study.pretrain.config}' must hold a backbone, and nothing that fits "
-                    "one backbone alone; see configs/study/backbone.py"
+                    f"pretrain.config: the model of '{study.pretrain.config}' must hold a backbone, and nothing that "
+                    "fits one backbone alone; see configs/study/backbone.py"
                 )
 
     def of(self, config: Config) -> Run | None:
