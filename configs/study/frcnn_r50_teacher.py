@@ -1,0 +1,9 @@
+# A strong teacher: a ResNet-50 of half its width, trained for twice as long as `frcnn_teacher.py`, with the proposals of
+# a full test.
+_base_ = ["./_base_/frcnn.py", "./_base_/teacher_schedule.py"]
+model = dict(
+    backbone=dict(depth=50, base_channels=32, stem_channels=32),
+    neck=dict(in_channels=[256, 512, 1024]),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=64))),
+    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(max_per_img=100)),
+)
