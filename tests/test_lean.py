@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from adapters.zoo_pairs import run_step, zoo_pair
+from adapters.zoo_pairs import zoo_pair
 from mmcv.cnn import build_conv_layer
 from mmengine.config import ConfigDict
+from one_step import run_step
 from tiny import batch, build, build_pair, perturb, tiny_rcnn, total
 from torch import nn
 

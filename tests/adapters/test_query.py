@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from one_step import assert_no_pull, captured_step, distillation
 from tiny import NUM_CLASSES, batch, build, build_pair, forward_hooks, perturb, tiny_rcnn, total
 from tiny_queries import FAMILIES, LAYERS, MASK, PANOPTIC, QUERIES, RCNN, SHARED, tiny_query
 
@@ -19,25 +20,6 @@ SOFTMAX = ("detr", *MASK)
 def data_for(model, family, **kwargs):
     masks = family in MASK or family == "queryinst"
     return batch(model, with_mask=masks, with_semantic=family in PANOPTIC, **kwargs)
-
-
-def captured_step(model, data):
-    """Run one step; return its losses and the aligned rows."""
-    rows = []
-    align = model.distiller.adapter.align
-
-    def keep(*args):
-        rows.extend(align(*args))
-        return rows
-
-    model.distiller.adapter.align = keep
-    losses = model(**data, mode="loss")
-    del model.distiller.adapter.align
-    return losses, rows
-
-
-def distillation(losses):
-    return {k: v for k, v in losses.items() if k.startswith("distill.") and "loss" in k}
 
 
 def own_predictions(family, detector, feats, samples):
@@ -83,11 +65,7 @@ def test_identical_teacher_gives_bit_equal_rows_and_no_loss(family):
         assert entry.activation == ("softmax" if name in SOFTMAX else "sigmoid")
     distill = distillation(losses)
     assert len(distill) == 2 * layers
-    assert all(v == 0 for v in distill.values())
-    total(distill).backward()
-    gradients = [p.grad.abs().max() for p in model.parameters() if p.grad is not None]
-    assert gradients
-    assert max(gradients) < 1e-6
+    assert_no_pull(model, distill)
 
 
 def test_rows_are_weighted_as_the_heads_own_loss(family):

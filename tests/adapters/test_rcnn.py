@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from one_step import assert_no_pull, captured_step, distillation
 from tiny import (
     CASCADE,
     CASCADE_MASK,
@@ -34,21 +35,6 @@ def data_for(model, family, **kwargs):
     return batch(model, with_mask=with_mask, with_semantic=family == "htc", **kwargs)
 
 
-def captured_step(model, data):
-    """Run one step; return its losses and the aligned rows."""
-    rows = []
-    align = model.distiller.adapter.align
-
-    def keep(*args):
-        rows.extend(align(*args))
-        return rows
-
-    model.distiller.adapter.align = keep
-    losses = model(**data, mode="loss")
-    del model.distiller.adapter.align
-    return losses, rows
-
-
 @pytest.fixture(params=FAMILIES, scope="module")
 def family(request):
     return request.param, tiny_rcnn(FAMILIES[request.param])
@@ -64,13 +50,9 @@ def test_identical_teacher_gives_bit_equal_rows_and_no_loss(family):
         assert len(entry.labels) > 10
         assert torch.equal(entry.student, entry.teacher)
         assert not entry.teacher.requires_grad
-    distill = {k: v for k, v in losses.items() if k.startswith("distill.") and "loss" in k}
+    distill = distillation(losses)
     assert len(distill) == 2 * len(rows)
-    assert all(v == 0 for v in distill.values())
-    total(distill).backward()
-    gradients = [p.grad.abs().max() for p in model.parameters() if p.grad is not None]
-    assert gradients
-    assert max(gradients) < 1e-6
+    assert_no_pull(model, distill)
 
 
 def test_other_teacher_judges_the_students_rois_with_its_own_weights(family):
@@ -98,7 +80,7 @@ def test_other_teacher_judges_the_students_rois_with_its_own_weights(family):
     for by_hand, entry in zip(calls, rows, strict=True):
         assert torch.equal(by_hand, entry.teacher)
         assert not torch.allclose(entry.student, entry.teacher, atol=1e-3)
-    distill = {k: v for k, v in losses.items() if k.startswith("distill.") and "loss" in k}
+    distill = distillation(losses)
     assert all(torch.isfinite(v) and v > 0 for v in distill.values())
 
 
@@ -195,7 +177,7 @@ def test_no_proposals_at_all():
     config.train_cfg.rpn_proposal.min_bbox_size = 10_000
     model = build_pair(config, teacher=perturb(build(config)))
     losses = model(**batch(model, num_items=(0, 0)), mode="loss")
-    distill = {k: v for k, v in losses.items() if k.startswith("distill.") and "loss" in k}
+    distill = distillation(losses)
     assert len(distill) == 2
     assert all(v == 0 and v.requires_grad for v in distill.values())
 

@@ -1,44 +1,11 @@
-"""One step of a pair of tiny zoo detectors, and what the tests look at afterwards."""
+"""Pairs of tiny zoo detectors, and the order of their rows."""
 
 import copy
-from dataclasses import dataclass, field
 
 import torch
 from mmengine.logging import MessageHub
 
 from rekd_det.support import pair_of, self_pair, tiny_batch, tiny_config
-
-
-@dataclass
-class Step:
-    """Losses of one step, the aligned rows, and the teacher's feature maps."""
-
-    losses: dict
-    rows: list
-    feats: list = field(default_factory=list)
-
-    @property
-    def distill(self):
-        return {k: v for k, v in self.losses.items() if k.startswith("distill.") and "loss" in k}
-
-
-def run_step(model, batch) -> Step:
-    """One training step, with a look at what the adapter aligns."""
-    step = Step({}, [])
-    adapter = model.distiller.adapter
-    align = adapter.align
-
-    def keep(feats, samples):
-        step.feats = list(feats)
-        step.rows = align(feats, samples)
-        return step.rows
-
-    adapter.align = keep
-    try:
-        step.losses = model(**copy.deepcopy(batch), mode="loss")
-    finally:
-        del adapter.align
-    return step
 
 
 def zoo_pair(cfg_path, size, seed=0, epoch=0, objects=3):

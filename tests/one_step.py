@@ -1,0 +1,60 @@
+"""One step of a pair, and what the tests look at afterwards."""
+
+import copy
+from dataclasses import dataclass, field
+
+from tiny import total
+
+
+@dataclass
+class Step:
+    """Losses of one step, the aligned rows, and the teacher's feature maps."""
+
+    losses: dict
+    rows: list
+    feats: list = field(default_factory=list)
+
+    @property
+    def distill(self):
+        return distillation(self.losses)
+
+
+def run_step(model, batch) -> Step:
+    """One training step, with a look at what the adapter aligns."""
+    step = Step({}, [])
+    adapter = model.distiller.adapter
+    align = adapter.align
+
+    def keep(feats, samples):
+        step.feats = list(feats)
+        step.rows = align(feats, samples)
+        return step.rows
+
+    adapter.align = keep
+    try:
+        step.losses = model(**copy.deepcopy(batch), mode="loss")
+    finally:
+        del adapter.align
+    return step
+
+
+def captured_step(model, data):
+    """The losses of one step and the aligned rows."""
+    step = run_step(model, data)
+    return step.losses, step.rows
+
+
+def distillation(losses):
+    """The distillation's share of a step's losses."""
+    return {k: v for k, v in losses.items() if k.startswith("distill.") and "loss" in k}
+
+
+def assert_no_pull(model, losses):
+    """Losses that are exactly 0, and no gradient but rounding's."""
+    assert losses
+    assert all(v == 0 for v in losses.values())
+    total(losses).backward()
+    gradients = [p.grad.abs().max() for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    assert gradients
+    assert max(gradients) < 1e-6
