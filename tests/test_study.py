@@ -384,6 +384,26 @@ def test_without_its_backbone_nothing_is_trained(fake, capsys):
     assert "its backbone could not be trained (backbone-seed0-" in capsys.readouterr().out
 
 
+def test_a_stop_while_a_config_is_written_is_a_stop(fake, monkeypatch):
+    dump = Config.dump
+
+    def interrupted(self, file):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        except BaseException as error:  # as mmengine does
+            raise SyntaxError("Failed to format the config file") from error
+        dump(self, file)
+
+    monkeypatch.setattr(Config, "dump", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fake.study(jobs=1, only=["student"])
+    assert fake.calls() == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    monkeypatch.undo()
+    assert fake.study(only=["student"]) == 0
+
+
 def test_a_stopped_study_ends_its_programs_and_goes_on(fake):
     hang = fake.tools / "hang"
     hang.touch()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from .processes import Processes, hold
 from .report import write_report
 from .results import RESULTS, collect, write_results
 from .schedule import run_all
+from .signals import terminable
 from .slots import make_slots
 from .spec import Study, StudyError
 from .stamp import read_stamp
@@ -55,7 +54,7 @@ def run_study(study: Study, root: Path, tools: Path, jobs: int | None = None, on
         folder.mkdir(exist_ok=True)
         progress = _Progress(plan, trainer, folder, wanted, len(slots))
         print(f"{len(wanted)} runs, {len(done)} of them finished before; {len(slots)} at once", flush=True)
-        with _terminable():
+        with terminable():
             run_all(left, done, slots, trainer, progress.started, progress.ended, processes.stop)
     report_study(study, root, plan)
     return progress.failed
@@ -80,21 +79,6 @@ def _choose(study: Study, only: Collection[str]) -> set[str]:
     if unknown:
         raise StudyError(f"--only: no arm is called '{unknown[0]}'; there are {', '.join(names)}")
     return set(only) or set(names)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP act as Ctrl-C does, so that the trainings end with the study."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass

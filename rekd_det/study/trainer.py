@@ -19,6 +19,7 @@ from .machine import hardware, versions
 from .plan import Run
 from .processes import Processes, RunFailed
 from .settle import settle
+from .signals import uninterrupted
 from .stamp import read_stamp
 
 CONFIG = "config.py"
@@ -66,7 +67,9 @@ class Trainer:
             teacher = of / CONFIG, Path(self._checkpoint(of))
         # Each start writes it anew: mmengine's Runner replaces it by a dump that also says where it resumed.
         data = None if run.data is None else data_folder(self.root, run.data)
-        settle(run, data, first, teacher).dump(folder / CONFIG)
+        # mmengine takes whatever is raised while it formats a config, a stop as well, for an error in that config.
+        with uninterrupted():
+            settle(run, data, first, teacher).dump(folder / CONFIG)
 
     def __call__(self, run: Run, environment: Mapping[str, str]) -> None:
         """Train from the start or from where an earlier one was killed, test, and stamp the result.
