@@ -1,5 +1,5 @@
-# The loss of _base_/rekd_distill.py, read with sigmoids as the head is; docs/study.md found no better reading.
-_base_ = ["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "./_base_/rekd.py"]
+# The loss and rows of _base_/rekd_retina.py, read with sigmoids as the head is: the best in docs/study.md.
+_base_ = ["mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "./_base_/rekd_retina.py"]
 model = dict(
     _delete_=True,
     **_base_.distill,

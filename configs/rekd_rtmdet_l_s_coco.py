@@ -1,4 +1,5 @@
-# The loss of _base_/rekd_distill.py, read with sigmoids as RetinaNet's in docs/study.md; not measured for this one.
+# The loss of _base_/rekd_distill.py, read with sigmoids; not measured for this one. `rows="teacher"` was better for
+# RetinaNet in docs/study.md (`_base_/rekd_retina.py`).
 _base_ = ["mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py", "./_base_/rekd_distill.py"]
 custom_hooks = [*_base_.custom_hooks, *_base_.rekd_hooks]
 model = dict(
