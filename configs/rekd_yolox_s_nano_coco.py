@@ -1,5 +1,4 @@
-# The loss of _base_/rekd_distill.py, read with sigmoids; not measured for this one. `rows="teacher"` was better for
-# RetinaNet in docs/study.md (`_base_/rekd_retina.py`).
+# The loss of _base_/rekd_distill.py, read with sigmoids as RetinaNet's in docs/study.md; not measured for this one.
 _base_ = ["mmdet::yolox/yolox_nano_8xb8-300e_coco.py", "./_base_/rekd_distill.py"]
 custom_hooks = [*_base_.custom_hooks, *_base_.rekd_hooks]
 model = dict(

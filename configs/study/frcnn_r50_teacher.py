@@ -1,5 +1,5 @@
-# A strong teacher: a ResNet-50 of half its width, trained for twice as long as `frcnn_teacher.py`, with the proposals of
-# a full test.
+# A strong teacher: a ResNet-50 of half its width with the proposals of a full test. `studies/strong_teacher.yml` trains
+# it for twice as long as `frcnn_teacher.py`.
 _base_ = ["./_base_/frcnn.py", "./_base_/teacher_schedule.py"]
 model = dict(
     backbone=dict(depth=50, base_channels=32, stem_channels=32),
