@@ -5,7 +5,7 @@ import importlib.util
 
 import pytest
 import torch
-from one_step import assert_no_pull, run_step
+from one_step import assert_no_pull, distillation, run_step
 from tiny import forward_hooks, total
 from zoo_pairs import image_major, level_major, perturbed_pair, zoo_pair
 
@@ -201,7 +201,7 @@ def test_zero_scale_is_plain_mmdet(family):
     for key, value in theirs.items():
         a, b = (v if isinstance(v, (list, tuple)) else [v] for v in (value, ours[key]))
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), key
-    assert all(v == 0 for k, v in ours.items() if k.startswith("distill.") and "loss" in k)
+    assert all(v == 0 for v in distillation(ours).values())
 
 
 def test_one_student_forward_and_nothing_left_behind(family):
@@ -267,6 +267,7 @@ def test_mixed_precision(name):
         step = run_step(model, batch)
     (entry,) = step.rows
     assert torch.equal(entry.student, entry.teacher)
+    assert all(v == 0 for v in step.distill.values())
     total(step.losses).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
