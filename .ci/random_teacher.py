@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import rekd_det  # noqa: F401
-from rekd_det.pairs import resolve_model_config
+from rekd_det.utils.pair_config import resolve_model_config
 
 
 def main(config_path: str, out: str) -> None:

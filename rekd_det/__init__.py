@@ -1,10 +1,10 @@
 """ReKD for MMDetection. Importing it registers its components: ``custom_imports=dict(imports=['rekd_det'])``."""
 
-from . import _compat
+from rekd_det.utils import compat
 
-_compat.apply()  # before anything imports mmrazor
+compat.apply()  # before anything imports mmrazor
 
-from . import adapters, algorithm, amp, distiller, evaluation, hooks, losses, runner  # noqa: E402
-from .version import __version__  # noqa: E402
+from rekd_det import engine, evaluation, models, structures  # noqa: E402
+from rekd_det.version import __version__  # noqa: E402
 
-__all__ = ["__version__", "adapters", "algorithm", "amp", "distiller", "evaluation", "hooks", "losses", "runner"]
+__all__ = ["__version__", "engine", "evaluation", "models", "structures"]

@@ -15,8 +15,8 @@ from mmengine.logging import MessageHub
 from one_step import distillation
 from tiny import total
 
-from rekd_det.pairs import is_pair, resolve_model_config
-from rekd_det.support import build_tiny, needs_masks, pair_of, tiny_config
+from rekd_det.testing.tiny_detectors import build_tiny, needs_masks, pair_of, tiny_config
+from rekd_det.utils.pair_config import is_pair, resolve_model_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

@@ -20,7 +20,7 @@ DefaultScope.get_instance("page", scope_name="mmdet")
 cfg = Config.fromfile(sys.argv[1])
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
-from rekd_det.pairs import resolve_model_config
+from rekd_det.utils.pair_config import resolve_model_config
 teacher = MODELS.build(resolve_model_config(cfg.model.teacher))
 torch.save(dict(state_dict=teacher.state_dict()), "teacher.pth")
 cfg.merge_from_dict({"model.teacher_ckpt": "teacher.pth"})
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(code)
     shutil.copytree(ROOT / "configs/_base_", folder / "configs/_base_")
-    shutil.copy(ROOT / "tests/third_party_detector.py", folder / "cell_detector.py")
+    shutil.copy(ROOT / "tests/helpers/third_party_detector.py", folder / "cell_detector.py")
     (folder / "step.py").write_text(STEP)
     return folder
 

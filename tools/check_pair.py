@@ -9,11 +9,11 @@ import tempfile
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
-from rekd_det.cli import build_runner, exit_on_input_error
-from rekd_det.data_subset import limit_test_images
-from rekd_det.pair_check import Findings, check_pair
-from rekd_det.pairs import teacher_config
-from rekd_det.preflight import PreflightError, check_data, read_config
+from rekd_det.analysis.pair_check.pair_check import Findings, check_pair
+from rekd_det.apis.command_line import build_runner, exit_on_input_error
+from rekd_det.apis.data_subset import limit_test_images
+from rekd_det.apis.preflight import PreflightError, check_data, read_config
+from rekd_det.utils.pair_config import teacher_config
 
 #: below this AP a teacher has learned nothing of the data set, or something is wrong
 LEAST_AP = 0.02

@@ -16,12 +16,8 @@ sys.path.insert(0, str(ROOT))
 warnings.simplefilter("ignore")
 
 import torch  # noqa: E402
-
-import rekd_det  # noqa: E402, F401 - registers
-from rekd_det.adapters.base import ADAPTERS  # noqa: E402
-from rekd_det.isolated import Ended, run_isolated  # noqa: E402
-from rekd_det.selfcheck import CheckFailed, Facts, NotRunnable, check_detector  # noqa: E402
-from rekd_det.support_record import (  # noqa: E402
+from support.isolated import Ended, run_isolated  # noqa: E402
+from support.record import (  # noqa: E402
     FAIL,
     NOT_RUN,
     PASS,
@@ -32,7 +28,11 @@ from rekd_det.support_record import (  # noqa: E402
     regressions,
     write_records,
 )
-from rekd_det.zoo import ZooConfig, one_of_each, zoo_configs  # noqa: E402
+from support.zoo import ZooConfig, one_of_each, zoo_configs  # noqa: E402
+
+import rekd_det  # noqa: E402, F401 - registers
+from rekd_det.models.adapters.base import ADAPTERS  # noqa: E402
+from rekd_det.testing.check_detector import CheckFailed, Facts, NotRunnable, check_detector  # noqa: E402
 
 #: why these are refused, beyond having no adapter
 _REASONS = dict(

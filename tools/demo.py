@@ -23,10 +23,10 @@ from pathlib import Path
 import cv2
 from mmengine.config import Config
 
-from rekd_det.cli import exit_on_input_error
-from rekd_det.datasets import build_dataset
-from rekd_det.datasets.contact_sheet import comparison_sheet
-from rekd_det.errors import InputError
+from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.datasets.synthetic import build_dataset
+from rekd_det.datasets.synthetic.contact_sheet import comparison_sheet
+from rekd_det.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "demo"

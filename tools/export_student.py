@@ -7,14 +7,14 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from rekd_det.atomic import publish_file
-from rekd_det.checkpoint import CheckpointError, load_checkpoint_file
-from rekd_det.cli import exit_on_input_error
-from rekd_det.config_text import parse_config_text
-from rekd_det.errors import InputError
-from rekd_det.export import check_distilled, count_parameters, export_student, stored_megabytes
-from rekd_det.pairs import is_pair, teacher_config
-from rekd_det.preflight import check_work_dir, read_config
+from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.export import check_distilled, count_parameters, export_student, stored_megabytes
+from rekd_det.apis.preflight import check_work_dir, read_config
+from rekd_det.utils.atomic import publish_file
+from rekd_det.utils.checkpoint import CheckpointError, load_checkpoint_file
+from rekd_det.utils.config_text import parse_config_text
+from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import is_pair, teacher_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import rekd_det
-from rekd_det import adapters
-from rekd_det.losses import DKDLoss, GDKDLoss, KDLoss, LogitLoss, NTIDLoss, ReKDLoss, TISDLoss
+from rekd_det.models import adapters
+from rekd_det.models.losses import DKDLoss, GDKDLoss, KDLoss, LogitLoss, NTIDLoss, ReKDLoss, TISDLoss
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 HEADER = """# Configuration reference
@@ -22,13 +22,16 @@ def components() -> dict[str, list[type]]:
     """The classes that a config can name, by section."""
     from mmengine.hooks import Hook
 
-    hooks = [c for c in vars(rekd_det.hooks).values() if inspect.isclass(c) and issubclass(c, Hook)]
+    hooks = [c for c in vars(rekd_det.engine.hooks).values() if inspect.isclass(c) and issubclass(c, Hook)]
     ours = sorted((c for c in hooks if c.__module__.startswith("rekd_det")), key=lambda c: c.__name__)
     return {
-        "The model": [rekd_det.algorithm.ReKDDistill, rekd_det.distiller.ReKDDistiller],
+        "The model": [
+            rekd_det.models.algorithms.ReKDDistill,
+            rekd_det.models.distillers.ReKDDistiller,
+        ],
         "Losses": [LogitLoss, ReKDLoss, TISDLoss, NTIDLoss, KDLoss, DKDLoss, GDKDLoss],
         "Hooks": ours,
-        "Optimizer": [rekd_det.amp.BF16OptimWrapper],
+        "Optimizer": [rekd_det.engine.optimizers.BF16OptimWrapper],
         "For authors of adapters": [adapters.HeadAdapter],
     }
 

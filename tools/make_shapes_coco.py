@@ -11,9 +11,9 @@ from pathlib import Path
 
 import cv2
 
-from rekd_det.cli import exit_on_input_error
-from rekd_det.datasets import PRESETS, build_dataset
-from rekd_det.datasets.contact_sheet import contact_sheet
+from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.datasets.synthetic import PRESETS, build_dataset
+from rekd_det.datasets.synthetic.contact_sheet import contact_sheet
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,9 +11,12 @@ import sys
 import warnings
 from pathlib import Path
 
-from rekd_det.cli import exit_on_input_error
-from rekd_det.study.run_study import report_study, run_study
-from rekd_det.study.spec import read_study
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from rekd_det.apis.command_line import exit_on_input_error  # noqa: E402
+from studies.runner.run_study import report_study, run_study  # noqa: E402
+from studies.runner.spec import read_study  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

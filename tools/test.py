@@ -13,16 +13,17 @@ from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 
-from rekd_det.checkpoint import StudentWeightsHook, check_checkpoint_file
-from rekd_det.cli import (
+from rekd_det.apis.command_line import (
     add_common_arguments,
     build_runner,
     choose_work_dir,
     exit_on_input_error,
     export_local_rank,
 )
-from rekd_det.pairs import student_config, teacher_config
-from rekd_det.preflight import PreflightError, check_data, check_work_dir, read_config
+from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir, read_config
+from rekd_det.engine.hooks import StudentWeightsHook
+from rekd_det.utils.checkpoint import check_checkpoint_file
+from rekd_det.utils.pair_config import student_config, teacher_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,16 +6,16 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from rekd_det.checkpoint import check_checkpoint_file, is_local
-from rekd_det.cli import (
+from rekd_det.apis.command_line import (
     add_common_arguments,
     build_runner,
     choose_work_dir,
     exit_on_input_error,
     export_local_rank,
 )
-from rekd_det.latest_checkpoint import check_resumable, find_latest_checkpoint
-from rekd_det.preflight import PreflightError, check_data, check_work_dir, read_config
+from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir, read_config
+from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
+from rekd_det.utils.checkpoint import check_checkpoint_file, is_local
 
 
 def parse_args() -> argparse.Namespace:

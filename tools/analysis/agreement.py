@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rekd_det.analysis.arguments import add_loader_arguments, add_pair_arguments, check_counts
-from rekd_det.analysis.pair import (
+from rekd_det.analysis.teacher.sure_rows import Agreement, sure_rows
+from rekd_det.analysis.utils.arguments import add_loader_arguments, add_pair_arguments, check_counts
+from rekd_det.analysis.utils.pair import (
     AnalysisError,
     batches,
     build_images,
@@ -18,10 +19,9 @@ from rekd_det.analysis.pair import (
     quiet,
     seed_samplers,
 )
-from rekd_det.analysis.sure_rows import Agreement, sure_rows
-from rekd_det.analysis.tables import markdown, write_csv
-from rekd_det.cli import exit_on_input_error
-from rekd_det.preflight import read_config
+from rekd_det.analysis.utils.tables import markdown, write_csv
+from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.preflight import read_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,14 +9,14 @@ from pathlib import Path
 from mmengine.dataset import pseudo_collate
 from tqdm import tqdm
 
-from rekd_det.analysis import html
-from rekd_det.analysis.arguments import add_pair_arguments, check_counts
-from rekd_det.analysis.browse import draw, look
-from rekd_det.analysis.figures import save
-from rekd_det.analysis.pair import build_images, build_pair, check_images, choose, class_names, quiet
-from rekd_det.checkpoint import check_checkpoint_file
-from rekd_det.cli import exit_on_input_error
-from rekd_det.preflight import check_work_dir, read_config
+from rekd_det.analysis.teacher.browse import draw, look
+from rekd_det.analysis.utils import html
+from rekd_det.analysis.utils.arguments import add_pair_arguments, check_counts
+from rekd_det.analysis.utils.figures import save
+from rekd_det.analysis.utils.pair import build_images, build_pair, check_images, choose, class_names, quiet
+from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.preflight import check_work_dir, read_config
+from rekd_det.utils.checkpoint import check_checkpoint_file
 
 DEFAULT_TOP_K = 5
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rekd_det.analysis.category_ap import find_results, recompute
-from rekd_det.analysis.comparison import write_comparison
-from rekd_det.analysis.pair import AnalysisError
-from rekd_det.analysis.runs import Run, read_runs
-from rekd_det.cli import exit_on_input_error
-from rekd_det.preflight import check_work_dir
+from rekd_det.analysis.runs.category_ap import find_results, recompute
+from rekd_det.analysis.runs.comparison import write_comparison
+from rekd_det.analysis.runs.runs import Run, read_runs
+from rekd_det.analysis.utils.pair import AnalysisError
+from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.preflight import check_work_dir
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rekd_det.analysis.arguments import add_loader_arguments, add_pair_arguments, check_counts
-from rekd_det.analysis.head_tail import HeadTail
-from rekd_det.analysis.head_tail_report import suggestion_text, write_report
-from rekd_det.analysis.pair import (
+from rekd_det.analysis.teacher.head_tail import HeadTail
+from rekd_det.analysis.teacher.head_tail_report import suggestion_text, write_report
+from rekd_det.analysis.teacher.pull import HEADER, Pull
+from rekd_det.analysis.teacher.rows import rows_of
+from rekd_det.analysis.utils.arguments import add_loader_arguments, add_pair_arguments, check_counts
+from rekd_det.analysis.utils.pair import (
     AnalysisError,
     batches,
     build_images,
@@ -21,11 +23,9 @@ from rekd_det.analysis.pair import (
     quiet,
     seed_samplers,
 )
-from rekd_det.analysis.pull import HEADER, Pull
-from rekd_det.analysis.rows import rows_of
-from rekd_det.analysis.tables import markdown, write_csv
-from rekd_det.cli import exit_on_input_error
-from rekd_det.preflight import check_work_dir, read_config
+from rekd_det.analysis.utils.tables import markdown, write_csv
+from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.preflight import check_work_dir, read_config
 
 DEFAULT_TOP_K = 5
 

@@ -19,10 +19,10 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS as RAZOR_MODELS
 from torch import Tensor, nn
 
-from rekd_det.pairs import is_pair, resolve_model_config
-from rekd_det.support import settle, tiny_batch
-from rekd_det.taps import TapSet
-from rekd_det.teacher import freeze, without_init_cfg
+from rekd_det.models.teachers.teacher import freeze, without_init_cfg
+from rekd_det.models.utils.taps import TapSet
+from rekd_det.testing.tiny_detectors import settle, tiny_batch
+from rekd_det.utils.pair_config import is_pair, resolve_model_config
 
 Step = Callable[[], Tensor]
 

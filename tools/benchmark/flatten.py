@@ -16,8 +16,8 @@ import torch
 from loss import copy_bandwidth, machine, timed, write_table
 from torch import Tensor
 
-from rekd_det.adapters.dense import flatten_maps
-from rekd_det.losses import ReKDLoss
+from rekd_det.models.adapters.dense.dense import flatten_maps
+from rekd_det.models.losses import ReKDLoss
 
 CLASSES, ANCHORS = 80, 9
 SIZES = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]

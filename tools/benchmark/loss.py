@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rekd_det.losses import ReKDLoss
+from rekd_det.models.losses import ReKDLoss
 
 #: (rows, classes, top_k) along each axis; the first of a kind carries the targets
 ROWS = [(n, 80, 5) for n in (256, 2_000, 20_000, 200_000)] + [(1024, 81, 5)]

@@ -25,10 +25,10 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 import rekd_det
-from rekd_det.adapters.base import ADAPTERS
-from rekd_det.adapters.dense import DenseAdapter, flatten_maps
-from rekd_det.lean import LeanOptions, LeanRun, make_lean
-from rekd_det.teacher import build_teacher
+from rekd_det.models.adapters.base import ADAPTERS
+from rekd_det.models.adapters.dense.dense import DenseAdapter, flatten_maps
+from rekd_det.models.teachers.lean import LeanOptions, LeanRun, make_lean
+from rekd_det.models.teachers.teacher import build_teacher
 
 OPTIONS = {
     "fuse_bn": LeanOptions(fuse_bn=True),

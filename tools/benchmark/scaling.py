@@ -20,7 +20,7 @@ import torch
 from loss import cpu_name, timed, write_table
 from torch import Tensor
 
-from rekd_det.losses import ReKDLoss
+from rekd_det.models.losses import ReKDLoss
 
 #: where an axis starts from
 BASE = dict(rows=20_000, classes=80, top_k=5, heads=1)

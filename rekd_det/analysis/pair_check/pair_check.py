@@ -1,0 +1,304 @@
+"""Look at a pair before paying for its training, and say in words what is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+
+from rekd_det.analysis.pair_check.pair_measure import (
+    Cost,
+    LossShare,
+    detector_cost,
+    loss_shares,
+    step_flops,
+    step_seconds,
+    synthetic_batch,
+)
+from rekd_det.engine.hooks.pair_check_hook import check_categories
+from rekd_det.models.algorithms.rekd_distill import ReKDDistill
+from rekd_det.utils.checkpoint import load_checkpoint_file
+from rekd_det.utils.pair_config import PairError, is_pair
+
+#: a distillation whose share of the gradient is outside of this is pointed out
+_USUAL_SHARE = 0.01, 0.9
+
+
+@dataclass
+class Findings:
+    """What a check found: lines to print, mistakes that make a training worthless, and notes that may be intended."""
+
+    lines: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def section(self, title: str) -> None:
+        self.lines += ["", title, "-" * len(title)]
+
+    def row(self, name: str, value: object) -> None:
+        self.lines.append(f"{name:<16} {value}")
+
+    def text(self) -> str:
+        """Everything, the mistakes last, where a reader looks first."""
+        out = list(self.lines)
+        for title, entries in (("Notes", self.notes), ("Mistakes", self.mistakes)):
+            if entries:
+                out += ["", title, "-" * len(title), *(f"* {entry}" for entry in entries)]
+        out += ["", f"{len(self.mistakes)} mistakes, {len(self.notes)} notes"]
+        return "\n".join(out).lstrip("\n")
+
+
+def check_pair(cfg: Config, size: tuple[int, int] = (192, 256)) -> Findings:
+    """Build a pair, load its weights and measure it on generated images. No data set is needed.
+
+    Args:
+        cfg: the config of a pair.
+        size: (height, width) of the generated images.
+
+    Returns:
+        What was found. A pair that can't be built has that as its only mistake.
+
+    Raises:
+        PairError: if the config describes no pair.
+    """
+    if not is_pair(cfg.get("model")):
+        raise PairError("this config is no pair: `model` needs the keys `architecture` and `teacher`")
+    found = Findings()
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    found.section("Pair")
+    try:
+        model = _build(cfg, found)
+    except (ValueError, TypeError, KeyError) as error:  # how this package, mmengine's registries and mmdet refuse
+        found.mistakes.append(_one_line(error))
+        return found
+    _check_categories(cfg, model, found)
+    _describe_input(model, found)
+    torch.manual_seed(0)
+    batch = synthetic_batch(model, _num_classes(model) or len(_data_classes(cfg) or "ab"), size)
+    _report_losses(model, batch, found)
+    _report_cost(cfg, model, batch, found)
+    _check_schedule(cfg, found)
+    return found
+
+
+def _build(cfg: Config, found: Findings) -> ReKDDistill:
+    config = copy.deepcopy(cfg.model)
+    skipped = _drop_pretrained(config.get("architecture"))
+    MMLogger.get_current_instance().setLevel(logging.ERROR)  # mmengine's paragraph for every parameter
+    model = MODELS.build(config)
+    if not isinstance(model, ReKDDistill):
+        raise PairError(f"model.type: {type(model).__name__} is no ReKDDistill")
+    with contextlib.redirect_stdout(io.StringIO()):
+        model.init_weights()
+    found.row("student", f"{type(model.student).__name__}, {_millions(model.student)} M parameters")
+    found.row("teacher", f"{type(model.teacher).__name__}, {_millions(model.teacher)} M parameters")
+    found.row("teacher weights", f"{cfg.model.get('teacher_ckpt')}: all keys match")
+    if cfg.get("load_from"):
+        found.row("student weights", _load_student(model, cfg.load_from))
+    elif skipped:
+        found.row("student weights", f"random here; the training starts from {', '.join(sorted(skipped))}")
+    else:
+        found.row("student weights", "random, as at the start of the training")
+    adapter = model.distiller.adapter
+    if adapter is not None:
+        found.row("pairing", adapter.describe())
+    found.row("loss", model.distiller.loss)
+    ratio = _count(model.teacher) / _count(model.student)
+    if ratio < 1:
+        found.notes.append(
+            f"the teacher has {ratio:.2f} times the student's parameters: were model.teacher and model.architecture "
+            "exchanged?"
+        )
+    return model.train()
+
+
+def _load_student(model: ReKDDistill, path: str) -> str:
+    checkpoint = load_checkpoint_file(path)
+    own = model.state_dict().keys()
+    weights = checkpoint.get("state_dict", checkpoint)
+    matched = sum(k in own or f"architecture.{k}" in own for k in weights)
+    with contextlib.redirect_stdout(io.StringIO()):
+        _load_checkpoint_to_model(model, checkpoint, strict=False)
+    return f"{path}: {matched} of {len(weights)} keys match the student's {len(own)}"
+
+
+def _check_categories(cfg: Config, model: ReKDDistill, found: Findings) -> None:
+    data, teacher, heads = _data_classes(cfg), model.teacher_classes, _num_classes(model)
+    found.row("categories", f"data {_some(data)}; teacher {_some(teacher)}; student's head {heads or 'not named'}")
+    if data is not None and heads is not None and len(data) != heads:
+        found.mistakes.append(
+            f"the data set has {len(data)} categories and the student's head num_classes={heads}: set num_classes of "
+            "model.architecture's heads, or metainfo.classes of the data set"
+        )
+    if teacher is None:
+        found.notes.append("the teacher's checkpoint does not name its categories, so their order can't be checked")
+    elif data is not None:
+        try:
+            check_categories(data, teacher)
+        except ValueError as error:
+            found.mistakes.append(_one_line(error))
+
+
+def _describe_input(model: ReKDDistill, found: Findings) -> None:
+    convert = model._teacher_input
+    if convert.identity:
+        found.row("normalisation", "the same for both")
+        return
+    changes = ["other channel order"] * convert.flip + ["other mean or std"] * convert.affine
+    found.row("normalisation", f"converted for the teacher ({', '.join(changes) or 'other padding'})")
+
+
+def _report_losses(model: ReKDDistill, batch: Mapping, found: Findings) -> None:
+    shares, statistics, layers = loss_shares(model, batch)
+    found.section(f"Losses at the start (generated images; gradient on the student's {layers})")
+    whole = sum(s.gradient for s in shares) or 1.0
+    found.lines.append(f"{'':<28} {'loss':>10} {'gradient':>10} {'share':>7}")
+    for share in shares:
+        found.lines.append(
+            f"{share.name:<28} {share.value:>10.4f} {share.gradient:>10.4f} {share.gradient / whole:>7.1%}"
+        )
+    for name, value in statistics.items():
+        found.lines.append(f"{name:<28} {value:>10.4f}")
+    for share in shares:
+        if not math.isfinite(share.value):
+            found.mistakes.append(
+                f"{share.name} is {share.value} at the start: check the teacher's weights and the loss's options"
+            )
+    _judge_share([s for s in shares if s.name.startswith("distill.")], whole, found)
+
+
+def _judge_share(distill: list[LossShare], whole: float, found: Findings) -> None:
+    share = sum(s.gradient for s in distill) / whole
+    least, most = _USUAL_SHARE
+    if not share:
+        found.mistakes.append(
+            "the distillation has no gradient on the student: are alpha, beta or loss_weight of "
+            "model.distiller.loss 0, or are teacher and student the same weights?"
+        )
+    elif share < least or share > most:
+        found.notes.append(
+            f"the distillation makes {share:.1%} of the gradient at the start: "
+            f"{'raise' if share < least else 'lower'} model.distiller.loss.alpha and beta if that is not meant"
+        )
+
+
+def _report_cost(cfg: Config, model: ReKDDistill, batch: Mapping, found: Findings) -> None:
+    width, height = _train_scale(cfg)
+    student, teacher = (detector_cost(d, batch) for d in (model.student, model.teacher))
+    area = width * height / math.prod(student.size)
+    found.section("Cost")
+    for name, cost in (("student", student), ("teacher", teacher)):
+        found.row(name, _describe_cost(cost, area, f"{width}x{height}"))
+    alone, both = step_seconds(model, batch)
+    shape = f"{student.size[1]}x{student.size[0]}, {len(batch['inputs'])} images, on this machine's CPU"
+    found.row("step, measured", f"{alone:.2f} s alone, {both:.2f} s distilled ({both / alone - 1:+.0%}) at {shape}")
+    own, extra = (flops / len(batch["inputs"]) for flops in step_flops(model, batch))
+    # Of the rest, dense heads grow with the image; an RoI head has as many RoIs as before.
+    rest = 1.0 if hasattr(model.student, "roi_head") else area
+    own = student.feature_flops * area + (own - student.feature_flops) * rest
+    extra = teacher.feature_flops * area + (extra - teacher.feature_flops) * rest
+    # A backward pass costs about twice its forward pass, and the teacher has none.
+    found.row("time, estimated", f"{extra / (3 * own):+.0%} per step at {width}x{height}, from the operations")
+    images = (cfg.get("train_dataloader") or {}).get("batch_size", 2)
+    maps = images * area * (teacher.feature_bytes + 2 * teacher.largest_bytes)
+    weights = f"{4 * teacher.parameters / 2**20:.0f} MiB for the teacher's weights"
+    shape = f"{images} images of {width}x{height} per GPU, fp32"
+    found.row("memory, estimated", f"{weights} and at most {maps / 2**20:.0f} MiB for its maps ({shape})")
+
+
+def _describe_cost(cost: Cost, area: float, scale: str) -> str:
+    text = f"{cost.parameters / 1e6:.1f} M parameters, {cost.feature_flops * area / 1e9:.3g} GFLOPs for backbone and "
+    text += f"neck at {scale} (scaled by area)"
+    if cost.total_flops is not None:
+        text += f", {cost.total_flops / 1e9:.3g} GFLOPs in all at {cost.size[1]}x{cost.size[0]}"
+    return text
+
+
+def _check_schedule(cfg: Config, found: Findings) -> None:
+    scaling = cfg.get("auto_scale_lr") or {}
+    images = (cfg.get("train_dataloader") or {}).get("batch_size")
+    base = scaling.get("base_batch_size")
+    if base and images and not scaling.get("enable"):
+        found.notes.append(
+            f"the learning rate is meant for {base} images per step, {base // images or 1} GPUs at {images} per GPU; "
+            "with another number of GPUs train with --auto-scale-lr"
+        )
+    if cfg.get("runner_type") != "ReKDRunner":
+        found.notes.append("without runner_type='ReKDRunner' a resumed training is not exact")
+
+
+def _data_classes(cfg: Config) -> tuple[str, ...] | None:
+    dataset: Any = (cfg.get("train_dataloader") or {}).get("dataset")
+    while isinstance(dataset, Mapping):
+        names = (dataset.get("metainfo") or {}).get("classes")
+        if names is None and isinstance(dataset.get("type"), str):
+            names = getattr(DATASETS.get(dataset["type"]), "METAINFO", {}).get("classes")
+        if names is not None:
+            return tuple(names) if not isinstance(names, str) else None
+        dataset = dataset.get("dataset") or next(iter(dataset.get("datasets") or []), None)
+    return None
+
+
+def _num_classes(model: ReKDDistill) -> int | None:
+    counts = [getattr(m, "num_classes", None) for n, m in model.student.named_modules() if n.endswith("bbox_head")]
+    counts += [getattr(m, "num_classes", None) for n, m in model.student.named_modules() if "bbox_head." in n]
+    return next((c for c in counts if isinstance(c, int)), None)
+
+
+def _train_scale(cfg: Config) -> tuple[int, int]:
+    """(width, height) that the training pipeline resizes to; COCO's usual one where it does not say."""
+    dataset: Any = (cfg.get("train_dataloader") or {}).get("dataset") or {}
+    while isinstance(dataset, Mapping) and "pipeline" not in dataset and "dataset" in dataset:
+        dataset = dataset["dataset"]
+    for step in dataset.get("pipeline") or []:
+        scale = step.get("scale") if isinstance(step, Mapping) else None
+        if isinstance(scale, (tuple, list)) and len(scale) == 2 and all(isinstance(x, int) for x in scale):
+            return max(scale), min(scale)
+    return 1333, 800
+
+
+def _drop_pretrained(config: Any) -> set[str]:
+    """Remove the names of pre-trained weights from a model config, in place; returns them."""
+    dropped: set[str] = set()
+    if isinstance(config, Mapping):
+        init = config.get("init_cfg")
+        if isinstance(init, Mapping) and init.get("type") == "Pretrained":
+            dropped.add(str(init.get("checkpoint")))
+            config["init_cfg"] = None  # type: ignore[index]
+        for value in config.values():
+            dropped |= _drop_pretrained(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            dropped |= _drop_pretrained(value)
+    return dropped
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _millions(module: torch.nn.Module) -> str:
+    return f"{_count(module) / 1e6:.1f}"
+
+
+def _some(names: tuple[str, ...] | None) -> str:
+    if names is None:
+        return "not named"
+    return f"{len(names)} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""What training runs logged, side by side."""

@@ -1,0 +1,1 @@
+"""What a teacher knows, and what a student learnt of it."""

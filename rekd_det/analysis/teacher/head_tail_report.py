@@ -1,0 +1,202 @@
+"""Files of a :class:`rekd_det.analysis.teacher.head_tail.HeadTail`: CSV, PNG and one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rekd_det.analysis.teacher.head_tail import TARGET_MASS, HeadTail
+from rekd_det.analysis.teacher.heads import cluster_order, strongest_pairs
+from rekd_det.analysis.teacher.mass import MassStats, larger_tail
+from rekd_det.analysis.teacher.mass_figures import label_figure, mass_figure, tail_figure
+from rekd_det.analysis.teacher.matrix_figure import matrix_figure
+from rekd_det.analysis.teacher.rows import MAX_BACKGROUND
+from rekd_det.analysis.utils import html
+from rekd_det.analysis.utils.figures import save
+from rekd_det.analysis.utils.tables import write_csv
+
+_QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+_PAIRS = 20
+
+
+def write_report(found: HeadTail, folder: Path, about: Sequence[str]) -> Path:
+    """Write ``report.html``, and the numbers and pictures in it as files of their own.
+
+    Args:
+        found: what was measured.
+        folder: where; it must exist.
+        about: sentences that say what was measured (config, images).
+
+    Returns:
+        The path of the report.
+    """
+    write_csv(folder / "head_mass.csv", *_mass_table(found))
+    body = [html.paragraph(" ".join(about)), html.paragraph(suggestion_text(found), note=True)]
+    for judge in found.judges:
+        body += _judge_section(found, judge, folder)
+    body += _matrix_section(found, folder)
+    body += _explanation(found)
+    report = folder / "report.html"
+    report.write_text(html.page("Head and tail of the teacher", body), encoding="utf-8")
+    return report
+
+
+def suggestion_text(found: HeadTail) -> str:
+    """The suggested K and the rule behind it, in words."""
+    suggestion = found.suggest()
+    if suggestion is None:
+        return "No row was found, so no K can be suggested."
+    rule = (
+        f"Rule: the smallest K >= 2 whose head holds on average {TARGET_MASS:.0%} of the teacher's probability on the "
+        f"rows '{suggestion.group}'. It is where a search may start; it does not promise the best AP."
+    )
+    if suggestion.reached:
+        return f"Suggested K: {suggestion.top_k} (mean head mass {suggestion.mass:.3f}). {rule}"
+    return (
+        f"No K up to {found.max_k} reaches {TARGET_MASS:.0%}: the teacher is flat there (mean head mass "
+        f"{suggestion.mass:.3f} at K = {suggestion.top_k}). Is it trained, and on these categories? {rule}"
+    )
+
+
+def comparison_text(groups: dict[str, MassStats], kind: str, top_k: int) -> str | None:
+    """Easy against hard rows of a kind ('object', 'background') in words; None where one of the groups is empty."""
+    easy, hard = groups.get(f"{kind}, easy"), groups.get(f"{kind}, hard")
+    if easy is None or hard is None:
+        return None
+    k = min(top_k, easy.max_k) - 1
+    more = larger_tail(hard, easy, k + 1)
+    return (
+        f"{kind} rows at K = {k + 1}: the tail's share 1 - P is on average {easy.mean_tail[k]:.2e} on easy and "
+        f"{hard.mean_tail[k]:.2e} on hard rows; of an easy and a hard row taken at random, the hard one has the larger "
+        f"share in {more:.0%} of the cases (50%: no difference). Behind the first category, the head holds "
+        f"{easy.mean_head[k] - easy.mean_head[0]:.3f} of the probability on easy and "
+        f"{hard.mean_head[k] - hard.mean_head[0]:.3f} on hard rows."
+    )
+
+
+def _judge_section(found: HeadTail, judge: str, folder: Path) -> list[str]:
+    groups, k = found.groups(judge), found.top_k
+    if not groups:
+        return []
+    body = [html.heading(f"Easy and hard rows, judged by the {judge}")]
+    for kind in ("object", "background"):
+        text = comparison_text(groups, kind, k)
+        if text is not None:
+            body.append(html.paragraph(text[0].upper() + text[1:]))
+    if judge == "teacher":
+        body.append(
+            html.paragraph(
+                "The teacher is judge of its own rows here: where it is wrong it tends to be unsure as well, so part "
+                "of the difference is built in. The student as a judge (--checkpoint) is free of that."
+            )
+        )
+    body.append(
+        html.picture(
+            save(mass_figure(groups, k), folder / f"head_mass_{judge}.png"),
+            "Head mass P by K: the line is the median row, the band holds the middle 80% of rows.",
+        )
+    )
+    body.append(
+        html.picture(
+            save(tail_figure(groups, k), folder / f"tail_share_{judge}.png"),
+            "The tail's share 1 - P. Left: mean by K. Right: how it is distributed.",
+        )
+    )
+    label = label_figure(groups, k)
+    if label is not None:
+        path = save(label, folder / f"label_in_head_{judge}.png")
+        body.append(html.picture(path, "How often the row's own label is in the head."))
+    body.append(html.table(*_summary(groups, k)))
+    return body
+
+
+def _summary(groups: dict[str, MassStats], top_k: int) -> tuple[list[str], list[list[str]]]:
+    header = [
+        "rows",
+        "number",
+        f"mean P (K={top_k})",
+        "P: 10%",
+        "median",
+        "90%",
+        f"mean 1 - P (K={top_k})",
+        "label in head",
+    ]
+    rows = []
+    for name, stats in groups.items():
+        k = min(top_k, stats.max_k) - 1
+        low, median, high = (stats.quantile(q)[k] for q in (0.1, 0.5, 0.9))
+        label = f"{stats.label_share[k]:.3f}" if stats.labelled else "-"
+        numbers = [f"{x:.4f}" for x in (low, median, high)]
+        rows.append(
+            [name, f"{stats.rows:,}", f"{stats.mean_head[k]:.4f}", *numbers, f"{stats.mean_tail[k]:.2e}", label]
+        )
+    return header, rows
+
+
+def _matrix_section(found: HeadTail, folder: Path) -> list[str]:
+    matrix = found.matrix
+    if not matrix.rows.any():
+        return []
+    frequency, names = matrix.frequency, found.names
+    order = cluster_order(frequency[:, : len(names)])
+    columns = [*order, *range(len(names), frequency.shape[1])]
+    named = [names[c] if c < len(names) else "background" for c in columns]
+    lines = [[names[i], int(matrix.rows[i]), *(f"{frequency[i, j]:.6f}" for j in columns)] for i in order]
+    write_csv(folder / "heads.csv", ["label", "rows", *named], lines)
+    figure = matrix_figure(frequency, names, order, matrix.rows, found.top_k)
+    pairs = strongest_pairs(frequency, _PAIRS)
+    pair_rows = [
+        [names[i], names[j], f"{v:.3f}", f"{frequency[i, j]:.3f}", f"{frequency[j, i]:.3f}"] for i, j, v in pairs
+    ]
+    return [
+        html.heading("Which categories stand in each other's heads"),
+        html.picture(
+            save(figure, folder / "heads.png"),
+            "Line i, column j: the share of rows labelled i in whose head j stands. Ordered by hierarchical clustering "
+            "(average linkage over 1 - the mean of both shares).",
+        ),
+        html.table(["category", "and", "mean", "second in first's head", "first in second's head"], pair_rows),
+    ]
+
+
+def _explanation(found: HeadTail) -> list[str]:
+    body = [
+        html.heading("How it was measured"),
+        html.paragraph(
+            "A row is what the student's head classifies in a training step (a sampled RoI, an anchor, a query), but "
+            "for those of weight 0; stages or layers are pooled. The head is the teacher's K most probable categories, "
+            f"P their probability at temperature {found.tau:g}. An object's row has the label of an object, the others "
+            f"are background; of the background at most {MAX_BACKGROUND} rows per image are taken, at random."
+        ),
+        html.paragraph(
+            "A row is hard if its label is not the judge's most probable category. Where a head has no logit for the "
+            "background, a background row is hard if the judge gives any category more than 0.5. Rows of one image are "
+            "alike: they are fewer independent observations than their number suggests."
+        ),
+    ]
+    if found.activation == "sigmoid":
+        text = (
+            "This loss treats every category by itself (sigmoid). P is the head's share of the sum of the teacher's "
+            "probabilities; classical distillation of such a head is a sum over categories, without a factor 1 - P."
+        )
+    else:
+        text = (
+            "1 - P is the coefficient that classical distillation puts on what the teacher knows about the tail "
+            "(KL_tail): the surer the teacher, the less of it the student hears. ReKD replaces it by a constant, beta."
+        )
+    body.append(html.paragraph(text))
+    return body
+
+
+def _mass_table(found: HeadTail) -> tuple[list[str], list[list[object]]]:
+    header = ["judge", "group", "rows", "K", "mean_P", "mean_1-P", "label_in_head", *(f"P_q{q:g}" for q in _QUANTILES)]
+    lines: list[list[object]] = []
+    for judge in found.judges:
+        for name, stats in found.groups(judge).items():
+            quantiles = [stats.quantile(q) for q in _QUANTILES]
+            for k in range(stats.max_k):
+                label = f"{stats.label_share[k]:.6f}" if stats.labelled else ""
+                values = [f"{q[k]:.6f}" for q in quantiles]
+                mean = [f"{stats.mean_head[k]:.8f}", f"{stats.mean_tail[k]:.6e}"]
+                lines.append([judge, name, stats.rows, k + 1, *mean, label, *values])
+    return header, lines

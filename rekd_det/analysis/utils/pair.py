@@ -1,0 +1,165 @@
+"""A pair and its images without anything random: what every analysis of a teacher starts from."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from rekd_det.apis.preflight import check_data
+from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix
+from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import is_pair
+
+SEED = 0
+
+
+class AnalysisError(InputError):
+    """A config or a file that an analysis can't use."""
+
+
+def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
+    """Build the :class:`rekd_det.models.algorithms.ReKDDistill` of a config, with fixed norms and no dropout.
+
+    Its modules are in training mode otherwise, because only then do all heads compute their losses, and with them the
+    rows that training would see.
+
+    Args:
+        cfg: the config of a pair.
+        checkpoint: the student's weights, plain or distilled. None starts it as a training would.
+        device: where the models go.
+
+    Raises:
+        AnalysisError: if the config is no pair, or it distils no logits.
+        CheckpointError: if the checkpoint does not fit.
+    """
+    if not is_pair(cfg.get("model")):
+        raise AnalysisError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    torch.manual_seed(SEED)
+    model = MODELS.build(cfg.model)
+    if model.distiller.adapter is None:
+        raise AnalysisError("this pair distils feature maps alone (model.distiller.loss=None): it compares no logits")
+    checkpoint = checkpoint or cfg.get("load_from")
+    if checkpoint is None:
+        model.init_weights()
+    else:
+        loaded = load_checkpoint_file(checkpoint)
+        weights = strip_student_prefix(loaded.get("state_dict", loaded))
+        load_weights(model.student, weights, f"checkpoint '{checkpoint}'")
+    model.to(device).train()
+    for module in model.modules():
+        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
+            module.eval()
+    return model
+
+
+def quiet() -> None:
+    """Keep mmengine's log to warnings: it has a paragraph for every parameter of a new model."""
+    MMLogger.get_instance("analysis", log_level="WARNING")
+
+
+def check_images(cfg: Config, split: str) -> None:
+    """Check, before a model is built, that a split's images and annotations are there. No evaluator is needed.
+
+    Raises:
+        AnalysisError: if the config has no such data set.
+        PreflightError: if a file or a folder is missing.
+    """
+    for key in ("train_dataloader", "val_dataloader"):
+        if not isinstance(cfg.get(key), Mapping):
+            raise AnalysisError(f"the config has no `{key}`")
+    check_data(Config({f"{split}_dataloader": cfg[f"{split}_dataloader"], f"{split}_cfg": {}}), (split,))
+
+
+def build_images(cfg: Config, split: str) -> Dataset:
+    """The data set of a split, with its ground truth but without random augmentation.
+
+    The images pass the *validation* pipeline. The annotations are loaded as in training (masks, if the detector learns
+    them) and before the image is resized, so that boxes are in pixels of what the detectors see.
+
+    Args:
+        cfg: the config.
+        split: 'train' or 'val'.
+
+    Raises:
+        AnalysisError: if the training pipeline loads no annotations.
+    """
+    loading = _find(cfg.train_dataloader.dataset, "LoadAnnotations")
+    if loading is None:
+        raise AnalysisError("train_dataloader.dataset: no pipeline in it has a LoadAnnotations")
+    pipeline = [t for t in _pipeline(cfg.val_dataloader.dataset) if t["type"].rpartition(".")[2] != "LoadAnnotations"]
+    pipeline.insert(1, loading)  # behind the image
+    return DATASETS.build(_plain(cfg[f"{split}_dataloader"].dataset, pipeline))
+
+
+def class_names(images: Any, num: int) -> list[str]:
+    """Names of ``num`` categories, numbers where the data set has no names for them."""
+    names = list(images.metainfo.get("classes") or ())[:num]
+    return names + [f"category {i}" for i in range(len(names), num)]
+
+
+def choose(images: Any, limit: int | None) -> Subset:
+    """``limit`` images (all, where None) in even steps over the whole data set."""
+    total = len(images)
+    count = total if limit is None else min(limit, total)
+    return Subset(images, np.linspace(0, total - 1, count).round().astype(int).tolist())
+
+
+def batches(model: Any, images: Subset, batch_size: int, workers: int) -> Iterator[dict]:
+    """Preprocessed batches ``dict(inputs=(B, 3, H, W), data_samples=[...])``, in order."""
+    loader = DataLoader(images, batch_size, num_workers=workers, collate_fn=pseudo_collate)
+    for data in loader:
+        yield model.data_preprocessor(data, False)
+
+
+def seed_samplers() -> None:
+    """Let the heads' random samplers choose the same rows at each call of an analysis."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
+
+
+def _plain(dataset: Mapping, pipeline: list) -> ConfigDict:
+    """A data set's config without the wrappers that mix or repeat images, and with another pipeline."""
+    plain = copy.deepcopy(ConfigDict(dataset))
+    while isinstance(plain.get("dataset"), Mapping):
+        plain = plain.dataset
+    if "datasets" in plain:
+        plain.datasets = [_plain(d, pipeline) for d in plain.datasets]
+    else:
+        plain.pipeline = pipeline
+    return plain
+
+
+def _pipeline(dataset: Mapping) -> list:
+    while isinstance(dataset.get("dataset"), Mapping):
+        dataset = dataset["dataset"]
+    if dataset.get("datasets"):
+        return _pipeline(dataset["datasets"][0])
+    return list(dataset.get("pipeline") or [])
+
+
+def _find(node: Any, kind: str) -> Any:
+    """The first transform of a type in a data set's config, wrappers and nested data sets included."""
+    if isinstance(node, Mapping):
+        if str(node.get("type")).rpartition(".")[2] == kind:
+            return node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            found = _find(part, kind)
+            if found is not None:
+                return found
+    return None

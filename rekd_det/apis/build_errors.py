@@ -1,0 +1,86 @@
+"""Turn what is raised while OpenMMLab's registries build a config into one message for the one who wrote it."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os.path as osp
+import re
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from mmengine.registry import build_from_cfg
+from mmengine.runner import Runner
+
+from rekd_det.utils.errors import InputError
+
+#: how mmengine, mmdet and this package refuse a config
+_KINDS = (ValueError, TypeError, KeyError, AssertionError, OSError, ImportError)
+#: options that name what an object reads
+_SOURCES = ("ann_file", "data_root", "checkpoint", "img_folder", "cfg_path")
+#: what the Runner builds with more than a registry
+_RUNNER_BUILDERS = {getattr(Runner, n).__code__ for n in dir(Runner) if n.startswith("build_")}
+_UNKNOWN_OPTION = re.compile(r"got an unexpected keyword argument '(\w+)'")
+
+
+class BuildError(InputError):
+    """A config from which something can't be built."""
+
+
+def explain_build_error(error: BaseException, always: bool = False) -> BuildError | None:
+    """The message for an error that was raised inside a registry's ``build``.
+
+    Args:
+        error: as caught.
+        always: explain it even if no registry was at work, e.g. while the Runner itself is made.
+
+    Returns:
+        The error to show, or None where this is no fault of a config.
+    """
+    if not isinstance(error, _KINDS):
+        return None
+    frames = _frames(error)
+    building = [f for f in frames if f.f_code is build_from_cfg.__code__]
+    parts = [f for f in frames if f.f_code in _RUNNER_BUILDERS]
+    if not building and not parts and not always:
+        return None
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    message = " ".join(str(text).split()) or type(error).__name__
+    where = f"{osp.join(*frames[-1].f_code.co_filename.split(osp.sep)[-3:])}:{frames[-1].f_lineno}"
+    if not building and parts:
+        key = parts[-1].f_code.co_name.removeprefix("build_")
+        return BuildError(f"{key}{_types(parts[-1].f_locals.get(key))} can't be built: {message} (raised in {where})")
+    if not building:
+        return BuildError(f"the config does not make a run: {message} (raised in {where})")
+    values = building[-1].f_locals
+    owner, options = values.get("obj_cls"), values.get("args")
+    name = getattr(owner, "__name__", None) or str((values.get("cfg") or {}).get("type"))
+    given = ", ".join(f"{k}={v!r}" for k, v in (options or {}).items() if k in _SOURCES and isinstance(v, str))
+    unknown = _UNKNOWN_OPTION.search(message)
+    if unknown and owner is not None:
+        message = _explain_option(unknown[1], owner, options or {})
+    return BuildError(f"{name}({given}) can't be built: {message} (raised in {where})")
+
+
+def _explain_option(option: str, owner: Any, options: Mapping) -> str:
+    known = {p for cls in getattr(owner, "__mro__", ()) for p in inspect.signature(cls).parameters}
+    if option not in options:  # passed on to something else by the class itself
+        return f"it has no option '{option}'"
+    close = difflib.get_close_matches(option, known, n=1)
+    return f"it has no option '{option}'" + (f"; did you mean '{close[0]}'?" if close else "")
+
+
+def _types(config: Any) -> str:
+    if not isinstance(config, Mapping):
+        return ""
+    inner = {f"{k}.type": v["type"] for k, v in config.items() if isinstance(v, Mapping) and "type" in v}
+    return f"({', '.join(f'{k}={v!r}' for k, v in {'type': config.get('type'), **inner}.items() if v is not None)})"
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    frames, trace = [], error.__traceback__
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    return frames

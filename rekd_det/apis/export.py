@@ -1,0 +1,88 @@
+"""The distilled student as a checkpoint that plain MMDetection takes for its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, load_weights, strip_student_prefix
+from rekd_det.utils.pair_config import student_config
+
+#: what a pair's config has at its top level for the training alone
+_TRAINING_KEYS = ("distill", "rekd_hooks", "runner_type", "resume", "load_from", "work_dir")
+
+
+def stock_config(cfg: Config) -> Config:
+    """The student's config without anything of this package, so that MMDetection reads it where this is not installed.
+
+    Args:
+        cfg: the config of a pair, or of the student alone.
+    """
+    cfg = student_config(cfg)
+    for key in _TRAINING_KEYS:
+        cfg.pop(key, None)
+    imports = cfg.get("custom_imports")
+    if imports:
+        names = [imports["imports"]] if isinstance(imports["imports"], str) else imports["imports"]
+        imports["imports"] = [n for n in names if n.partition(".")[0] != "rekd_det"]
+        if not imports["imports"]:
+            cfg.pop("custom_imports")
+    return cfg
+
+
+def check_distilled(checkpoint: Mapping, source: str) -> None:
+    """Raise CheckpointError, naming ``source``, unless a checkpoint is of a distillation."""
+    state = checkpoint.get("state_dict", checkpoint)
+    if not any(key.removeprefix("module.").startswith(STUDENT_PREFIX) for key in state):
+        raise CheckpointError(
+            f"{source} is not of a distillation: none of its weights starts with '{STUDENT_PREFIX}'. A plain "
+            "detector's checkpoint needs no export; give one that tools/train.py wrote for a pair"
+        )
+
+
+def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = False) -> tuple[dict, nn.Module]:
+    """Take the student out of a distilled checkpoint.
+
+    Where ``EMAHook`` was on, mmengine stores the averaged weights as the checkpoint's; they are what is exported.
+
+    Args:
+        checkpoint: of a distillation.
+        cfg: its config, or the student's own.
+        source: the checkpoint's name, for messages.
+        half: store floating-point weights in fp16; a detector loads them into its fp32 weights.
+
+    Returns:
+        The new checkpoint, ``dict(meta=..., state_dict=...)``, and the student with those weights.
+
+    Raises:
+        CheckpointError: if it is not of a distillation, or does not fit the config.
+    """
+    check_distilled(checkpoint, source)
+    weights = strip_student_prefix(checkpoint.get("state_dict", checkpoint))
+    cfg = stock_config(cfg)
+    if half:
+        for key, value in weights.items():
+            if value.is_floating_point():
+                weights[key] = value.half()
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    student = MODELS.build(copy.deepcopy(cfg.model))
+    load_weights(student, weights, source)
+    meta = checkpoint.get("meta") or {}
+    kept = {k: meta[k] for k in ("epoch", "iter", "dataset_meta", "mmengine_version", "time") if k in meta}
+    return {"meta": {**kept, "cfg": cfg.pretty_text}, "state_dict": weights}, student
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, trainable or not."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def stored_megabytes(state_dict: Mapping) -> float:
+    """Size of a state dict's tensors in MB (10**6 bytes)."""
+    return sum(v.numel() * v.element_size() for v in state_dict.values() if isinstance(v, torch.Tensor)) / 1e6

@@ -1,0 +1,179 @@
+"""Checks that cost milliseconds, made before a model is built.
+
+They turn what would fail minutes later, or silently do nothing, into one message.
+"""
+
+import difflib
+import inspect
+import os
+import os.path as osp
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from rekd_det.apis.annotations import check_annotations
+from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import is_pair
+
+# Keys at a config's top level that mmengine or the tools read beside the Runner's own arguments.
+_EXTRA_KEYS = {
+    "_scope_",
+    "activation_checkpointing",
+    "compile",
+    "custom_imports",
+    "efficient_conv_bn_eval",
+    "find_unused_parameters",
+    "model_wrapper_cfg",
+    "runner_type",
+    "sync_bn",
+    "tta_model",
+    "tta_pipeline",
+}
+
+
+class PreflightError(InputError):
+    """A run that would fail, found before it starts."""
+
+
+def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file and merge the options of a command line into it.
+
+    Args:
+        path: The config file.
+        options: What ``--cfg-options`` gave: dotted keys and values.
+
+    Raises:
+        PreflightError: If there is no such file, or an option's first key names nothing.
+    """
+    if not osp.isfile(path):
+        raise PreflightError(f"config '{path}' does not exist (relative paths start at {os.getcwd()})")
+    if not path.endswith((".py", ".json", ".yaml", ".yml")):
+        raise PreflightError(f"config '{path}' is no config: expected a .py, .json or .yaml file")
+    try:
+        cfg = Config.fromfile(path)
+    except InputError:
+        raise
+    except Exception as error:  # a config is a program, and may raise anything
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise PreflightError(f"config '{path}' can't be read: {type(error).__name__}: {reason}") from error
+    if options:
+        _check_options(cfg, options)
+        try:
+            cfg.merge_from_dict(dict(options))
+        except (KeyError, TypeError) as error:
+            raise PreflightError(f"--cfg-options do not fit '{path}': {error}") from error
+    return cfg
+
+
+def check_data(cfg: Config, splits: Iterable[str]) -> None:
+    """Check that the annotation files and image folders of some splits exist.
+
+    Only what a config states as local paths is checked; a data set behind a storage backend is
+    left to it.
+
+    Args:
+        cfg: The config.
+        splits: Of ``'train'``, ``'val'``, ``'test'``; one that the config does not use is skipped.
+
+    Raises:
+        PreflightError: If a path is missing; it names its config key.
+    """
+    for split in splits:
+        loader = cfg.get(f"{split}_dataloader")
+        if not isinstance(loader, Mapping) or cfg.get(f"{split}_cfg") is None:
+            continue
+        for key, dataset in _datasets(loader.get("dataset"), f"{split}_dataloader.dataset"):
+            _check_dataset(key, dataset)
+        evaluators = cfg.get(f"{split}_evaluator") or []
+        for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+            ann_file = evaluator.get("ann_file")
+            if not isinstance(ann_file, str) or not _is_local(ann_file, evaluator):
+                continue
+            if not osp.isfile(ann_file):
+                raise PreflightError(
+                    f"{split}_evaluator.ann_file: '{ann_file}' does not exist; give its path with "
+                    f"--cfg-options {split}_evaluator.ann_file=..."
+                )
+
+
+def check_work_dir(path: str) -> None:
+    """Create the folder for logs and checkpoints, and check that files can be written there.
+
+    Raises:
+        PreflightError: If not.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise PreflightError(
+            f"work_dir '{path}' cannot be written ({error.strerror}): choose another with --work-dir"
+        ) from error
+
+
+def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    read = set(inspect.signature(Runner.__init__).parameters) | _EXTRA_KEYS
+    for key in options:
+        top, _, rest = key.partition(".")
+        if top in read:
+            continue
+        if top == "distill" and is_pair(cfg.get("model")):
+            raise PreflightError(
+                f"--cfg-options {key}: `distill` is copied into `model` while the config is read, and changing it "
+                f"afterwards does nothing; write model.{rest or 'distiller'}=..."
+            )
+        if top not in cfg:
+            close = difflib.get_close_matches(top, read | set(cfg), n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise PreflightError(f"--cfg-options {key}: the config has no '{top}'{hint}")
+        warnings.warn(
+            f"--cfg-options {key}: '{top}' is a variable of the config file, and what was computed "
+            f"from it stays; set the keys that use it (data_root: train_dataloader.dataset."
+            "data_root and the like)",
+            stacklevel=3,
+        )
+
+
+def _datasets(dataset: object, key: str) -> Iterator[tuple[str, Mapping]]:
+    """The data sets that read files, with their config keys, from under any wrappers."""
+    if not isinstance(dataset, Mapping):
+        return
+    if isinstance(dataset.get("datasets"), (list, tuple)):
+        for index, inner in enumerate(dataset["datasets"]):
+            yield from _datasets(inner, f"{key}.datasets.{index}")
+    elif "dataset" in dataset:
+        yield from _datasets(dataset["dataset"], f"{key}.dataset")
+    else:
+        yield key, dataset
+
+
+def _check_dataset(key: str, dataset: Mapping) -> None:
+    root = dataset.get("data_root") or ""
+    paths: dict[str, tuple] = {"ann_file": (dataset.get("ann_file"), osp.isfile)}
+    for name, prefix in (dataset.get("data_prefix") or {}).items():
+        paths[f"data_prefix.{name}"] = (prefix, osp.isdir)
+    for name, (path, exists) in paths.items():
+        if not isinstance(path, str) or not path:
+            continue
+        full = osp.join(root, path)
+        if _is_local(full, dataset) and not exists(full):
+            raise PreflightError(
+                f"{key}.{name}: '{full}' does not exist. Put the data there, or name its place "
+                f"with --cfg-options {key}.data_root=..."
+            )
+        if (
+            name == "ann_file"
+            and _is_local(full, dataset)
+            and full.endswith(".json")
+            and "Coco" in str(dataset.get("type"))
+        ):
+            check_annotations(full, f"{key}.{name}")
+
+
+def _is_local(path: str, owner: Mapping) -> bool:
+    return "://" not in path and not owner.get("backend_args")

@@ -1,0 +1,19 @@
+"""A generated data set in COCO's format, with families of look-alike categories.
+
+Nothing here needs OpenMMLab, a network or a GPU: numpy and OpenCV draw every image.
+``build_dataset`` writes the folder that mmdet's COCO configs read when their ``data_root`` points
+at it.
+"""
+
+from rekd_det.datasets.synthetic.coco_writer import GENERATOR_VERSION, DatasetError, build_dataset
+from rekd_det.datasets.synthetic.shapes import PRESETS, Preset, Scene, render_scene
+
+__all__ = [
+    "GENERATOR_VERSION",
+    "PRESETS",
+    "DatasetError",
+    "Preset",
+    "Scene",
+    "build_dataset",
+    "render_scene",
+]

@@ -1,0 +1,38 @@
+"""DistillLogHook: log what a person reads of a distillation."""
+
+from __future__ import annotations
+
+import re
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmrazor.registry import HOOKS
+
+from rekd_det.engine.hooks.distill_warmup_hook import DistillWarmupHook
+from rekd_det.engine.utils import distillation_of
+
+#: names of a distillation's scalars, but for the factor of its warm-up, which is exact at each step
+_STATISTICS = r"distill\.(?!scale$)"
+
+
+@HOOKS.register_module()
+class DistillLogHook(Hook):
+    """Log what a person reads of a distillation, through mmengine's own log and visualizer backends.
+
+    mmengine averages names with "loss" in them over its window and shows of all others the newest value. The
+    statistics of a distillation ('distill.head_mass', 'distill.agreement') are of one batch and as noisy as a loss, so
+    they are averaged as well. During a warm-up its factor is logged as 'distill.scale'.
+    """
+
+    priority = "NORMAL"  # before LoggerHook
+
+    def before_train(self, runner: Runner) -> None:
+        """Extend the log's averaging to the statistics."""
+        processor = runner.log_processor
+        processor.mean_pattern = re.compile(rf"{processor.mean_pattern.pattern}|{_STATISTICS}")
+        self._warms_up = any(isinstance(hook, DistillWarmupHook) for hook in runner.hooks)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Log the warm-up's factor."""
+        if self._warms_up:
+            runner.message_hub.update_scalar("train/distill.scale", distillation_of(runner).distiller.scale)

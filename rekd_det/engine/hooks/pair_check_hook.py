@@ -1,0 +1,53 @@
+"""PairCheckHook: teacher, student and data set must mean the same category by the same index."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from mmrazor.registry import HOOKS
+
+from rekd_det.engine.utils import distillation_of
+from rekd_det.utils.errors import InputError
+
+
+@HOOKS.register_module()
+class PairCheckHook(Hook):
+    """Before training: teacher, student and data set must mean the same category by the same index."""
+
+    priority = "VERY_HIGH"
+
+    def before_train(self, runner: Runner) -> None:
+        """Raise InputError where the categories differ in number or order."""
+        classes = runner.train_dataloader.dataset.metainfo.get("classes")
+        if classes is None:
+            return
+        model = distillation_of(runner)
+        teacher = model.teacher_classes
+        if teacher is None:
+            print_log(
+                "the teacher's checkpoint does not name its categories; their order can't be checked",
+                logger="current",
+            )
+            return
+        check_categories(tuple(classes), teacher)
+
+
+def check_categories(data: tuple[str, ...], teacher: tuple[str, ...]) -> None:
+    """Raise InputError, naming the first difference, unless both name the same categories in the same order.
+
+    Args:
+        data: category names of the data set, by label.
+        teacher: category names the teacher was trained with, by label.
+    """
+    if len(data) != len(teacher):
+        raise InputError(
+            f"the data set has {len(data)} categories, the teacher was trained on {len(teacher)}. Take a teacher "
+            "trained on this data set's categories, or set metainfo.classes of the data set"
+        )
+    for label, (ours, theirs) in enumerate(zip(data, teacher, strict=True)):
+        if ours != theirs:
+            raise InputError(
+                f"category {label} is {ours!r} in the data set and {theirs!r} for the teacher: the order differs. "
+                "Set metainfo.classes of the data set to the teacher's order"
+            )

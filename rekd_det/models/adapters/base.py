@@ -1,0 +1,179 @@
+"""What a head adapter must do, and the table that says which adapter serves which head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mmdet.registry import MODELS
+from torch import Tensor, nn
+
+from rekd_det.models.utils.taps import TapSet
+from rekd_det.structures.aligned_logits import AlignedLogits
+
+#: head class -> adapter class; filled by :func:`register_adapter`
+ADAPTERS: dict[type[nn.Module], type[HeadAdapter]] = {}
+
+#: where a detector keeps the head that classifies, in the order they are looked for
+HEAD_ATTRIBUTES = ("roi_head", "bbox_head", "panoptic_head", "mask_head")
+
+
+class HeadAdapter(ABC):
+    """Knows one family of heads: which rows reach its classification loss, and how a teacher classifies the same rows.
+
+    One adapter serves one pair. It is used once per step, in this order: :meth:`tap` before the student's forward,
+    :meth:`align` after it, both inside the same :class:`TapSet` block, then :meth:`clear`.
+
+    Args:
+        student: the student's head.
+        teacher: the teacher's head, frozen and in eval mode.
+
+    Raises:
+        ValueError: if the two heads do not fit together.
+    """
+
+    #: how this family turns logits into probabilities, the default for the loss
+    activation: str = "softmax"
+    #: what a row of this family is, for the log and the table of supported heads
+    rows: str = "rows of the classification loss"
+
+    def __init__(self, student: Any, teacher: Any) -> None:
+        self.student = student
+        self.teacher = teacher
+
+    def bind(self, student: nn.Module, teacher: nn.Module) -> None:  # noqa: B027 - most heads need nothing of it
+        """Take what classification needs of the detectors around the heads; called once, before the first step.
+
+        Args:
+            student: the student detector.
+            teacher: the teacher detector, e.g. because its transformer lies there and not in its head.
+
+        Raises:
+            ValueError: if the two detectors do not fit together.
+        """
+
+    @classmethod
+    def pairs_with(cls, teacher: type[HeadAdapter]) -> bool:
+        """Whether heads that the adapter ``teacher`` serves can teach those of this one; layouts are checked later."""
+        return teacher is cls
+
+    def extract_feat(self, teacher: Any, inputs: Tensor) -> Sequence[Tensor]:
+        """The teacher detector's feature maps of a batch ``(B, 3, H, W)``, as :meth:`align` wants them."""
+        return teacher.extract_feat(inputs)
+
+    @property
+    @abstractmethod
+    def num_logits(self) -> int:
+        """C, the logits per row (background included where the head has one)."""
+
+    @abstractmethod
+    def tap(self, taps: TapSet) -> None:
+        """Add the taps that record the student's rows."""
+
+    @abstractmethod
+    def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
+        """Classify the recorded rows with the teacher's head.
+
+        Args:
+            teacher_feats: the teacher's own ``extract_feat`` output, one ``(B, c, h, w)`` map per level.
+            data_samples: the batch's ``DetDataSample``s.
+
+        Returns:
+            One entry per classification head (per stage, per level or per decoder layer). Called without gradient.
+        """
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Forget what was recorded, so that no tensor outlives its step."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Foreground classes; None where the head does not tell."""
+        return getattr(self.student, "num_classes", None)
+
+    def describe(self) -> str:
+        """One line for the log: which heads are paired, and over what."""
+        classes = "" if self.num_classes is None else f"{self.num_classes} classes, "
+        return (
+            f"{type(self.student).__name__} <- {type(self.teacher).__name__}, "
+            f"rows: {self.rows}, {classes}{self.num_logits} logits per row, {self.activation}"
+        )
+
+
+def register_adapter(
+    *heads: type[nn.Module] | str,
+) -> Callable[[type[HeadAdapter]], type[HeadAdapter]]:
+    """Class decorator: let an adapter serve these head classes (exactly these, not their subclasses).
+
+    Args:
+        heads: head classes, or their names in MMDetection's ``MODELS`` registry.
+    """
+
+    def enter(adapter: type[HeadAdapter]) -> type[HeadAdapter]:
+        for head in heads:
+            cls = MODELS.get(head) if isinstance(head, str) else head
+            if cls is None:
+                raise KeyError(f"{adapter.__name__}: MMDetection has no head named {head!r}")
+            ADAPTERS[cls] = adapter
+        return adapter
+
+    return enter
+
+
+def classification_head(detector: nn.Module) -> nn.Module:
+    """The module of a detector that owns its classification loss: RoI head, dense head or query head.
+
+    Raises:
+        TypeError: if the detector has none.
+    """
+    for name in HEAD_ATTRIBUTES:
+        head = getattr(detector, name, None)
+        if isinstance(head, nn.Module):
+            return head
+    raise TypeError(
+        f"{type(detector).__name__} has no classification head: none of "
+        f"{', '.join('.' + n for n in HEAD_ATTRIBUTES)} is a module"
+    )
+
+
+def build_adapter(student: nn.Module, teacher: nn.Module) -> HeadAdapter:
+    """The adapter for a pair of detectors.
+
+    Args:
+        student: the student detector.
+        teacher: the teacher detector.
+
+    Raises:
+        TypeError: if no adapter was written for one of the heads, or the two belong to different adapters.
+        ValueError: if the heads do not fit together.
+    """
+    heads = [classification_head(d) for d in (student, teacher)]
+    found = [ADAPTERS.get(type(h)) for h in heads]
+    for role, head, adapter in zip(("student", "teacher"), heads, found, strict=True):
+        if adapter is None:
+            raise TypeError(
+                f"the {role}'s {type(head).__name__} is not supported. Supported heads: "
+                f"{', '.join(sorted(c.__name__ for c in ADAPTERS))}. To add one, write a HeadAdapter for it "
+                "and register it with rekd_det.models.adapters.register_adapter (docs/new_detector.md)"
+            )
+    assert found[0] is not None and found[1] is not None
+    if not found[0].pairs_with(found[1]):
+        raise TypeError(
+            f"the student's {type(heads[0]).__name__} and the teacher's {type(heads[1]).__name__} classify "
+            "different kinds of rows, so no row of one corresponds to a row of the other. Take a teacher whose "
+            f"head is one of: {', '.join(sorted(c.__name__ for c, a in ADAPTERS.items() if found[0].pairs_with(a)))}"
+        )
+    built = found[0](*heads)
+    built.bind(student, teacher)
+    return built
+
+
+def check_same_classes(owner: str, student: int, teacher: int) -> None:
+    """Raise ValueError unless both heads know the same number of classes."""
+    if student != teacher:
+        raise ValueError(
+            f"{owner}: the student has num_classes={student}, the teacher num_classes={teacher}; logits of "
+            "different categories can't be compared. Set num_classes of model.architecture to the teacher's, "
+            "or take a teacher trained on the student's categories"
+        )

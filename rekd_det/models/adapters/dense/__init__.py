@@ -1,0 +1,1 @@
+"""Dense heads: rows are anchors, points, cells or locations of a heat map."""

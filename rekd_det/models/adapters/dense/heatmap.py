@@ -1,0 +1,113 @@
+"""Heads that classify the cells of heatmaps: CenterNet, CornerNet, CentripetalNet and CenterNet's update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rekd_det.models.adapters.base import HeadAdapter, register_adapter
+from rekd_det.models.adapters.dense.dense import DenseAdapter, flatten_maps
+from rekd_det.models.adapters.dense.dense_output import OutputAdapter
+from rekd_det.models.adapters.layout import Layout
+from rekd_det.models.utils.taps import TapSet
+
+
+@register_adapter("CenterNetUpdateHead")
+class CenterNetUpdateAdapter(OutputAdapter):
+    """CenterNet's update: the loss sees clamped probabilities, so the logits are taken from the head's output."""
+
+    branch = ("cls_convs", "conv_cls")
+
+    def class_losses(self) -> list[nn.Module]:
+        return [self.student.loss_cls]
+
+    def targets(self, student: Tensor, data_samples: list) -> tuple[None, None, Tensor | float | None]:
+        return None, None, self._calls[-1].avg_factor
+
+
+class HeatmapAdapter(DenseAdapter):
+    """Heads with Gaussian targets; a cell's logits are those of its classes, before the sigmoid."""
+
+    rows = "cells of the heatmaps"
+
+    @classmethod
+    def pairs_with(cls, teacher: type[HeadAdapter]) -> bool:
+        return teacher is cls
+
+    def class_losses(self) -> list[nn.Module]:
+        return [self.heatmap_loss(self.student)]
+
+    @staticmethod
+    def heatmap_loss(head: Any) -> nn.Module:
+        """The loss of the heatmaps."""
+        return head.loss_center_heatmap
+
+
+@register_adapter("CenterNetHead")
+class CenterNetAdapter(HeatmapAdapter):
+    """CenterNet: its head applies the sigmoid, so the logits are tapped inside it."""
+
+    def __init__(self, student: Any, teacher: Any) -> None:
+        super().__init__(student, teacher)
+        self._maps: list[Tensor] = []
+
+    @classmethod
+    def layout(cls, head: Any) -> Layout:
+        return Layout("heatmaps", (1,), (1,), head.num_classes, head.num_classes, "sigmoid")
+
+    @classmethod
+    def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
+        return [head.heatmap_head(x) for x in feats]
+
+    def tap(self, taps: TapSet) -> None:
+        super().tap(taps)
+        taps.add(self.student.heatmap_head, lambda args, kwargs, output: self._maps.append(output))
+
+    def student_rows(self) -> Tensor:
+        return flatten_maps(self._maps, self.num_logits, self.order)
+
+    def targets(self, student: Tensor, data_samples: list) -> tuple[None, None, Tensor | float | None]:
+        return None, None, self._calls[-1].avg_factor
+
+    def clear(self) -> None:
+        super().clear()
+        self._maps = []
+
+
+@register_adapter("CornerHead", "CentripetalHead")
+class CornerAdapter(HeatmapAdapter, OutputAdapter):
+    """CornerNet and CentripetalNet: top-left and bottom-right corners of each stack.
+
+    Each of these heatmaps has a number of corners of its own to be divided by, which becomes the rows' weight.
+    """
+
+    @classmethod
+    def layout(cls, head: Any) -> Layout:
+        stacks = int(head.num_feat_levels)
+        return Layout("stacks", (stacks,), (2,), head.num_classes, head.num_classes, "sigmoid")
+
+    @classmethod
+    def class_maps(cls, head: Any, output: Any) -> list[Tensor]:
+        return [heat for pair in zip(output[0], output[1], strict=True) for heat in pair]
+
+    @classmethod
+    def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
+        maps = []
+        for i, x in enumerate(feats):
+            maps += [head.tl_heat[i](head.tl_pool[i](x)), head.br_heat[i](head.br_pool[i](x))]
+        return maps
+
+    @staticmethod
+    def heatmap_loss(head: Any) -> nn.Module:
+        return head.loss_heatmap
+
+    def targets(self, student: Tensor, data_samples: list) -> tuple[None, Tensor, float]:
+        weights = []
+        for heat, call in zip(self._maps, self._calls, strict=True):
+            corners = torch.as_tensor(call.avg_factor, dtype=torch.float, device=heat.device)
+            # The head takes the mean of its two corners.
+            weights.append((0.5 / corners).expand(heat[:, 0].numel()))
+        return None, torch.cat(weights), 1.0

@@ -1,0 +1,1 @@
+"""Query heads: rows are queries, layer by layer."""

@@ -1,0 +1,152 @@
+"""Adapter for DDQ-DETR: rows are the distinct queries of every decoder layer, as the student selected them.
+
+DDQ drops, between layers, queries whose boxes overlap those of better ones. A dropped query gets no loss, so its logits
+mean nothing; hence the teacher takes over the student's selection along with the student's queries, and no row is
+compared that either of the two would have dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rekd_det.models.adapters.base import register_adapter
+from rekd_det.models.adapters.query.query import QueryAdapter
+from rekd_det.models.adapters.query.shared_queries import SharedQueries
+from rekd_det.models.utils.taps import TapSet, argument
+from rekd_det.structures.aligned_logits import AlignedLogits
+
+
+class DDQQueries(SharedQueries):
+    """DDQ: content is the encoder's (mapped) feature at the point that proposed the place.
+
+    The teacher takes its own feature at the same point. Dense and denoising queries go along without content, as for
+    DINO: distinct queries can't see them.
+    """
+
+    def __init__(self, student: Any, teacher: Any) -> None:
+        super().__init__(student, teacher)
+        self._features: list[Tensor] = []
+
+    def tap(self, taps: TapSet) -> None:
+        super().tap(taps)
+        # Called once per image; the queries are rows of its output.
+        taps.add(self.student.query_map, lambda args, kwargs, output: self._features.append(output))
+
+    @property
+    def distinct(self) -> slice:
+        """Where the distinct queries lie among all queries of the student's decoder."""
+        start, count = self.student.cache_dict["dis_query_info"]
+        return slice(start, start + count)
+
+    def kept(self, layer: int) -> Tensor:
+        """``(B, Q)`` bool: which distinct queries reach the loss of a layer."""
+        images, count = self.places["query"].shape[0], self.student.num_queries
+        if layer == 0:
+            return torch.ones(images, count, dtype=torch.bool, device=self.places["query"].device)
+        # As the head's loss reads it.
+        return self._selection(layer - 1)[:, 0]
+
+    def _selection(self, layer: int) -> Tensor:
+        """``(B, Q, Q)`` bool: which distinct queries see each other after a layer."""
+        cache = self.student.cache_dict
+        return cache["distinct_query_mask"][layer][:: cache["num_heads"]]
+
+    def embed(self, memory: Tensor) -> dict[str, Tensor]:
+        places, distinct = self.places["reference_points"], self.distinct
+        query = memory.new_zeros(*places.shape[:2], memory.shape[-1])
+        for i, features in enumerate(self._features):
+            if len(features) != len(memory[i]):
+                raise ValueError(
+                    f"DDQDETR: the student's feature maps have {len(features)} points, the teacher's {len(memory[i])}: "
+                    "a query's content is the feature of one point. Take a teacher with the student's number of levels "
+                    "and strides (num_feature_levels, neck)"
+                )
+            index, found = _rows_of(features, self.places["query"][i, distinct])
+            content = self.teacher.query_map(memory[i])[index]
+            query[i, distinct] = content * found[:, None]
+        return dict(query=query, reference_points=places, dn_mask=self.places["self_attn_mask"])
+
+    def decode(self, feats: Sequence[Tensor], data_samples: list) -> Tensor:
+        with _decode_as_student(self):
+            return super().decode(feats, data_samples)
+
+    def classify(self, hidden: Tensor) -> Tensor:
+        # The head cuts the dense queries off before it classifies; as long a product gives the same last bit.
+        return super().classify(hidden[:, :, : self.distinct.stop])
+
+    def clear(self) -> None:
+        super().clear()
+        self._features = []
+
+
+@register_adapter("DDQDETRHead")
+class DDQAdapter(QueryAdapter):
+    """DDQ-DETR, both detectors."""
+
+    rows = "distinct queries, a set per decoder layer"
+
+    def bind(self, student: nn.Module, teacher: nn.Module) -> None:
+        super().bind(student, teacher)
+        self._queries = self._shared = DDQQueries(student, teacher)
+
+    def _matching_part(self, total: int) -> slice:
+        return self._queries.distinct
+
+    def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
+        assert self._output is not None
+        logits = self._output[0]
+        with self.teacher_kernels():
+            rows = self._matching_queries(self._queries.decode(teacher_feats, data_samples))
+        kept = [self._queries.kept(i) for i in range(len(logits))]
+        with torch.enable_grad():
+            mine = [x[mask] for x, mask in zip(logits, kept, strict=True)]
+        return [self.entry(i, f"d{i}", x, rows[i][kept[i]]) for i, x in enumerate(mine)]
+
+
+@contextmanager
+def _decode_as_student(queries: DDQQueries) -> Iterator[None]:
+    """For one decoding, set the teacher's decoder to the student's query layout and selection."""
+    decoder, cache = queries.teacher.decoder, queries.teacher.cache_dict
+    heads, part = cache["num_heads"], queries.distinct
+
+    def select(*args, **kwargs) -> Tensor:
+        mask = argument(args, kwargs, 2, "self_attn_mask").clone()
+        mask[:, part, part] = ~queries._selection(argument(args, kwargs, 3, "layer_index")).repeat_interleave(heads, 0)
+        return mask
+
+    # Dense queries are refined by branches of their own, which the decoder uses in training only. Its layers stay in
+    # eval mode: this is the flag of the decoder alone.
+    decoder.training = True
+    decoder.select_distinct_queries = select
+    decoder.__dict__["aux_reg_branches"] = queries.teacher.bbox_head.aux_reg_branches
+    cache["num_dense_queries"] = queries.student.cache_dict["num_dense_queries"]
+    try:
+        yield
+    finally:
+        decoder.training = False
+        del decoder.select_distinct_queries, decoder.__dict__["aux_reg_branches"]
+
+
+def _rows_of(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Find rows in the table that they were copied from.
+
+    Args:
+        table: ``(P, c)``.
+        rows: ``(Q, c)``, each a copy of a row of the table, or padding.
+
+    Returns:
+        Index ``(Q,)`` into the table, and ``(Q,)`` bool, False for padding. A row is known by its first 64 bits.
+    """
+    table_keys, order = _keys(table).sort()
+    keys = _keys(rows)
+    place = torch.searchsorted(table_keys, keys).clamp(max=len(table_keys) - 1)
+    return order[place], table_keys[place] == keys
+
+
+def _keys(rows: Tensor) -> Tensor:
+    return rows[:, : 8 // rows.element_size()].contiguous().view(torch.int64).squeeze(1)

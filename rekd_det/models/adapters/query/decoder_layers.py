@@ -1,0 +1,136 @@
+"""What the adapters of query heads share: one set of rows per decoder layer, weighted as the head's own loss does.
+
+The losses of a query head call ``loss_cls`` once per decoder layer, in order; calls for an encoder's proposals or for
+denoising queries come later. Shapes: B images, Q queries, C class logits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rekd_det.models.adapters.base import HeadAdapter, check_same_classes
+from rekd_det.models.adapters.matching import Pairs
+from rekd_det.models.utils.taps import TapSet, argument
+from rekd_det.structures.aligned_logits import AlignedLogits
+
+
+class DecoderLayersAdapter(HeadAdapter):
+    """Base of the query adapters: records the targets of each layer and builds its :class:`AlignedLogits`."""
+
+    def __init__(self, student: Any, teacher: Any) -> None:
+        super().__init__(student, teacher)
+        own, other = self.classifier(student), self.classifier(teacher)
+        name = type(student).__name__
+        check_same_classes(name, own.num_classes, other.num_classes)
+        self.activation = _activation(own)
+        if self.activation != _activation(other):
+            raise ValueError(
+                f"{name} classifies by {self.activation}, the teacher's {type(teacher).__name__} by "
+                f"{_activation(other)}: their logits don't mean the same. Take a teacher with the same kind of loss_cls"
+            )
+        self._class_weight = _class_weight(own)
+        self._targets: list[tuple[Tensor, Tensor | None, Tensor | float | None]] = []
+
+    @staticmethod
+    def classifier(head: Any) -> Any:
+        """The module that holds ``num_classes`` and ``loss_cls``."""
+        return head
+
+    @property
+    def num_logits(self) -> int:
+        head = self.classifier(self.student)
+        return head.num_classes + (self.activation == "softmax")
+
+    def tap_targets(self, taps: TapSet, loss_cls: nn.Module) -> None:
+        """Record labels, weights and avg_factor of every call of a classification loss."""
+
+        def on_loss(args: tuple, kwargs: dict, _: object) -> None:
+            target = argument(args, kwargs, 1, "target")
+            labels = target[0] if isinstance(target, tuple) else target  # (labels, quality)
+            self._targets.append((labels, argument(args, kwargs, 2, "weight"), argument(args, kwargs, 3, "avg_factor")))
+
+        taps.add(loss_cls, on_loss)
+
+    def entry(
+        self,
+        layer: int,
+        tag: str,
+        student: Tensor,
+        teacher: Tensor,
+        pairs: Pairs | None = None,
+        loss_weight: float = 1.0,
+    ) -> AlignedLogits:
+        """The rows of one layer.
+
+        Args:
+            layer: which of the recorded loss calls is the layer's.
+            tag: names the layer in the log.
+            student: ``(B, Q, C)`` or ``(N, C)`` logits, the rows of the loss call, attached to the graph.
+            teacher: ``(B, R, C)`` or ``(M, C)`` logits.
+            pairs: which rows belong together; None if the rows already correspond.
+            loss_weight: the head's own weight of the layer.
+
+        Raises:
+            RuntimeError: if the recorded loss call is not about these rows.
+        """
+        labels, weight, avg_factor = self._targets[layer] if layer < len(self._targets) else (None, None, None)
+        count = student.shape[:-1].numel()
+        if labels is None or len(labels) != count:
+            got = "was not called" if labels is None else f"saw {len(labels)} rows, the layer has {count}"
+            raise RuntimeError(
+                f"{type(self.student).__name__}: the classification loss of {tag} {got}; the head differs from "
+                "MMDetection's, and needs an adapter of its own"
+            )
+        weight = self._row_weight(labels, weight)
+        teacher = teacher.reshape(-1, teacher.shape[-1])
+        with torch.enable_grad():  # the teacher answers under no_grad, but these rows are the student's
+            student = student.reshape(-1, student.shape[-1])
+            if pairs is not None:
+                student = student[pairs[0]]
+        if pairs is not None:
+            teacher, labels, weight = teacher[pairs[1]], labels[pairs[0]], weight[pairs[0]]
+        return AlignedLogits(
+            student=student,
+            teacher=teacher,
+            labels=labels,
+            weight=weight,
+            avg_factor=avg_factor,
+            activation=self.activation,
+            tag=tag,
+            loss_weight=loss_weight,
+        )
+
+    def _row_weight(self, labels: Tensor, weight: Tensor | None) -> Tensor:
+        """``(N,)``; a cross entropy weighs a row by its class (0.1 for 'no object') on top of the row's own weight."""
+        out = torch.ones_like(labels, dtype=torch.float) if weight is None else weight.float()
+        if self._class_weight is not None:
+            self._class_weight = self._class_weight.to(labels.device)  # moves once
+            out = out * self._class_weight[labels]
+        return out
+
+    def clear(self) -> None:
+        self._targets = []
+
+
+def _activation(head: Any) -> str:
+    return "sigmoid" if head.loss_cls.use_sigmoid else "softmax"
+
+
+def _class_weight(head: Any) -> Tensor | None:
+    weight = getattr(head.loss_cls, "class_weight", None)
+    if weight is None or head.loss_cls.use_sigmoid:
+        return None
+    return torch.as_tensor(weight, dtype=torch.float)
+
+
+def check_same_layers(owner: str, student: int, teacher: int) -> None:
+    """Raise ValueError unless both decoders have the same number of layers."""
+    if student != teacher:
+        raise ValueError(
+            f"{owner}: the student's decoder has {student} layers, the teacher's {teacher}; each layer learns from "
+            f"its counterpart. Take a teacher with {student}, or set the student's number of decoder layers to "
+            f"{teacher}"
+        )

@@ -1,0 +1,1 @@
+"""R-CNN heads: rows are the RoIs that the student sampled."""

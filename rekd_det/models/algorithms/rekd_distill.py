@@ -1,0 +1,181 @@
+"""ReKDDistill: train a student detector beside a frozen teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.utils import add_prefix
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from rekd_det.models.teachers.lean import LeanOptions, make_lean
+from rekd_det.models.teachers.teacher import TeacherInput, build_teacher
+from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError
+
+_TEACHER_PREFIX = "teacher."
+
+
+@MODELS.register_module()
+class ReKDDistill(SingleTeacherDistill):
+    """MMRazor's single-teacher distillation with the student first and a teacher that only classifies the student's
+    rows.
+
+    It differs from its parent in that
+
+    * the teacher answers about the rows that the student's head sampled;
+    * the teacher is no submodule: it is in no checkpoint, optimizer, DDP bucket or EMA copy, and ``train()``
+      leaves it in eval mode. It moves between devices with the algorithm;
+    * the student's losses keep their names, the distillation's get the prefix 'distill.';
+    * a stopped distillation (``StopDistillHook``) does not run the teacher.
+
+    Args:
+        distiller: config of :class:`rekd_det.models.distillers.ReKDDistiller`.
+        teacher: the teacher's model config, ``dict(cfg_path=...)``, or a built detector.
+        teacher_ckpt: file or URL of the teacher's weights; needed unless ``teacher`` is built.
+        calculate_student_loss: whether the student's own losses are part of the total.
+        teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile, teacher_roi_gather: how the teacher is
+            run, see :class:`rekd_det.models.teachers.lean.LeanOptions`. Off by default.
+        **kwargs: ``architecture`` (the student), ``data_preprocessor``, ``init_cfg`` of MMRazor's ``BaseAlgorithm``.
+
+    Raises:
+        ValueError: if teacher and student do not fit together (classes, stages), or an option is not supported.
+        TypeError: if a head has no adapter.
+    """
+
+    def __init__(
+        self,
+        distiller: dict,
+        teacher: BaseModel | Mapping | str,
+        teacher_ckpt: str | None = None,
+        calculate_student_loss: bool = True,
+        teacher_fuse_bn: bool = False,
+        teacher_channels_last: bool = False,
+        teacher_dtype: str | None = None,
+        teacher_compile: bool | Mapping = False,
+        teacher_roi_gather: bool = False,
+        **kwargs,
+    ) -> None:
+        for key in ("teacher_trainable", "student_trainable", "teacher_norm_eval"):
+            if key in kwargs and kwargs.pop(key) is not (key != "teacher_trainable"):
+                raise ValueError(
+                    f"model.{key}: ReKDDistill trains the student and keeps the teacher frozen in eval mode; "
+                    "leave the key out"
+                )
+        MODELS.build(copy.deepcopy(distiller))  # a mistake in its options shows before the teacher is fetched
+        options = LeanOptions(
+            teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile, teacher_roi_gather
+        )
+        built, classes = build_teacher(teacher, teacher_ckpt)
+        lean = make_lean(built, options)  # before the distiller sees the teacher's weights
+        # MMRazor turns in-place activations off for recorders that keep their inputs; the taps here keep logits only.
+        kwargs.setdefault("module_inplace", True)
+        super().__init__(
+            distiller=distiller,
+            teacher=built,
+            calculate_student_loss=calculate_student_loss,
+            teacher_module_inplace=True,
+            **kwargs,
+        )
+        self.distiller.lean = lean
+        # An ordinary attribute, not a submodule: see the class docstring.
+        self.__dict__["teacher"] = self._modules.pop("teacher")
+        #: names of the teacher's categories in order, or None if its checkpoint does not tell
+        self.teacher_classes = classes
+        self._teacher_input = TeacherInput(self.data_preprocessor, built.data_preprocessor)
+
+    @property
+    def detector(self) -> BaseModel:
+        """The student: mmdet's YOLOXModeSwitchHook looks under this name for a detector inside a model."""
+        return self.student
+
+    def loss(self, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
+        """The student's losses and, under 'distill.', those of the distillation.
+
+        Args:
+            batch_inputs: ``(B, 3, H, W)`` images, preprocessed for the student.
+            data_samples: their ``DetDataSample``s with ground truth.
+        """
+        if self.distillation_stopped:
+            losses = self._student_losses(batch_inputs, data_samples)
+            losses.update(add_prefix(self.distiller.idle_losses(), "distill"))
+            return losses
+        assert data_samples is not None
+        with self.distiller.step():
+            # Before the student's forward, whose activations stay until the backward: what the teacher needs on the way
+            # to its feature maps is then free again.
+            with torch.no_grad():
+                feats = self.distiller.extract_teacher_feat(
+                    self.teacher, self._teacher_input(batch_inputs, data_samples)
+                )
+            losses = self._student_losses(batch_inputs, data_samples)
+            distill = self.distiller.compute_distill_losses(feats, data_samples)
+        if not self.calculate_student_loss:
+            losses = {}
+        losses.update(add_prefix(distill, "distill"))
+        return losses
+
+    def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
+        return self.student(batch_inputs, data_samples, mode="loss")
+
+    def train(self, mode: bool = True) -> ReKDDistill:  # type: ignore[override]
+        """Set the student's mode; the teacher is no submodule and stays in eval mode."""
+        return nn.Module.train(self, mode)
+
+    def _apply(self, fn, recurse: bool = True):
+        self.teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: dict) -> ReKDDistill:
+        # A copy (EMA) of the student needs no second teacher. The distiller's adapter refers to parts of it.
+        memo.update({id(m): m for m in self.teacher.modules()})
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})
+        return twin
+
+    def _load_from_state_dict(
+        self,
+        state_dict,
+        prefix,
+        local_metadata,
+        strict,
+        missing_keys,
+        unexpected_keys,
+        error_msgs,
+    ) -> None:
+        """Accept a plain detector's weights for the student, and drop a teacher that MMRazor saved along."""
+        student = prefix + STUDENT_PREFIX
+        if not any(k.startswith(student) for k in state_dict):
+            _rename(state_dict, prefix, student)
+        for key in [k for k in state_dict if k.startswith(prefix + _TEACHER_PREFIX)]:
+            del state_dict[key]
+        own = self.state_dict().keys()
+        matched = sum(k[len(prefix) :] in own for k in state_dict)
+        if not matched:
+            shown = ", ".join(list(state_dict)[:3]) or "no keys at all"
+            raise CheckpointError(
+                f"none of the checkpoint's weights belongs to the student ({shown} ...): it is of another "
+                "architecture, or it is not a detector's checkpoint"
+            )
+        print_log(
+            f"{matched} of {len(state_dict)} weights in the checkpoint match the student's {len(own)}",
+            logger="current",
+        )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+
+def _rename(state_dict, prefix: str, student: str) -> None:
+    """Move a plain detector's keys, and the module versions beside them, under the student's prefix, in place."""
+    for key in list(state_dict):
+        state_dict[student + key[len(prefix) :]] = state_dict.pop(key)
+    metadata = getattr(state_dict, "_metadata", None)
+    if metadata is not None:
+        for key in list(metadata):
+            metadata[(student + key[len(prefix) :]).rstrip(".")] = metadata[key]

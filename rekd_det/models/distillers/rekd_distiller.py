@@ -1,0 +1,195 @@
+"""ReKDDistiller: from the rows of a step to its distillation losses."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import ModuleDict
+from mmengine.registry import DefaultScope
+from mmrazor.models.distillers import BaseDistiller
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from rekd_det.models.adapters import HeadAdapter, build_adapter
+from rekd_det.models.distillers.agreement import top1_agreement
+from rekd_det.models.distillers.row_weighting import check_rows, row_weight
+from rekd_det.models.losses import LogitLoss
+from rekd_det.models.losses.feature_loss import FeatureLoss
+from rekd_det.models.teachers.lean import LeanRun
+from rekd_det.models.utils.feature_tap import FeatureTap
+from rekd_det.models.utils.finite_guard import FiniteGuard
+from rekd_det.models.utils.taps import TapSet
+from rekd_det.structures.aligned_logits import AlignedLogits
+
+
+@MODELS.register_module()
+class ReKDDistiller(BaseDistiller):
+    """Distils classification logits on the rows that the student's own head classifies.
+
+    Args:
+        loss: config of a :class:`rekd_det.models.losses.LogitLoss`, e.g. ``dict(type='mmrazor.ReKDLoss', top_k=5)``.
+            Where it sets no ``activation``, the head's own is used. None distils features alone; the heads then need
+            no adapter.
+        feature_losses: losses on feature maps by name, see :class:`rekd_det.models.losses.FeatureLoss`, e.g.
+            ``dict(loss_pkd=dict(type='mmrazor.PKDLoss', loss_weight=6.0, levels=[0, 1, 2, 3]))``.
+        rows: which rows count in ``loss``, and how much: 'all', 'object' or 'teacher', see
+            :func:`rekd_det.models.distillers.row_weighting.row_weight`.
+        init_cfg: as in mmengine's ``BaseModule``.
+
+    Raises:
+        ValueError, TypeError: for a loss that can't be built, or that does not fit the pair's heads.
+    """
+
+    def __init__(
+        self,
+        loss: dict | None,
+        feature_losses: Mapping | None = None,
+        rows: str = "all",
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        check_rows(rows)
+        self.rows = rows
+        if not isinstance(loss, dict) and not (loss is None and feature_losses):
+            raise TypeError(
+                f"model.distiller.loss must be a config dict (or None beside feature_losses), got {type(loss).__name__}"
+            )
+        self._loss_cfg = None if loss is None else dict(loss)
+        self.loss = None if self._loss_cfg is None else _build_loss(self._loss_cfg)
+        #: trained with the student where they have connectors
+        self.feature_losses = ModuleDict({n: FeatureLoss(n, c) for n, c in (feature_losses or {}).items()})
+        self._features: FeatureTap | None = None
+        #: factor on all distillation losses; DistillWarmupHook moves it
+        self.scale = 1.0
+        self.adapter: HeadAdapter | None = None
+        #: how the teacher is run
+        self.lean = LeanRun()
+        self._student: list[nn.Module] = []
+        self._finite = FiniteGuard()
+        self._told_rows = False
+
+    def prepare_from_student(self, model: nn.Module) -> None:
+        """Remember the student until the teacher is there (called by MMRazor's algorithm)."""
+        self._student = [model]  # a list, so that the student does not become a submodule
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Pair the detectors; of their heads, everything that does not fit is raised here, before training."""
+        student = self._student.pop()
+        if self.feature_losses:
+            self._features = FeatureTap(student)
+            print_log(f"feature distillation: {', '.join(self.feature_losses)}", logger="current")
+        if self._loss_cfg is None or self.loss is None:
+            return
+        self.adapter = build_adapter(student, model)
+        if "activation" not in self._loss_cfg:
+            self.loss = _build_loss({**self._loss_cfg, "activation": self.adapter.activation})
+        self.loss.check_num_logits(self.adapter.num_logits)
+        print_log(f"ReKD pairs {self.adapter.describe()}; {self.loss}", logger="current")
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Taps on the student for one step; they and what they recorded are gone afterwards, whatever happens."""
+        tapped = [x for x in (self.adapter, self._features) if x is not None]
+        if not tapped:
+            raise RuntimeError("ReKDDistiller works inside ReKDDistill, which pairs it with the detectors")
+        try:
+            with TapSet() as taps:
+                for x in tapped:
+                    x.tap(taps)
+                yield
+        finally:
+            for x in tapped:
+                x.clear()
+
+    def extract_teacher_feat(self, teacher: Any, inputs: Tensor) -> Sequence[Tensor]:
+        """The teacher's feature maps of a batch ``(B, 3, H, W)`` that is normalised for it."""
+        inputs = self.lean.images(inputs)
+        with self.lean.precision(inputs.device):
+            if self.adapter is None:
+                return self.lean.maps(teacher.extract_feat(inputs))
+            return self.lean.maps(self.adapter.extract_feat(teacher, inputs))
+
+    def compute_distill_losses(self, teacher_feats: Sequence[Tensor], data_samples: list) -> dict[str, Tensor]:
+        """The losses of the step, by name; called inside :meth:`step`, after the student's forward.
+
+        Args:
+            teacher_feats: the teacher's feature maps of this batch, one ``(B, c, h, w)`` per level.
+            data_samples: the batch's ``DetDataSample``s.
+
+        Returns:
+            ``loss_*`` scalars to minimise, and detached statistics whose names lack "loss". With several heads (stages)
+            the names start with the head's tag: 's0.loss_tisd'.
+        """
+        aligned: list[AlignedLogits] = []
+        if self.adapter is not None:
+            with torch.no_grad(), self.lean.precision(teacher_feats[0].device):
+                aligned = self.adapter.align(teacher_feats, data_samples)
+        if not self._told_rows and self.adapter is not None:
+            self._told_rows = True
+            counts = ", ".join(f"{e.tag or 'head'}: {len(e.student)} rows, weight {e.loss_weight:g}" for e in aligned)
+            print_log(f"ReKD's first step distils {counts or 'no rows'}", logger="current")
+        out: dict[str, Tensor] = {}
+        for entry in aligned:
+            prefix = f"{entry.tag}." if entry.tag else ""
+            for name, value in self._components(entry).items():
+                out[prefix + name] = value * (entry.loss_weight * self.scale) if "loss" in name else value
+            agreement = top1_agreement(entry)
+            if agreement is not None:
+                out[f"{prefix}agreement"] = agreement
+        if self._features is not None:
+            for name, loss in self.feature_losses.items():
+                out[name] = loss(self._features.feats, teacher_feats) * self.scale
+        losses = [v.detach() for k, v in out.items() if "loss" in k]
+        if losses:
+            self._finite.check(torch.stack(losses).sum(), aligned)
+        return out
+
+    def idle_losses(self) -> dict[str, Tensor]:
+        """What a step without distillation needs: zeros attached to the trained connectors, which DDP waits for."""
+        return {name: loss.idle() for name, loss in self.feature_losses.items() if any(True for _ in loss.parameters())}
+
+    def _components(self, entry: AlignedLogits) -> dict[str, Tensor]:
+        assert self.loss is not None
+        avg_factor = entry.avg_factor if self.loss.reduction == "mean" else None
+        weight = row_weight(entry, self.rows)
+        return self.loss.components(entry.student, entry.teacher, weight, avg_factor, entry.labels)
+
+
+def _build_loss(cfg: dict) -> LogitLoss:
+    # The config's default scope is mmdet; a loss of this package must be found without 'mmrazor.' as well.
+    with DefaultScope.overwrite_default_scope("mmrazor"):
+        kind = MODELS.get(cfg["type"]) if isinstance(cfg.get("type"), str) else cfg.get("type")
+        if not (inspect.isclass(kind) and issubclass(kind, LogitLoss)):
+            names = sorted(c.__name__ for c in _subclasses(LogitLoss))
+            raise TypeError(
+                f"model.distiller.loss.type={cfg.get('type')!r} is not a loss on classification logits; "
+                f"choose one of {', '.join(names)}, or register a subclass of rekd_det.models.losses.LogitLoss"
+            )
+        _check_options(kind, cfg)
+        loss = MODELS.build(cfg)
+    if loss.reduction == "none":
+        raise ValueError("model.distiller.loss.reduction='none' gives no scalar to train on; use 'mean'")
+    return loss
+
+
+def _check_options(kind: type, cfg: dict) -> None:
+    known: set[str] = set()
+    for cls in kind.__mro__:
+        if issubclass(cls, LogitLoss):
+            known |= set(inspect.signature(cls.__init__).parameters)
+    known -= {"self", "kwargs"}
+    unknown = sorted(set(cfg) - known - {"type", "_scope_"})
+    if unknown:
+        raise TypeError(
+            f"model.distiller.loss has no option {', '.join(unknown)}; {kind.__name__} takes {', '.join(sorted(known))}"
+        )
+
+
+def _subclasses(cls: type) -> set[type]:
+    direct: set[type] = set(cls.__subclasses__())
+    return direct.union(*map(_subclasses, direct))

@@ -1,0 +1,140 @@
+"""The controls: classical KD, DKD and GDKD on the same terms as ReKD."""
+
+from __future__ import annotations
+
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from rekd_det.models.losses.base import LogitLoss, check_number, check_tail, check_top_k
+from rekd_det.models.losses.functional import kl_bernoulli, kl_softmax, topk_index, topk_kl_terms
+from rekd_det.models.losses.kernels import KDSpec, Part
+
+
+@MODELS.register_module()
+class KDLoss(LogitLoss):
+    """Classical knowledge distillation (Hinton et al., 2015): ``KL(teacher || student) * tau**2`` per row.
+
+    With ``activation='sigmoid'``: the sum over classes of the Bernoulli KLs. Options as in :class:`LogitLoss`.
+    """
+
+    def row_terms(
+        self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        if self.activation == "sigmoid":
+            return {"loss_kd": kl_bernoulli(student, teacher, self.tau).sum(1)}, {}
+        return {"loss_kd": kl_softmax(student, teacher, self.tau)}, {}
+
+    def kernel_spec(self) -> KDSpec:
+        # Without a head the tail is the whole row.
+        return KDSpec((Part("loss_kd", tail=1.0),), "none", 0, self.activation, self.tau, statistic=None)
+
+
+# MMRazor has a DKDLoss too, whose legacy `size_average` argument silently turns 'mean' and 'none' into a sum. This one
+# takes the same arguments with the same defaults, so that it can stand in its place.
+@MODELS.register_module(force=True)
+class DKDLoss(LogitLoss):
+    """Decoupled KD (Zhao et al., CVPR 2022): the head set is the target class.
+
+    Args:
+        alpha: weight of the target-class part (TCKD).
+        beta: weight of the non-target part (NCKD).
+        tau, activation, reduction, loss_weight: see :class:`LogitLoss`; 'softmax' or 'implicit_bg'.
+
+    A row whose label is no class of the row (an ignored row, -1) counts 0.
+    """
+
+    activations = ("softmax", "implicit_bg")
+
+    def __init__(self, alpha: float = 1.0, beta: float = 1.0, reduction: str = "mean", **kwargs) -> None:
+        # 'batchmean' is MMRazor's word for it.
+        super().__init__(reduction="mean" if reduction == "batchmean" else reduction, **kwargs)
+        check_number("DKDLoss", "alpha", alpha, least=0.0)
+        check_number("DKDLoss", "beta", beta, least=0.0)
+        self.alpha, self.beta = float(alpha), float(beta)
+
+    def check_labels(self, gt_labels: Tensor | None, num_rows: int) -> None:
+        if gt_labels is None or gt_labels.shape != (num_rows,):
+            got = None if gt_labels is None else tuple(gt_labels.shape)
+            raise ValueError(f"DKDLoss: gt_labels must be (N,) = ({num_rows},) class indices, got {got}")
+
+    def row_terms(
+        self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        assert gt_labels is not None  # check_labels
+        known = (gt_labels >= 0) & (gt_labels < student.shape[1])
+        target = gt_labels.where(known, 0)
+        terms = topk_kl_terms(student, teacher, target[:, None], self.tau)
+        parts = {
+            "loss_tckd": self.alpha * terms.kl_mass * known,
+            "loss_nckd": self.beta * terms.kl_tail * known,
+        }
+        return parts, {"target_mass": terms.head_mass}
+
+    def kernel_spec(self) -> KDSpec:
+        parts = (Part("loss_tckd", mass=self.alpha), Part("loss_nckd", tail=self.beta))
+        return KDSpec(parts, "target", 1, self.activation, self.tau, statistic="target_mass")
+
+    def forward(  # type: ignore[override]
+        self,
+        preds_S: Tensor,
+        preds_T: Tensor,
+        gt_labels: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: Tensor | float | None = None,
+    ) -> Tensor:
+        """As :meth:`LogitLoss.forward`, with ``gt_labels`` ``(N,)`` int64."""
+        return self._total(self.components(preds_S, preds_T, weight, avg_factor, gt_labels))
+
+
+@MODELS.register_module()
+class GDKDLoss(LogitLoss):
+    """Generalised DKD (Zheng and Yang, ECCV 2024): three free weights on the terms of the top-K identity.
+
+    Args:
+        top_k: K of the teacher's top-K.
+        mass_weight: weight of ``KL_mass``.
+        head_weight: weight of ``KL_head``.
+        tail_weight: weight of ``KL_tail``. The defaults of the three are those of the authors' detection code.
+        tau, activation, reduction, loss_weight: see :class:`LogitLoss`; 'softmax' or 'implicit_bg'.
+    """
+
+    activations = ("softmax", "implicit_bg")
+
+    def __init__(
+        self,
+        top_k: int = 5,
+        mass_weight: float = 1.0,
+        head_weight: float = 0.125,
+        tail_weight: float = 0.25,
+        **kwargs,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_top_k("GDKDLoss", top_k)
+        self.top_k = top_k
+        check_number("GDKDLoss", "mass_weight", mass_weight, least=0.0)
+        check_number("GDKDLoss", "head_weight", head_weight, least=0.0)
+        check_number("GDKDLoss", "tail_weight", tail_weight, least=0.0)
+        self.mass_weight, self.head_weight = float(mass_weight), float(head_weight)
+        self.tail_weight = float(tail_weight)
+
+    def check_num_logits(self, num_logits: int) -> None:
+        check_tail("GDKDLoss", self.top_k, num_logits + (self.activation == "implicit_bg"))
+
+    def row_terms(
+        self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        terms = topk_kl_terms(student, teacher, topk_index(teacher, self.top_k), self.tau)
+        parts = {
+            "loss_mass": self.mass_weight * terms.kl_mass,
+            "loss_head": self.head_weight * terms.kl_head,
+            "loss_tail": self.tail_weight * terms.kl_tail,
+        }
+        return parts, {"head_mass": terms.head_mass}
+
+    def kernel_spec(self) -> KDSpec:
+        parts = (
+            Part("loss_mass", mass=self.mass_weight),
+            Part("loss_head", head=self.head_weight),
+            Part("loss_tail", tail=self.tail_weight),
+        )
+        return KDSpec(parts, "teacher", self.top_k, self.activation, self.tau)

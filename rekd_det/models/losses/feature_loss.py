@@ -1,0 +1,175 @@
+"""Feature distillation beside the logits: any of MMRazor's feature losses on the feature maps of the same step.
+
+The student's maps are tapped where its own losses take them, the teacher's are those its head classifies: neither
+network runs once more.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule, ModuleList
+from mmengine.registry import DefaultScope
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from rekd_det.models.losses import LogitLoss
+
+#: by which names MMRazor's connectors call the channels they take
+_IN_CHANNELS = ("in_channels", "in_channel", "student_channels")
+
+
+class FeatureLoss(BaseModule):
+    """One feature loss, summed over feature levels, with a connector of its own per level where it needs one.
+
+    Maps, connectors and loss are computed in fp32, whatever autocast gives: standard deviations and sums over a whole
+    map overflow fp16, and connectors keep fp32 weights.
+
+    Args:
+        name: key of the loss in ``feature_losses``, and its name in the log.
+        config: of the loss in MMRazor's registry (``dict(type='PKDLoss', loss_weight=6.0)``), called with the student's
+            and the teacher's map, or what the connectors make of them. Beside the loss's own options:
+
+            * ``levels``: list of indices into the feature maps; all levels by default;
+            * ``student_connector``, ``teacher_connector``: config of a connector on that side, built once per level, or
+              a list of configs, one per level (``levels`` is needed then). Both are trained with the student.
+
+    Raises:
+        TypeError: for a loss or connector that is unknown or takes other arguments.
+        ValueError: for levels that can't be.
+    """
+
+    def __init__(self, name: str, config: Mapping) -> None:
+        super().__init__()
+        self.key = f"model.distiller.feature_losses.{name}"
+        self.name = name
+        if not name.startswith("loss") or "." in name:
+            raise ValueError(f"{self.key}: the name of a feature loss starts with 'loss', e.g. 'loss_pkd'")
+        if not isinstance(config, Mapping) or not isinstance(config.get("type"), str):
+            raise TypeError(f"{self.key} must be a config dict with a type, e.g. dict(type='mmrazor.PKDLoss')")
+        options = dict(config)
+        self.levels = self._levels(options.pop("levels", None))
+        sides = [options.pop(f"{side}_connector", None) for side in ("student", "teacher")]
+        self.loss = self._build(options, "")
+        self._check_loss()
+        self._configs = [self._per_level(side, c) for side, c in zip(("student", "teacher"), sides, strict=True)]
+        self.student_connectors, self.teacher_connectors = (
+            ModuleList(self._build(c, f".{side}_connector") for c in configs)
+            for side, configs in zip(("student", "teacher"), self._configs, strict=True)
+        )
+
+    def _levels(self, levels: Any) -> list[int] | None:
+        if levels is None:
+            return None
+        ok = isinstance(levels, Sequence) and levels and all(type(i) is int and i >= 0 for i in levels)
+        if not ok or len(set(levels)) < len(levels):
+            raise ValueError(f"{self.key}.levels must be a list of different level indices >= 0, got {levels!r}")
+        return list(levels)
+
+    def _per_level(self, side: str, config: Any) -> list[Mapping]:
+        if config is None:
+            return []
+        key = f"{self.key}.{side}_connector"
+        if self.levels is None:
+            raise ValueError(f"{key}: each level has a connector of its own, so set {self.key}.levels as well")
+        if isinstance(config, Mapping):
+            return [config] * len(self.levels)
+        if len(config) != len(self.levels):
+            raise ValueError(f"{key} lists {len(config)} connectors for {len(self.levels)} levels")
+        return list(config)
+
+    def _build(self, config: Mapping, part: str) -> nn.Module:
+        with DefaultScope.overwrite_default_scope("mmrazor"):
+            if MODELS.get(config["type"]) is None:
+                raise TypeError(
+                    f"{self.key}{part}.type={config['type']!r} is not in MMRazor's registry; feature losses are "
+                    "PKDLoss, ChannelWiseDivergence, FBKDLoss, MGDLoss and others, connectors are "
+                    "ConvModuleConnector, FBKDStudentConnector, FBKDTeacherConnector, MGDConnector and others"
+                )
+            try:
+                return MODELS.build(dict(config))
+            except TypeError as error:
+                raise TypeError(f"{self.key}{part}: {error}") from error
+
+    def _check_loss(self) -> None:
+        kind = type(self.loss).__name__
+        if isinstance(self.loss, LogitLoss):
+            raise TypeError(f"{self.key}.type={kind} compares classification logits; set it as model.distiller.loss")
+        try:
+            inspect.signature(self.loss.forward).bind("student", "teacher")
+        except TypeError:
+            raise TypeError(
+                f"{self.key}.type={kind} does not compare a map of the student with one of the teacher: its forward "
+                f"takes {inspect.signature(self.loss.forward)}"
+            ) from None
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            student: the student's feature maps, one ``(B, c, h, w)`` per level.
+            teacher: the teacher's, without gradient.
+
+        Raises:
+            ValueError: if the levels are not there, or the maps do not fit each other.
+        """
+        total = student[0].new_zeros((), dtype=torch.float32)
+        with torch.autocast(student[0].device.type, enabled=False):
+            for i, level in enumerate(self._check_levels(len(student), len(teacher))):
+                s = self._connect(0, self.student_connectors, i, level, student[level])
+                t = self._connect(1, self.teacher_connectors, i, level, teacher[level])
+                self._check_maps(level, s, t)
+                total = total + self.loss(s, t)
+        return total
+
+    def idle(self) -> Tensor:
+        """A zero attached to every weight; for a loss that has weights (its connectors')."""
+        return torch.stack([p.sum() * 0 for p in self.parameters()]).sum()
+
+    def _check_levels(self, student: int, teacher: int) -> list[int]:
+        if self.levels is None:
+            if student != teacher:
+                raise ValueError(
+                    f"{self.key}: the student has {student} feature levels, the teacher {teacher}; name those that "
+                    f"belong together, e.g. levels={list(range(min(student, teacher)))}"
+                )
+            return list(range(student))
+        if max(self.levels) >= min(student, teacher):
+            raise ValueError(
+                f"{self.key}.levels={self.levels} is out of range: the student has {student} feature levels, the "
+                f"teacher {teacher}, so indices go from 0 to {min(student, teacher) - 1}"
+            )
+        return self.levels
+
+    def _connect(self, side: int, connectors: ModuleList, index: int, level: int, feature: Tensor) -> Any:
+        feature = feature.float().contiguous()  # some losses take views of whole maps
+        if not len(connectors):
+            return feature
+        config = self._configs[side][index]
+        wants = next((config[k] for k in _IN_CHANNELS if k in config), feature.shape[1])
+        if wants != feature.shape[1]:
+            name = ("student", "teacher")[side]
+            raise ValueError(
+                f"{self.key}.{name}_connector takes {wants} channels, but level {level} of the {name} has "
+                f"{feature.shape[1]}"
+            )
+        return connectors[index](feature)
+
+    def _check_maps(self, level: int, student: Any, teacher: Any) -> None:
+        if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
+            return  # FBKD's connectors give tuples to their loss
+        if student.shape[1] != teacher.shape[1]:
+            raise ValueError(
+                f"{self.key}: level {level} has {student.shape[1]} channels in the student and {teacher.shape[1]} in "
+                "the teacher. Add student_connector=dict(type='mmrazor.ConvModuleConnector', "
+                f"in_channel={student.shape[1]}, out_channel={teacher.shape[1]}, act_cfg=None)"
+            )
+        # PKD resizes one of the maps itself.
+        if student.shape != teacher.shape and not hasattr(self.loss, "resize_stu"):
+            raise ValueError(
+                f"{self.key}: level {level} is {tuple(student.shape)} in the student and {tuple(teacher.shape)} in the "
+                "teacher; take levels of the same stride"
+            )

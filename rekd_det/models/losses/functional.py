@@ -1,0 +1,159 @@
+"""Eager oracle of the distillation losses: readable, differentiable by autograd, pure torch.
+
+Shape legend: ``N`` rows, ``C`` class logits per row, ``K`` head size, ``tau`` temperature (see
+:mod:`rekd_det.structures.aligned_logits`). Logits are raw scores, never probabilities. The teacher comes first in
+``KL(teacher || student)``. Everything here is *per row*, before ``tau**2``, row weights and reduction.
+
+With ``p = softmax(teacher / tau)``, ``q = softmax(student / tau)``, ``S`` the K head classes of a row,
+``P = sum_S p`` and ``Q = sum_S q``::
+
+    KL(p || q) = KL_mass + P * KL_head + (1 - P) * KL_tail
+
+This is an identity for every choice of S. KD, DKD, GDKD and both readings of ReKD are weightings of its three terms.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Stands for -inf: exp() of it is 0 in every dtype, and 0 * _MASKED is 0 where 0 * inf is NaN.
+_MASKED = -1.0e9
+
+
+class TopKTerms(NamedTuple):
+    """The three terms of the identity and the teacher's head mass ``P``; each ``(N,)``."""
+
+    kl_mass: Tensor
+    kl_head: Tensor
+    kl_tail: Tensor
+    head_mass: Tensor
+
+
+def topk_kl_terms(student: Tensor, teacher: Tensor, head_index: Tensor, tau: float = 1.0) -> TopKTerms:
+    """Split ``KL(softmax(teacher / tau) || softmax(student / tau))`` at the head set.
+
+    Args:
+        student: ``(N, C)`` logits. fp16 and bf16 are computed in fp32.
+        teacher: ``(N, C)`` logits.
+        head_index: the head set S of each row: ``(N, K)`` int64 indices without repetition, or ``(N, C)`` bool mask.
+        tau: temperature, > 0.
+
+    Returns:
+        :class:`TopKTerms`: ``kl_mass``, ``kl_head``, ``kl_tail`` and ``head_mass``, each ``(N,)``, fp32 (fp64 for fp64
+        input). An empty tail (K = C) or an empty head gives 0 for its term.
+
+    Raises:
+        ValueError: if the shapes do not fit.
+    """
+    _check_pair(student, teacher)
+    in_head = _as_mask(head_index, student.shape)
+    t, s = _scaled(teacher, tau), _scaled(student, tau)
+    # Everything comes from the masked log-sum-exps, so that log(1 - P) never is the logarithm of a difference.
+    t_head, s_head = (_masked_logsumexp(x, in_head) for x in (t, s))
+    t_tail, s_tail = (_masked_logsumexp(x, ~in_head) for x in (t, s))
+    t_all, s_all = torch.logaddexp(t_head, t_tail), torch.logaddexp(s_head, s_tail)
+
+    log_p, log_1p = t_head - t_all, t_tail - t_all
+    log_q, log_1q = s_head - s_all, s_tail - s_all
+    head_mass = log_p.exp()
+    kl_mass = head_mass * (log_p - log_q) + log_1p.exp() * (log_1p - log_1q)
+    kl_head = _kl_within(t, s, t_head, s_head, in_head)
+    kl_tail = _kl_within(t, s, t_tail, s_tail, ~in_head)
+    return TopKTerms(kl_mass, kl_head, kl_tail, head_mass)
+
+
+def topk_index(logits: Tensor, k: int) -> Tensor:
+    """Indices of the k largest logits of each row; a tie goes to the lowest class index.
+
+    Args:
+        logits: ``(N, C)``.
+        k: 1 <= k <= C.
+
+    Returns:
+        ``(N, k)`` int64, by falling logit. ``torch.topk`` leaves the order of ties open, a stable sort does not.
+    """
+    if not 1 <= k <= logits.shape[1]:
+        raise ValueError(f"top_k must lie in 1..{logits.shape[1]} (the number of logits), got {k}")
+    return logits.detach().sort(dim=1, descending=True, stable=True).indices[:, :k]
+
+
+def kl_softmax(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+    """Classical knowledge distillation: ``KL(softmax(teacher/tau) || softmax(student/tau))``, ``(N,)``."""
+    _check_pair(student, teacher)
+    log_p, log_q = _log_softmax(teacher, tau), _log_softmax(student, tau)
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def kl_bernoulli(student: Tensor, teacher: Tensor, tau: float = 1.0, gamma: float = 0.0) -> Tensor:
+    """Classical distillation of a sigmoid head, class by class: ``(N, C)``.
+
+    Entry (n, c) is ``KL(Bernoulli(sigmoid(teacher/tau)) || Bernoulli(sigmoid(student/tau)))``, times
+    ``|sigmoid(teacher) - sigmoid(student)| ** gamma`` where gamma > 0 (the modulating factor of BCKD and CrossKD,
+    taken as a constant: no gradient flows through it).
+    """
+    _check_pair(student, teacher)
+    s, t = _scaled(student, tau), _scaled(teacher, tau)
+    # log sigma(t) - log sigma(s), and the same for the complement, from log-sigmoids: never log(1 - x).
+    positive = F.logsigmoid(t) - F.logsigmoid(s)
+    negative = F.logsigmoid(-t) - F.logsigmoid(-s)
+    p = t.sigmoid()
+    loss = p * positive + (-t).sigmoid() * negative
+    if gamma > 0:
+        with torch.no_grad():
+            factor = ((t * tau).sigmoid() - (s * tau).sigmoid()).abs() ** gamma
+        loss = loss * factor
+    return loss
+
+
+def append_background(logits: Tensor) -> Tensor:
+    """``(N, C)`` foreground logits to ``(N, C + 1)`` with a background logit of 0 (the 'implicit_bg' reading)."""
+    return F.pad(logits, (0, 1))
+
+
+def _check_pair(student: Tensor, teacher: Tensor) -> None:
+    if student.dim() != 2 or student.shape != teacher.shape:
+        raise ValueError(
+            "student and teacher logits must both be (N, C) with the same N and C, got "
+            f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+
+
+def _as_mask(head_index: Tensor, shape: torch.Size) -> Tensor:
+    if head_index.dim() != 2 or head_index.shape[0] != shape[0]:
+        raise ValueError(
+            f"head_index must be (N, K) indices or an (N, C) bool mask for logits {tuple(shape)}, "
+            f"got {tuple(head_index.shape)}"
+        )
+    if head_index.dtype == torch.bool:
+        if head_index.shape != shape:
+            raise ValueError(f"a bool head_index must be (N, C) = {tuple(shape)}, got {tuple(head_index.shape)}")
+        return head_index
+    mask = torch.zeros(shape, dtype=torch.bool, device=head_index.device)
+    return mask.scatter_(1, head_index, True)
+
+
+def _scaled(logits: Tensor, tau: float) -> Tensor:
+    """``logits / tau`` in fp32 (or fp64), where a masked class (-inf) is finite and has no gradient."""
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return (logits / tau).masked_fill(logits < _MASKED, _MASKED)
+
+
+def _log_softmax(logits: Tensor, tau: float) -> Tensor:
+    return F.log_softmax(_scaled(logits, tau), dim=1)
+
+
+def _masked_logsumexp(x: Tensor, mask: Tensor) -> Tensor:
+    """``logsumexp`` over the classes in the mask, ``(N,)``; about ``_MASKED`` where the mask is empty."""
+    return torch.logsumexp(x.masked_fill(~mask, _MASKED), dim=1)
+
+
+def _kl_within(t: Tensor, s: Tensor, t_mass: Tensor, s_mass: Tensor, mask: Tensor) -> Tensor:
+    """KL between the distributions renormalised inside the mask, ``(N,)``; 0 where the teacher has nothing in it."""
+    log_p = (t - t_mass[:, None]).masked_fill(~mask, _MASKED)
+    log_q = (s - s_mass[:, None]).masked_fill(~mask, _MASKED)
+    kl = (log_p.exp() * (log_p - log_q)).sum(1)
+    return kl.masked_fill(t_mass < 0.5 * _MASKED, 0.0)

@@ -1,0 +1,108 @@
+"""Which implementation computes a loss: chosen by argument, device and size."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from rekd_det.models.losses.kernels.function import Engine, Rows
+from rekd_det.models.losses.kernels.fused import FusedEngine
+from rekd_det.models.losses.kernels.spec import KDSpec
+
+BACKENDS = ("auto", "eager", "fused", "triton")
+
+#: limits of the Triton kernel: a row must fit into the registers of one program
+TRITON_MAX_K = 16
+TRITON_MAX_LOGITS = 8192
+TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def check_backend(owner: str, backend: str, reduction: str, spec: KDSpec | None) -> None:
+    """Raise if a backend that was asked for by name can't serve a loss, whatever its input.
+
+    Args:
+        owner: class name for the message.
+        backend: one of :data:`BACKENDS`.
+        reduction: the loss's reduction.
+        spec: the loss's description, or None for one that has only an eager formulation.
+
+    Raises:
+        ValueError: if the loss has no fused form.
+        ImportError: if 'triton' is asked for and not installed.
+    """
+    if backend in ("auto", "eager"):
+        return
+    if spec is None or reduction == "none":
+        what = "a loss without kernel_spec()" if spec is None else "reduction='none'"
+        raise ValueError(f"{owner}: {what} has no fused form, so backend must be 'auto' or 'eager', got {backend!r}")
+    if backend == "triton" and not _has_triton():
+        raise ImportError(f"{owner}: backend='triton' needs the package triton; install it, or use backend='auto'")
+
+
+def choose(
+    backend: str, student: Tensor, teacher: Tensor, weight: Tensor | None, reduction: str, spec: KDSpec | None
+) -> str:
+    """The backend that computes this input: 'eager', 'fused' or 'triton'.
+
+    'auto' takes the fastest that can: 'fused' on CPU; on a GPU 'triton' where it is installed and the rows fit; 'eager'
+    for everything else.
+
+    Args:
+        backend: what was asked for, one of :data:`BACKENDS`.
+        student: ``(N, C)`` logits.
+        teacher: ``(N, C)`` logits.
+        weight: ``(N,)`` or None.
+        reduction: the loss's reduction.
+        spec: the loss's description, or None.
+
+    Raises:
+        ValueError: if 'triton' was asked for by name and can't serve these tensors; the message says why.
+    """
+    if backend != "auto":
+        if backend == "triton" and spec is not None:
+            reason = _why_not_triton(student, teacher, spec)
+            if reason:
+                raise ValueError(f"backend='triton' can't compute this loss: {reason}; use backend='auto'")
+        return backend
+    if spec is None or reduction == "none" or (weight is not None and weight.requires_grad):
+        return "eager"
+    # A compiler fuses the eager formulation itself, and can't look into an autograd node.
+    if torch.compiler.is_compiling():
+        return "eager"
+    if student.device.type == "cpu":
+        return "fused"
+    if student.device.type == "cuda" and _has_triton() and not _why_not_triton(student, teacher, spec):
+        return "triton"
+    return "eager"
+
+
+def engine(name: str) -> Engine:
+    """The engine for 'fused' or 'triton'."""
+    if name == "triton":
+        from rekd_det.models.losses.kernels.triton import TritonEngine
+
+        return TritonEngine()
+    return FusedEngine()
+
+
+@functools.lru_cache(maxsize=1)
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _why_not_triton(student: Tensor, teacher: Tensor, spec: KDSpec) -> str:
+    from rekd_det.models.losses.kernels.triton import INTERPRETED
+
+    rows = Rows(student, teacher, None, None)
+    if student.device.type != "cuda" and not INTERPRETED:
+        return f"its tensors are on {student.device}"
+    if student.dtype not in TRITON_DTYPES or teacher.dtype not in TRITON_DTYPES or rows.dtype != torch.float32:
+        return f"the logits are {student.dtype} and {teacher.dtype}, not fp32, bf16 or fp16"
+    if spec.top_k > TRITON_MAX_K:
+        return f"top_k={spec.top_k} is greater than {TRITON_MAX_K}"
+    if student.shape[1] > TRITON_MAX_LOGITS:
+        return f"{student.shape[1]} logits per row are more than {TRITON_MAX_LOGITS}"
+    return ""

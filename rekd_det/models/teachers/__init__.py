@@ -1,0 +1,1 @@
+"""The frozen teacher: how it is built, fed and run."""

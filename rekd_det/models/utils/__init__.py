@@ -1,0 +1,1 @@
+"""What algorithm, distiller and adapters share."""

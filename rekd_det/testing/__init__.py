@@ -1,0 +1,1 @@
+"""Tiny detectors and the check of a detector's pairing, as ``mmdet.testing``."""

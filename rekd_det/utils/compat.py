@@ -1,0 +1,158 @@
+"""The only place that knows the quirks of particular torch / mmengine / mmrazor versions.
+
+:func:`apply` is called once, by ``import rekd_det``. Each mend first looks whether the thing it mends is broken, and
+leaves everything else alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import pickle
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rekd_det.utils.errors import InputError
+
+_RAZOR_BACKENDS = "mmrazor.structures.quantization.backend_config"
+
+
+def apply() -> None:
+    """Mend what is broken in the installed versions. Calling it again does nothing."""
+    _mend_mmrazor_import()
+    _allow_training_state_in_checkpoints()
+    _serve_torchvision_urls()
+    _give_bf16_to_ops_as_fp32()
+
+
+def _mmrazor_needs_names_torch_lost() -> bool:
+    # MMRazor 1.0 imports these three; torch 2 made them private. MMRazor's guard then turns *every* name of that import
+    # into a placeholder that raises as soon as the module body uses it.
+    from torch.ao.quantization import fuser_method_mappings as mappings
+
+    return not all(hasattr(mappings, n) for n in ("reverse2", "reverse3", "reverse_sequential_wrapper2"))
+
+
+def _mend_mmrazor_import() -> None:
+    if _RAZOR_BACKENDS in sys.modules or not _mmrazor_needs_names_torch_lost():
+        return
+    # Quantization backends play no part in distillation; MMRazor itself uses these four `None` on torch < 1.13.
+    stand_in = types.ModuleType(_RAZOR_BACKENDS, "Stand-in: MMRazor 1.0's original needs torch < 2.")
+    backends = dict.fromkeys(("academic", "native", "tensorrt", "openvino"))
+    stand_in.__dict__.update(BackendConfigs=backends, __all__=["BackendConfigs"])
+    sys.modules[_RAZOR_BACKENDS] = stand_in
+
+
+def _allow_training_state_in_checkpoints() -> None:
+    """Let ``torch.load(weights_only=True)`` read what mmengine writes beside the weights.
+
+    That is the message hub (``HistoryBuffer``) with NumPy arrays and scalars: data types, none of which runs code on
+    loading. ``weights_only`` itself is never switched off, so a checkpoint that carries anything else is refused.
+    """
+    if not hasattr(torch.serialization, "add_safe_globals"):  # torch < 2.4 knows no allow-list
+        return
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    multiarray = np.core.multiarray if np.lib.NumpyVersion(np.__version__) < "2.0.0b1" else None
+    if multiarray is None:
+        from numpy._core import multiarray  # type: ignore[no-redef]
+    rebuild, scalar = multiarray._reconstruct, multiarray.scalar  # type: ignore[union-attr]
+    allowed: list = [HistoryBuffer, np.ndarray, np.dtype]
+    # NumPy 2 moved `numpy.core` to `numpy._core`; a checkpoint names whichever its writer had.
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        allowed += [(rebuild, f"{module}._reconstruct"), (scalar, f"{module}.scalar")]
+    dtypes = (np.dtype(c) for c in "?bBhHiIlLqQefd")
+    allowed += sorted({type(d) for d in dtypes}, key=lambda t: t.__name__)
+    HistoryBuffer()  # its first instance registers the statistics
+    allowed.append((_history_buffer_method, "builtins.getattr"))
+    torch.serialization.add_safe_globals(allowed)
+
+
+def _history_buffer_method(owner: Any, name: str) -> Any:
+    """What a training checkpoint gets for the name ``getattr``: a statistic of HistoryBuffer, or nothing.
+
+    mmengine's HistoryBuffer pickles its own methods as ``getattr(HistoryBuffer, 'mean')``. The real ``getattr`` in the
+    allow-list would hand a forged checkpoint everything.
+    """
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
+        raise pickle.UnpicklingError(
+            f"Weights only load failed: GLOBAL getattr asked for {name!r}, which is not allowed"
+        )
+    return HistoryBuffer._statistics_methods[name]
+
+
+def _serve_torchvision_urls() -> None:
+    """Let ``torchvision://resnet50`` work where torchvision is not installed.
+
+    OpenMMLab's configs name ImageNet weights so, and mmengine imports torchvision for nothing but its table of URLs.
+    The same table lies in mmengine as JSON, so it is used instead.
+    """
+    if importlib.util.find_spec("torchvision") is not None:
+        return
+    import mmengine.hub
+    from mmengine.runner.checkpoint import CheckpointLoader, load_from_http
+
+    def load_from_torchvision_table(filename: str, map_location=None) -> dict:
+        table = json.loads((Path(mmengine.hub.__file__).parent / "torchvision_0.12.json").read_text())
+        name = filename.split("://", 1)[1]
+        if name not in table:
+            raise KeyError(
+                f"{filename}: no such weights in mmengine's table of torchvision models. "
+                f"Install torchvision, or name a file or URL in `init_cfg.checkpoint`."
+            )
+        try:
+            return load_from_http(table[name], map_location=map_location)
+        except OSError as error:
+            raise InputError(
+                f"{filename}, the weights that the backbone starts from, could not be fetched ({error}). Check the "
+                "network, or name a file: init_cfg.checkpoint=FILE of that backbone (model.architecture.backbone)"
+            ) from error
+
+    CheckpointLoader.register_scheme(
+        prefixes=("modelzoo://", "torchvision://"),
+        loader=load_from_torchvision_table,
+        force=True,
+    )
+
+
+def _give_bf16_to_ops_as_fp32() -> None:
+    """Let R-CNN detectors train under bf16 autocast: mmcv 2.1's RoIAlign and NMS have no bf16 kernels.
+
+    RoI features are pooled in fp32 from the extractor on, because mmdet casts the RoIs to the features' dtype, and
+    bf16's eight bits of mantissa would move a box at x = 1000 by up to two pixels. Other dtypes pass untouched.
+    """
+    from mmcv.ops.nms import NMSop
+    from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
+
+    for extractor in (SingleRoIExtractor, GenericRoIExtractor):
+        if not hasattr(extractor.forward, "__wrapped__"):
+            extractor.forward = _pool_in_fp32(extractor.forward)
+    if not hasattr(NMSop.forward, "__wrapped__"):
+        NMSop.forward = staticmethod(_suppress_in_fp32(NMSop.forward))
+
+
+def _pool_in_fp32(forward):
+    @functools.wraps(forward)
+    def pool(self, feats, rois, *args, **kwargs):
+        if feats[0].dtype == torch.bfloat16:
+            feats = tuple(f.float() for f in feats)
+        return forward(self, feats, rois, *args, **kwargs)
+
+    return pool
+
+
+def _suppress_in_fp32(forward):
+    @functools.wraps(forward)
+    def suppress(ctx, boxes, scores, *args):
+        boxes, scores = (x.float() if x.dtype == torch.bfloat16 else x for x in (boxes, scores))
+        return forward(ctx, boxes, scores, *args)
+
+    return suppress

@@ -1,0 +1,189 @@
+"""Read a distillation pair from a config: which model is the student, which the teacher.
+
+A *pair* is a config whose ``model`` has both an ``architecture`` (the student) and a ``teacher``.
+Everything here works on configs alone: no model is built, no checkpoint is read.
+"""
+
+import copy
+import importlib.util
+import os.path as osp
+from collections.abc import Mapping
+
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.registry import HOOKS
+
+from rekd_det.utils.errors import InputError
+
+_SPEC_KEYS = {"cfg_path", "cfg_options", "pretrained"}
+
+
+class PairError(InputError):
+    """A config that does not describe the model or the pair that was asked for."""
+
+
+def is_pair(model: object) -> bool:
+    """Whether a ``model`` config describes a student (``architecture``) and its ``teacher``."""
+    return isinstance(model, Mapping) and "architecture" in model and "teacher" in model
+
+
+def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict:
+    """Turn any accepted way to name a detector into its full model config.
+
+    Args:
+        spec: One of
+
+            * a model config with ``type``, returned as a copy;
+            * ``dict(cfg_path=..., cfg_options=...)``, where ``cfg_path`` is a config of an
+              installed package (``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``) or the path
+              of a config file, and ``cfg_options`` overrides keys of that config as
+              ``--cfg-options`` does (``{'model.backbone.depth': 18}``);
+            * a string: short for ``dict(cfg_path=string)``.
+
+            A ``cfg_path`` that leads to a pair stands for the student of that pair.
+        name: The config key that ``spec`` comes from, for error messages.
+
+    Returns:
+        The model config. It always has ``type``, and never shares memory with ``spec``.
+
+    Raises:
+        PairError: If ``spec`` has unknown keys, names no config, or the config has no model.
+    """
+    if isinstance(spec, str):
+        spec = dict(cfg_path=spec)
+    if not isinstance(spec, Mapping):
+        raise PairError(f"{name} must be a model config or dict(cfg_path=...), but is {type(spec).__name__}")
+    if "type" in spec:
+        return copy.deepcopy(spec if isinstance(spec, ConfigDict) else ConfigDict(spec))
+    if "cfg_path" not in spec:
+        raise PairError(f"{name} needs either `type` or `cfg_path`, but has only the keys {sorted(spec)}")
+    _check_spec_keys(spec, name)
+
+    path = spec["cfg_path"]
+    cfg = _read_config(path, name)
+    if spec.get("cfg_options"):
+        _merge_options(cfg, spec["cfg_options"], name)
+    model = cfg.get("model")
+    if not isinstance(model, Mapping):
+        raise PairError(f"{name}.cfg_path: the config '{path}' defines no `model`")
+    if is_pair(model):
+        return _student_of(model)
+    model = resolve_model_config(model, f"model of '{path}'")
+    # Some packages keep the data preprocessor beside the model; the Runner would merge it.
+    if cfg.get("data_preprocessor") is not None:
+        model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
+    package = path.partition("::")[0] if "::" in path else cfg.get("default_scope")
+    # So that names resolve in their own package when another one's scope is the default.
+    if package and package != "mmdet":
+        model.setdefault("_scope_", package)
+    return model
+
+
+def student_config(cfg: Config) -> Config:
+    """The config of the student alone: what is left of a pair once it is distilled.
+
+    Args:
+        cfg: Any config. One that describes no pair comes back as an equal copy.
+
+    Returns:
+        A new config whose ``model`` is the student, without the hooks that serve distillation.
+    """
+    cfg = copy.deepcopy(cfg)
+    if is_pair(cfg.get("model")):
+        cfg.model = _student_of(cfg.model)
+        _drop_distillation_hooks(cfg)
+    return cfg
+
+
+def teacher_config(cfg: Config) -> Config:
+    """The config of the teacher alone, with the data and the evaluation of the pair.
+
+    Args:
+        cfg: The config of a pair.
+
+    Returns:
+        A new config whose ``model`` is the teacher and whose ``load_from`` is its checkpoint
+        (``None`` where the pair gives none).
+
+    Raises:
+        PairError: If ``cfg`` describes no pair.
+    """
+    if not is_pair(cfg.get("model")):
+        raise PairError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
+    cfg = copy.deepcopy(cfg)
+    checkpoint = cfg.model.get("teacher_ckpt")
+    cfg.model = resolve_model_config(cfg.model.teacher, "model.teacher")
+    cfg.load_from = checkpoint
+    _drop_distillation_hooks(cfg)
+    return cfg
+
+
+def _student_of(model: Mapping) -> ConfigDict:
+    student = resolve_model_config(model["architecture"], "model.architecture")
+    if model.get("data_preprocessor") is not None:
+        # The algorithm's own preprocessor is the one that the student was trained with.
+        student["data_preprocessor"] = copy.deepcopy(model["data_preprocessor"])
+    return student
+
+
+def _check_spec_keys(spec: Mapping, name: str) -> None:
+    unknown = sorted(set(spec) - _SPEC_KEYS)
+    if unknown:
+        raise PairError(
+            f"{name} has cfg_path='{spec['cfg_path']}' and the unknown keys {unknown}; "
+            "beside cfg_path only cfg_options is read. To change the model, use e.g. "
+            f"{name}.cfg_options.model.backbone.depth=50"
+        )
+    if spec.get("pretrained"):
+        raise PairError(
+            f"{name}.pretrained=True is not supported: give the checkpoint itself "
+            "(model.teacher_ckpt, or load_from for the student)"
+        )
+
+
+def _read_config(path: object, name: str) -> Config:
+    if not isinstance(path, str) or not path:
+        raise PairError(f"{name}.cfg_path must be a config's path or name, but is {path!r}")
+    if "::" in path:
+        package = path.partition("::")[0]
+        # mmengine would run `pip install` for a package that is not there.
+        if not package.isidentifier() or importlib.util.find_spec(package) is None:
+            raise PairError(f"{name}.cfg_path '{path}': no package `{package}` is installed")
+        try:
+            return get_config(path)
+        except (FileNotFoundError, ValueError, AssertionError) as error:
+            raise PairError(
+                f"{name}.cfg_path '{path}': package `{package}` has no such config "
+                f"(expected e.g. 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')"
+            ) from error
+    if not osp.isfile(path):
+        raise PairError(
+            f"{name}.cfg_path '{path}': no such file (relative paths start at the folder where "
+            "the command runs; configs of a package are written 'mmdet::folder/file.py')"
+        )
+    return Config.fromfile(path)
+
+
+def _merge_options(cfg: Config, options: Mapping, name: str) -> None:
+    for key in options:
+        top = key.partition(".")[0]
+        if top not in cfg:
+            raise PairError(
+                f"{name}.cfg_options key '{key}' names nothing in that config; keys start at its "
+                f"top level, e.g. 'model.{key}'"
+            )
+    cfg.merge_from_dict(dict(options))
+
+
+def _drop_distillation_hooks(cfg: Config) -> None:
+    """Remove the custom hooks that expect a pair: those of this package and of MMRazor."""
+    hooks = cfg.get("custom_hooks")
+    if hooks:
+        cfg.custom_hooks = [hook for hook in hooks if not _is_distillation_hook(hook)]
+
+
+def _is_distillation_hook(hook: object) -> bool:
+    kind = hook.get("type") if isinstance(hook, Mapping) else type(hook)
+    if isinstance(kind, str):
+        kind = HOOKS.get(kind)
+    return getattr(kind, "__module__", "").partition(".")[0] in ("rekd_det", "mmrazor")

@@ -1,0 +1,106 @@
+"""Child processes that end with the study, and a lock that they hold as long as they live."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from studies.runner.spec import StudyError
+
+_LAST_WORDS = 5
+
+
+class RunFailed(RuntimeError):
+    """A program ended with an error; the message is its last words."""
+
+
+class Stopped(RuntimeError):
+    """A program was not started, or ended, because the study was stopped."""
+
+
+class Processes:
+    """Runs programs, several at once from as many threads, until it is stopped.
+
+    Args:
+        lock: file descriptor that every program inherits, see :func:`hold`; None for no lock.
+    """
+
+    def __init__(self, lock: int | None = None) -> None:
+        self._inherited = () if lock is None else (lock,)
+        self._guard = threading.Lock()
+        self._alive: set[subprocess.Popen] = set()
+        self._stopped = False
+
+    def run(self, command: Sequence[str], output: Path, environment: Mapping[str, str]) -> None:
+        """Run a program to its end; what it says is appended to ``output``.
+
+        Raises:
+            RunFailed: its exit status is not 0.
+            Stopped: :meth:`stop` was called.
+        """
+        with output.open("a", encoding="utf-8") as file:
+            start = file.tell()
+            with self._guard:
+                if self._stopped:
+                    raise Stopped
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **environment},
+                    start_new_session=True,  # so that it can be ended along with its data workers
+                    pass_fds=self._inherited,
+                )
+                self._alive.add(process)
+            status = process.wait()
+            with self._guard:
+                self._alive.discard(process)
+                if self._stopped:
+                    raise Stopped
+        if status != 0:
+            raise RunFailed(f"exit status {status}: {_last_words(output, start)}")
+
+    def stop(self) -> None:
+        """End what runs, and start nothing any more."""
+        with self._guard:
+            self._stopped = True
+            for process in self._alive:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+
+
+def _last_words(output: Path, start: int) -> str:
+    with output.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()
+    said = [line.strip() for line in lines if line.strip()]
+    return "\n".join(said[-_LAST_WORDS:]) or "it said nothing"
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[int]:
+    """Keep other studies out of a folder.
+
+    Yields:
+        The lock's file descriptor. A program that inherits it keeps the lock: a study that was killed outright must not
+        be started again while its trainings still write.
+
+    Raises:
+        StudyError: another study, or a program that one has left behind, is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StudyError(
+                f"a study is at work in '{folder}', or trainings that it has left behind: wait for them, or end them"
+            ) from error
+        yield file.fileno()

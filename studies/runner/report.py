@@ -1,0 +1,224 @@
+"""The report of a study: Markdown, CSV and a figure, from its results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rekd_det.analysis.runs.runs import SIZES, TASKS
+from rekd_det.analysis.utils.figures import save
+from rekd_det.analysis.utils.tables import markdown, write_csv
+from studies.runner.figure import difference_figure
+from studies.runner.spec import TEACHER, Study
+from studies.runner.statistics import Difference, deviation, mean, paired_difference
+
+REPORT = "report.md"
+#: names of the metrics, in their order in the tables
+METRICS = tuple(f"{task}_{size}" for task in TASKS for size in SIZES)
+_READING = (
+    "Differences are paired: each seed's arm minus the same seed's **{baseline}**, which had the same first weights, "
+    "the same data in the same order and the same random numbers in each step. The interval is the 95 % t interval of "
+    "these differences, mean ± t(0.975, n - 1) · s / √n, for n seeds; it takes them to be normally distributed, and "
+    "with few seeds it is wide. Only the seed varies: one data set, one teacher and one schedule say nothing about "
+    "others. Intervals are not corrected for the number of arms: of twenty arms without any effect, one is expected to "
+    "exclude 0."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm and one metric.
+
+    Attributes:
+        values: by seed, of the finished runs.
+        difference: to the baseline; None for the baseline itself, and where there is no seed to compare.
+    """
+
+    arm: str
+    metric: str
+    values: dict[int, float]
+    difference: Difference | None
+
+
+def make_rows(study: Study, results: Sequence[Mapping[str, Any]], baseline: str | None = None) -> list[Row]:
+    """A row for every arm, in the study's order, and every metric that any run has.
+
+    Args:
+        study: what was to be done.
+        results: what :func:`studies.runner.results.collect` gave.
+        baseline: the arm that differences are taken to; the study's, if None.
+    """
+    baseline = baseline or study.baseline
+    by_arm: dict[str, dict[int, Mapping[str, float]]] = {arm.name: {} for arm in study.arms}
+    for line in results:
+        if line["status"] == "ok" and line["arm"] in by_arm:
+            by_arm[line["arm"]][line["seed"]] = line["metrics"]
+    known = [m for m in METRICS if any(m in found for seeds in by_arm.values() for found in seeds.values())]
+    rows = []
+    for metric in known or METRICS[:1]:
+        base = _values(by_arm[baseline], metric)
+        for arm, seeds in by_arm.items():
+            values = _values(seeds, metric)
+            difference = None if arm == baseline else paired_difference(values, base)
+            rows.append(Row(arm, metric, values, difference))
+    return rows
+
+
+def _values(seeds: Mapping[int, Mapping[str, float]], metric: str) -> dict[int, float]:
+    # COCO's evaluation says -1 where no object has that size.
+    return {seed: found[metric] for seed, found in sorted(seeds.items()) if found.get(metric, -1.0) >= 0}
+
+
+def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+    """Write ``report.md``, ``summary.csv``, ``runs.csv`` and a figure for each task into an existing folder.
+
+    Args:
+        study: what was to be done.
+        results: what :func:`studies.runner.results.collect` gave.
+
+    Returns:
+        The path of ``report.md``.
+    """
+    rows = make_rows(study, results)
+    _write_tables(rows, results, folder)
+    text = [f"# Study {study.name}", "", *_state(study, results), "", _READING.format(baseline=study.baseline), ""]
+    for task, title in zip(TASKS, ("boxes", "masks"), strict=True):
+        of_task = [row for row in rows if row.metric == f"{task}_mAP"]
+        if not of_task:
+            continue
+        picture = f"{task}.png"
+        save(difference_figure(study.baseline, of_task), folder / picture)
+        text += [f"## AP of {title}, in points", "", *_table(study, of_task, study.baseline), ""]
+        text += [f"![differences]({picture})", ""]
+        for other in study.against:
+            of_other = [row for row in make_rows(study, results, other) if row.metric == f"{task}_mAP"]
+            text += [f"The same as differences to **{other}**:", "", *_table(study, of_other, other), ""]
+        text += [*_other_metrics(study, rows, task), ""]
+    text += ["## Runs", "", *_runs(results), "", *_failures(results), *_conditions(results)]
+    report = folder / REPORT
+    report.write_text("\n".join(text), encoding="utf-8")
+    return report
+
+
+def _state(study: Study, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    finished = sum(line["status"] == "ok" for line in results)
+    state = [f"{finished} of {len(results)} runs are finished."]
+    if finished < len(results):
+        state.append("**This report is of an unfinished study.**")
+    teachers = [line for line in results if line["arm"] == TEACHER and line["status"] == "ok"]
+    state += [f"Teacher: {_all_metrics(line['metrics'])}." for line in teachers]
+    if study.data is not None:
+        state.append(f"Generated data: {', '.join(f'{k} {v}' for k, v in study.data.items())}.")
+    return [" ".join(state)]
+
+
+def _table(study: Study, rows: Sequence[Row], baseline: str) -> list[str]:
+    about = {arm.name: arm.about for arm in study.arms}
+    header = ["arm", "seeds", "mean", "std", "difference", "95 % interval", "excludes 0"]
+    lines = []
+    for row in rows:
+        values, found = list(row.values.values()), row.difference
+        name = f"{row.arm}: {about[row.arm]}" if about[row.arm] else row.arm
+        cells = [name, f"{len(values)} of {len(study.seeds)}", _points(mean(values)), _points(deviation(values))]
+        if row.arm == baseline:
+            cells += ["baseline", "", ""]
+        elif found is None:
+            cells += ["-", "-", "-"]
+        else:
+            half = found.half_width
+            interval = "-" if half is None else f"{_signed(found.mean - half)} to {_signed(found.mean + half)}"
+            cells += [_signed(found.mean), interval, "-" if half is None else "yes" if found.excludes_zero else "no"]
+        lines.append(cells)
+    return markdown(header, lines)
+
+
+def _other_metrics(study: Study, rows: Sequence[Row], task: str) -> list[str]:
+    """Means over the seeds of everything that the task's metric measures."""
+    metrics = [m for m in METRICS if m.startswith(f"{task}_") and any(row.metric == m for row in rows)]
+    means = {(row.arm, row.metric): mean(list(row.values.values())) for row in rows}
+    names = [m.removeprefix(f"{task}_") for m in metrics]
+    return markdown(
+        ["mean over seeds", *names], [[a.name, *(_points(means[a.name, m]) for m in metrics)] for a in study.arms]
+    )
+
+
+def _runs(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    header = ["run", "seed", "state", "box AP", "minutes"]
+    lines = []
+    for line in results:
+        ok = line["status"] == "ok"
+        minutes = f"{line['wall_s'] / 60:.1f}" + ("*" if line["starts"] > 1 else "") if ok else "-"
+        value = _points(line["metrics"].get("bbox_mAP")) if ok else "-"
+        lines.append([line["arm"], str(line["seed"]), line["status"], value, minutes])
+    table = markdown(header, lines)
+    if any("*" in cells[-1] for cells in lines):
+        table += ["", "\\* was interrupted and went on; the time is of its last part."]
+    return table
+
+
+def _failures(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    failed = [line for line in results if line["status"] == "failed"]
+    if not failed:
+        return []
+    text = ["## What failed", ""]
+    for line in failed:
+        text += [f"{line['arm']}, seed {line['seed']} (`{line['folder']}`):", "", "```", line["error"], "```", ""]
+    return text
+
+
+def _conditions(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """On what the runs were computed; one line where all agree."""
+    told = []
+    for line in results:
+        if line["status"] == "ok":
+            machine = line["hardware"]
+            gpus = ", ".join(machine["gpus"]) if line["device"] == "gpu" else "no GPU"
+            parts = ", ".join(f"{name} {number}" for name, number in line["versions"].items())
+            told.append(f"* {machine['cpu']}, {machine['cores']} cores, {gpus}; {parts}")
+    return ["## Hardware and versions", "", *(dict.fromkeys(told) or ["No run has finished."]), ""]
+
+
+def _write_tables(rows: Sequence[Row], results: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    summary = []
+    for row in rows:
+        values, found = list(row.values.values()), row.difference
+        half = found.half_width if found else None
+        bounds = [found.mean - half, found.mean + half] if found and half is not None else [None, None]
+        cells = [mean(values), deviation(values), found.mean if found else None, *bounds]
+        paired = len(found.by_seed) if found else 0
+        summary.append([row.arm, row.metric, len(values), paired, *map(_blank, cells)])
+    header = ["arm", "metric", "seeds", "paired", "mean", "std", "difference", "low", "high"]
+    write_csv(folder / "summary.csv", header, summary)
+    metrics = [m for m in METRICS if any(m in line.get("metrics", {}) for line in results)]
+    write_csv(
+        folder / "runs.csv",
+        ["arm", "seed", "status", "starts", "wall_s", *metrics, "digest"],
+        [
+            [line["arm"], line["seed"], line["status"], line["starts"], _blank(line.get("wall_s"))]
+            + [_known(line.get("metrics", {}).get(m)) for m in metrics]
+            + [line["digest"]]
+            for line in results
+        ],
+    )
+
+
+def _all_metrics(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * metrics[name]:.1f}" for name in METRICS if metrics.get(name, -1.0) >= 0)
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None or value < 0 else f"{100 * value:.1f}"
+
+
+def _signed(value: float) -> str:
+    return f"{100 * value:+.1f}"
+
+
+def _known(value: float | None) -> object:
+    return "" if value is None or value < 0 else value
+
+
+def _blank(value: object) -> object:
+    return "" if value is None else value

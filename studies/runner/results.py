@@ -1,0 +1,31 @@
+"""The results of a study: one line of JSON for each run, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rekd_det.utils.atomic import replace_text
+from studies.runner.plan import Plan
+from studies.runner.stamp import read_stamp
+
+RESULTS = "results.jsonl"
+
+
+def collect(plan: Plan, runs: Path) -> list[dict[str, Any]]:
+    """The state of every run of a plan, read from the stamps in the folders under ``runs``."""
+    lines = []
+    for run in plan.all():
+        stamp = read_stamp(runs / run.folder, run.digest)
+        line = {"arm": run.arm, "seed": run.seed, "status": stamp.status, "starts": stamp.starts}
+        if stamp.error is not None:
+            line["error"] = stamp.error
+        lines.append({**line, **(stamp.result or {}), "digest": run.digest, "folder": run.folder})
+    return lines
+
+
+def write_results(lines: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write them as JSON lines; a kill leaves the old file or the new one."""
+    replace_text(str(path), "".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,65 @@
+"""Start runs as places get free and teachers get ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+from studies.runner.plan import Run
+from studies.runner.processes import RunFailed
+
+
+def run_all(
+    runs: Sequence[Run],
+    done: set[str],
+    slots: Sequence[Any],
+    perform: Callable[[Run, Any], None],
+    started: Callable[[Run], None],
+    ended: Callable[[Run, str | None], None],
+    stop: Callable[[], None],
+) -> None:
+    """Perform runs in their order, each in a place of its own; each after those that it needs.
+
+    Args:
+        runs: what is to be done.
+        done: digests of the runs that were finished before.
+        slots: the places; as many runs go on at once.
+        perform: called in a thread with a run and its place; raises RunFailed where the run fails.
+        started: called before each.
+        ended: called after each with None or the reason of its failure; also for runs that lack what they need.
+        stop: called where anything else is raised, a KeyboardInterrupt above all; it must let ``perform`` return.
+    """
+    waiting, free, done = list(runs), list(slots), set(done)
+    running: dict[Future[None], tuple[Run, Any]] = {}
+    with ThreadPoolExecutor(len(slots)) as threads:
+        try:
+            while waiting or running:
+                ready = [run for run in waiting if done.issuperset(need.digest for need in run.needs)]
+                for run in ready[: len(free)]:
+                    waiting.remove(run)
+                    slot = free.pop(0)
+                    started(run)
+                    running[threads.submit(perform, run, slot)] = run, slot
+                if not running:  # and nothing is ready: what they need has failed
+                    for run in waiting:
+                        ended(run, _what_it_lacks(run, done))
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    run, slot = running.pop(future)
+                    free.append(slot)
+                    try:
+                        future.result()
+                    except RunFailed as error:
+                        ended(run, str(error))
+                    else:
+                        done.add(run.digest)
+                        ended(run, None)
+        except BaseException:
+            stop()
+            raise
+
+
+def _what_it_lacks(run: Run, done: set[str]) -> str:
+    missing = next(need for need in run.needs if need.digest not in done)
+    return f"its {'teacher' if missing is run.teacher else 'backbone'} could not be trained ({missing.folder})"

@@ -1,0 +1,48 @@
+"""The config file of one run, with everything that is known only when it starts."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from studies.runner.plan import Run
+
+_IMPORTS = ("rekd_det", "studies.runner.step_seed")
+
+
+def settle(run: Run, data: Path | None, first_weights: Path, teacher: tuple[Path, Path] | None = None) -> Config:
+    """Complete a run's config.
+
+    Args:
+        run: a run of a plan.
+        data: the generated data set; None leaves the config's own data.
+        first_weights: checkpoint that the student starts from, unless the config names one.
+        teacher: the teacher's config and checkpoint; None leaves the config's own.
+
+    Returns:
+        A new config, for ``tools/train.py`` and ``tools/test.py``.
+    """
+    cfg = copy.deepcopy(run.config)
+    # All arms alike: an exact resume, and images that are augmented alike.
+    cfg.runner_type = "ReKDRunner"
+    imports = cfg.get("custom_imports") or {}
+    cfg.custom_imports = dict(imports=list(dict.fromkeys([*imports.get("imports", []), *_IMPORTS])))
+    cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), ConfigDict(type="StepSeedHook")]
+    cfg.randomness = {**(cfg.get("randomness") or {}), "seed": run.seed}
+    cfg.load_from = cfg.get("load_from") or str(first_weights)
+    # A test follows the training; it can be repeated where a kill would lose the last validation.
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    if data is not None:
+        for split in ("train", "test"):
+            cfg[f"{split}_dataloader"].dataset.data_root = f"{data}/"
+        evaluators: Any = cfg.test_evaluator
+        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+            evaluator["ann_file"] = str(data / "annotations" / "instances_val2017.json")
+    if teacher is not None:
+        config, checkpoint = teacher
+        cfg.model.teacher = ConfigDict(cfg_path=str(config))
+        cfg.model.teacher_ckpt = str(checkpoint)
+    return cfg

@@ -1,0 +1,223 @@
+"""A study as its YAML file describes it."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rekd_det.datasets.synthetic import build_dataset
+from rekd_det.utils.errors import InputError
+
+#: the arm's name under which a report lists the teacher
+TEACHER = "teacher"
+#: and the trainings of the backbones
+PRETRAIN = "pretrain"
+_DATA_KEYS = [p for p in inspect.signature(build_dataset).parameters if p not in ("root", "workers")]
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+class StudyError(InputError):
+    """A study file that can't be used; the message names the key at fault."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train, compared with the others.
+
+    Attributes:
+        name: unique in its study.
+        config: config file of a detector or of a pair.
+        options: dotted keys of the config and their values, as ``--cfg-options`` would set them.
+        about: a line for the report.
+    """
+
+    name: str
+    config: Path
+    options: dict[str, Any]
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Teacher(Arm):
+    """The detector that teaches all pairs of a study; trained once.
+
+    Attributes:
+        seed: of its training.
+    """
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pretraining(Arm):
+    """What trains every detector's backbone before the detectors are trained; once for each backbone.
+
+    Attributes:
+        seed: of its training.
+        data: arguments of the generator that differ from the study's: other images than the detectors see.
+    """
+
+    seed: int = 0
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms x seeds.
+
+    Attributes:
+        name: names the folder of its results.
+        data: arguments of :func:`rekd_det.datasets.synthetic.build_dataset`; None leaves the configs' own data.
+        teacher: None leaves the pairs' own teacher.
+        pretrain: None leaves the backbones as their configs initialise them.
+        seeds: each arm is trained once with each.
+        baseline: the arm that differences are taken to.
+        against: further arms that differences are taken to, each in a table of its own.
+        arms: in the order of the report.
+    """
+
+    name: str
+    data: dict[str, Any] | None
+    teacher: Teacher | None
+    pretrain: Pretraining | None
+    seeds: tuple[int, ...]
+    baseline: str
+    against: tuple[str, ...]
+    arms: tuple[Arm, ...]
+
+
+def read_study(path: Path) -> Study:
+    """Read and check a study file. Paths in it are relative to its own folder.
+
+    Raises:
+        StudyError: it is missing, no YAML, or a key is unknown, missing or of the wrong kind.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except OSError as error:
+        raise StudyError(f"study '{path}' can't be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise StudyError(f"study '{path}' is no valid YAML: {' '.join(str(error).split())}") from error
+    try:
+        return _study(content, path.parent)
+    except StudyError as error:
+        raise StudyError(f"study '{path}': {error}") from error
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as it is, but a key that is given twice is an error, where PyYAML would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _study(content: object, folder: Path) -> Study:
+    known = ("name", "data", "teacher", "pretrain", "seeds", "baseline", "against", "options", "arms")
+    keys = _mapping(content, "the file", known)
+    for key in ("name", "seeds", "baseline", "arms"):
+        if key not in keys:
+            raise StudyError(f"the key '{key}' is missing")
+    name = keys["name"]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise StudyError(f"name must be one word, for it names a folder; got {name!r}")
+    common = _options(keys.get("options"), "options")
+    arms = tuple(_arm(n, a, common, folder) for n, a in _mapping(keys["arms"], "arms").items())
+    names = [arm.name for arm in arms]
+    if keys["baseline"] not in names:
+        raise StudyError(f"baseline must be one of the arms ({', '.join(names)}), got {keys['baseline']!r}")
+    against = keys.get("against") or []
+    if not isinstance(against, list) or not all(name in names for name in against):
+        raise StudyError(f"against must be a list of arms ({', '.join(names)}), got {against!r}")
+    data = keys.get("data")
+    if data is not None:
+        data = dict(_mapping(data, "data", _DATA_KEYS))
+        if "preset" not in data:
+            raise StudyError("data: the key 'preset' is missing")
+    teacher, pretrain = keys.get("teacher"), keys.get("pretrain")
+    return Study(
+        name=name,
+        data=data,
+        teacher=None if teacher is None else _teacher(teacher, common, folder),
+        pretrain=None if pretrain is None else _pretraining(pretrain, common, folder, data),
+        seeds=_seeds(keys["seeds"]),
+        baseline=keys["baseline"],
+        against=tuple(against),
+        arms=arms,
+    )
+
+
+def _arm(name: object, content: object, common: dict, folder: Path) -> Arm:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise StudyError(f"arms: an arm's name must be one word, got {name!r}")
+    if name in (TEACHER, PRETRAIN):
+        raise StudyError(f"arms: '{name}' names a training that the arms build on; call the arm otherwise")
+    key = f"arms.{name}"
+    keys = _mapping(content, key, ("config", "options", "about"))
+    about = keys.get("about") or ""
+    if not isinstance(about, str):
+        raise StudyError(f"{key}.about must be text, got {about!r}")
+    options = common | _options(keys.get("options"), f"{key}.options")
+    return Arm(name, _config(keys, key, folder), options, about)
+
+
+def _teacher(content: object, common: dict, folder: Path) -> Teacher:
+    keys = _mapping(content, "teacher", ("config", "options", "seed"))
+    options = common | _options(keys.get("options"), "teacher.options")
+    (seed,) = _seeds([keys.get("seed", 0)], "teacher.seed")
+    return Teacher(TEACHER, _config(keys, "teacher", folder), options, "teaches all pairs", seed)
+
+
+def _pretraining(content: object, common: dict, folder: Path, data: dict | None) -> Pretraining:
+    keys = _mapping(content, PRETRAIN, ("config", "options", "seed", "data"))
+    options = common | _options(keys.get("options"), f"{PRETRAIN}.options")
+    (seed,) = _seeds([keys.get("seed", 0)], f"{PRETRAIN}.seed")
+    own = dict(_mapping(keys["data"], f"{PRETRAIN}.data", _DATA_KEYS)) if keys.get("data") is not None else {}
+    if own and data is None:
+        raise StudyError(f"{PRETRAIN}.data changes the study's generated data, but the key 'data' is missing")
+    return Pretraining(PRETRAIN, _config(keys, PRETRAIN, folder), options, "trains the backbones", seed, own)
+
+
+def _config(keys: Mapping, key: str, folder: Path) -> Path:
+    value = keys.get("config")
+    if not isinstance(value, str):
+        raise StudyError(f"{key}.config must be the path of a config file, got {value!r}")
+    path = (folder / value).resolve()
+    if not path.is_file():
+        raise StudyError(f"{key}.config: '{path}' does not exist (paths start at the study file's folder)")
+    return path
+
+
+def _options(value: object, key: str) -> dict[str, Any]:
+    return {} if value is None else dict(_mapping(value, key))
+
+
+def _seeds(value: object, key: str = "seeds") -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or not all(type(s) is int and s >= 0 for s in value):
+        raise StudyError(f"{key} must be whole numbers >= 0, got {value!r}")
+    if len(set(value)) < len(value):
+        raise StudyError(f"{key}: a seed is given twice in {value!r}")
+    return tuple(value)
+
+
+def _mapping(value: object, key: str, known: Collection[str] | None = None) -> Mapping:
+    if not isinstance(value, Mapping) or not value:
+        raise StudyError(f"{key} must be a mapping of keys to values, got {value!r}")
+    for name in value:
+        if known is not None and name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+            raise StudyError(f"{key}: the key '{name}' is unknown; {hint}")
+    return value

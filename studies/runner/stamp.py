@@ -1,0 +1,51 @@
+"""What a run's folder says about it: how often it was started, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rekd_det.utils.atomic import replace_text
+
+_NAME = "run.json"
+
+
+@dataclass
+class Stamp:
+    """The state of one run.
+
+    Attributes:
+        digest: of the run.
+        starts: how often its training was started; more than one where it was killed or failed.
+        result: metrics, times, hardware and versions, once it is finished.
+        error: last words of the last start, where it failed.
+    """
+
+    digest: str
+    starts: int = 0
+    result: dict[str, Any] | None = None
+    error: str | None = field(default=None)
+
+    @property
+    def status(self) -> str:
+        """'ok', 'failed', 'interrupted' or 'not run'."""
+        if self.result is not None:
+            return "ok"
+        if self.error is not None:
+            return "failed"
+        return "interrupted" if self.starts else "not run"
+
+    def write(self, folder: Path) -> None:
+        """Write it into an existing folder; a kill leaves the old one or the new one."""
+        replace_text(str(folder / _NAME), json.dumps(asdict(self), indent=1) + "\n")
+
+
+def read_stamp(folder: Path, digest: str) -> Stamp:
+    """The state of a run; a new one where its folder has none, or one of another run."""
+    try:
+        stamp = Stamp(**json.loads((folder / _NAME).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return Stamp(digest)
+    return stamp if stamp.digest == digest else Stamp(digest)

@@ -1,0 +1,140 @@
+"""Train and test one run with the package's own tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rekd_det.analysis.utils.pair import quiet
+from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
+from rekd_det.utils.errors import InputError
+from studies.runner.data import data_folder
+from studies.runner.first_weights import write_first_weights, write_with_backbone
+from studies.runner.machine import hardware, versions
+from studies.runner.plan import Run
+from studies.runner.processes import Processes, RunFailed
+from studies.runner.settle import settle
+from studies.runner.signals import uninterrupted
+from studies.runner.stamp import read_stamp
+
+CONFIG = "config.py"
+OUTPUT = "output.txt"
+TEST = "test"
+
+
+class Trainer:
+    """Performs runs, each in its own folder.
+
+    Args:
+        root: holds the folders of the runs and the first weights.
+        tools: folder of ``train.py`` and ``test.py``.
+        processes: what starts them.
+    """
+
+    def __init__(self, root: Path, tools: Path, processes: Processes) -> None:
+        self.root, self.runs, self.weights = root, root / "runs", root / "first_weights"
+        self.tools, self.processes = tools, processes
+
+    def is_finished(self, run: Run) -> bool:
+        """Whether a run has its result, and, if others build on it, still its checkpoint."""
+        folder = self.runs / run.folder
+        if read_stamp(folder, run.digest).result is None:
+            return False
+        return not run.serves or find_latest_checkpoint(str(folder)) is not None
+
+    def write_first_weights(self, runs: Sequence[Run]) -> None:
+        """Write what the runs start from. It builds each student, so that one that can't be built shows at once."""
+        self.weights.mkdir(parents=True, exist_ok=True)
+        quiet()
+        for run in runs:
+            write_first_weights(run, self.weights)
+
+    def prepare(self, run: Run) -> None:
+        """Write a run's config into its folder, when what it needs is ready."""
+        folder = self.runs / run.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        first, teacher = write_first_weights(run, self.weights), None
+        if run.backbone is not None:
+            trained = self._checkpoint(self.runs / run.backbone.folder)
+            first = write_with_backbone(first, Path(trained), f"backbone-{run.backbone.digest[:12]}")
+        if run.teacher is not None:
+            of = self.runs / run.teacher.folder
+            teacher = of / CONFIG, Path(self._checkpoint(of))
+        # Each start writes it anew: mmengine's Runner replaces it by a dump that also says where it resumed.
+        data = None if run.data is None else data_folder(self.root, run.data)
+        # mmengine takes whatever is raised while it formats a config, a stop as well, for an error in that config.
+        with uninterrupted():
+            settle(run, data, first, teacher).dump(folder / CONFIG)
+
+    def __call__(self, run: Run, environment: Mapping[str, str]) -> None:
+        """Train from the start or from where an earlier one was killed, test, and stamp the result.
+
+        Raises:
+            RunFailed: a program failed; the stamp says so.
+            Stopped: the study was stopped.
+        """
+        folder = self.runs / run.folder
+        stamp = read_stamp(folder, run.digest)
+        stamp.starts, stamp.error = stamp.starts + 1, None
+        stamp.write(folder)
+        start = time.monotonic()
+        try:
+            self._train(folder, environment)
+            train_s = time.monotonic() - start
+            metrics = self._test(run, folder, environment) if run.tested else {}
+        except (RunFailed, InputError) as error:
+            stamp.error = str(error)
+            stamp.write(folder)
+            raise RunFailed(str(error)) from error
+        stamp.result = {
+            "metrics": metrics,
+            "wall_s": round(time.monotonic() - start, 1),
+            "train_s": round(train_s, 1),
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "hardware": hardware(),
+            "device": "gpu" if "CUDA_VISIBLE_DEVICES" in environment else "cpu",
+            "versions": versions(),
+        }
+        stamp.write(folder)
+
+    def _train(self, folder: Path, environment: Mapping[str, str]) -> None:
+        # Not always: train.py --resume looks away from the first weights, and starts from none without a checkpoint.
+        resume = ["--resume"] if find_latest_checkpoint(str(folder)) else []
+        self._tool("train.py", folder, environment, "--work-dir", folder, *resume)
+
+    def _test(self, run: Run, folder: Path, environment: Mapping[str, str]) -> dict[str, float]:
+        target = folder / TEST
+        self._tool("test.py", folder, environment, self._checkpoint(folder), "--work-dir", target)
+        # mmengine writes the metrics of a test to TIMESTAMP/TIMESTAMP.json; none where nothing was detected at all.
+        written = max(target.glob("*/*.json"), default=None)
+        found = json.loads(written.read_text(encoding="utf-8")) if written else {}
+        metrics = {k.rpartition("/")[2]: v for k, v in found.items() if "mAP" in k}
+        return metrics or {f"{task}_mAP": 0.0 for task in _tasks(run.config.test_evaluator)}
+
+    def _tool(self, name: str, folder: Path, environment: Mapping[str, str], *arguments: object) -> None:
+        command = [sys.executable, str(self.tools / name), str(folder / CONFIG), *map(str, arguments)]
+        # The configs of a study import hooks from `studies`, which is not part of the installed package.
+        paths = [str(self.tools.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.processes.run(command, folder / OUTPUT, {**environment, "PYTHONPATH": os.pathsep.join(paths)})
+
+    @staticmethod
+    def _checkpoint(folder: Path) -> str:
+        path = find_latest_checkpoint(str(folder))
+        if path is None:
+            raise RunFailed(f"'{folder}' holds no checkpoint, although its training has ended")
+        return path
+
+
+def _tasks(evaluators: Any) -> list[str]:
+    """What COCO's metrics in a config measure: 'bbox', 'segm'."""
+    tasks: list[str] = []
+    for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+        metric = evaluator.get("metric", "bbox")
+        tasks += [metric] if isinstance(metric, str) else metric
+    return tasks

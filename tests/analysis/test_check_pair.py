@@ -1,0 +1,157 @@
+"""tools/check_pair.py: what it measures, what it prints, and the mistakes it finds."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from load_tool import load_tool
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from tiny import build, build_pair, perturb, tiny_rcnn
+from tiny_pair import TinyPair, write_tiny_pair
+from torch import nn
+
+from rekd_det.analysis.pair_check.pair_measure import detector_cost, loss_shares, step_flops, synthetic_batch
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_pair.py"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> TinyPair:
+    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
+    cfg = Config.fromfile(str(pair.teacher))
+    torch.manual_seed(0)
+    teacher = MODELS.build(cfg.model)
+    meta = dict(dataset_meta=dict(classes=cfg.metainfo.classes))
+    torch.save({"state_dict": teacher.state_dict(), "meta": meta}, pair.folder / "teacher.pth")
+    student = MODELS.build(Config.fromfile(str(pair.student)).model)
+    torch.save({"state_dict": student.state_dict()}, pair.folder / "student.pth")
+    return pair
+
+
+@pytest.fixture
+def check(pair, monkeypatch, capsys):
+    """Run the tool here; returns its exit code and what it printed."""
+
+    def call(*arguments: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["check", *map(str, arguments), "--size", "64", "96"])
+        code: object = 0
+        try:
+            load_tool(TOOL).main()
+        except SystemExit as left:
+            code = left.code
+        return code, capsys.readouterr().out
+
+    return call
+
+
+def test_a_sound_pair(check, pair):
+    code, said = check(pair.pair, "--cfg-options", f"load_from={pair.folder / 'student.pth'}")
+    assert code == 0
+    assert "0 mistakes" in said
+    for line in (
+        "student          FasterRCNN, 0.2 M parameters",
+        "teacher          FasterRCNN, 0.7 M parameters",
+        "StandardRoIHead <- StandardRoIHead, rows: the student's sampled RoIs, 12 classes, 13 logits per row",
+        "categories       data 12 (circle, ellipse, ring ...); teacher 12 (circle, ellipse, ring ...)",
+        "normalisation    the same for both",
+        "gradient on the student's neck",
+        "distill.loss_tisd",
+        "distill.head_mass",
+        "GFLOPs for backbone and neck at 64x64",
+    ):
+        assert line in said, line
+    keys = len(torch.load(pair.folder / "student.pth", weights_only=True)["state_dict"])
+    assert f"student.pth: {keys} of {keys} keys match the student's {keys}" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "mistake"),
+    [
+        (["model.distiller.loss.alpha=0", "model.distiller.loss.beta=0"], "has no gradient on the student"),
+        (["model.distiller.loss.top_k=40"], "top_k=40 leaves no tail category"),
+        (["model.teacher_ckpt=none.pth"], "'none.pth' does not exist"),
+        (["model.teacher_ckpt={folder}/student.pth"], "size mismatch"),
+        (["model.architecture.roi_head.bbox_head.num_classes=9"], "num_classes=9"),
+        (
+            ["train_dataloader.dataset.metainfo.classes=('a','b')"],
+            "has 2 categories and the student's head num_classes=12",
+        ),
+        (["train_dataloader.dataset.metainfo.classes=('a',)"], "the data set has 1 categories, the teacher"),
+    ],
+)
+def test_mistakes_come_with_their_mend(check, pair, options, mistake):
+    code, said = check(pair.pair, "--cfg-options", *(o.format(folder=pair.folder) for o in options))
+    assert code == 1
+    listed = said.split("Mistakes\n--------\n")[1]
+    assert mistake in listed
+    assert all(line.startswith("* ") for line in listed.strip().splitlines()[:-2])
+
+
+def test_an_untrained_teacher_is_seen_on_data(check, pair):
+    code, said = check(pair.pair, "--limit", 3)
+    assert code == 1
+    assert "Teacher on the first 3 test images" in said
+    assert "the teacher's AP on 3 images is 0.0" in said
+
+
+def test_what_can_not_be_checked(check, pair, tmp_path):
+    assert "error: this config is no pair" in str(check(pair.student)[0])
+    assert "--limit must be at least 1, got 0" in str(check(pair.pair, "--limit", 0)[0])
+    assert "does not exist" in str(
+        check(pair.pair, "--limit", 2, "--cfg-options", "test_dataloader.dataset.ann_file=no.json")[0]
+    )
+    assert "error: config" in str(check(tmp_path / "none.py")[0])
+
+
+# --- the measurements
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_pair(tiny_rcnn(), teacher=perturb(build(tiny_rcnn())))
+
+
+def test_gradients_of_the_losses_by_hand(model):
+    batch = synthetic_batch(model, 6, (64, 96))
+    torch.manual_seed(0)
+    shares, statistics, layers = loss_shares(model, batch)
+    assert layers == "neck"
+    assert "distill.head_mass" in statistics
+    torch.manual_seed(0)
+    losses = model.loss(batch["inputs"], batch["data_samples"])
+    model.zero_grad()
+    losses["distill.loss_tisd"].backward()
+    norm = torch.stack([p.grad.square().sum() for p in model.student.neck.parameters()]).sum().sqrt()
+    found = {share.name: share for share in shares}["distill.loss_tisd"]
+    assert found.value == pytest.approx(float(losses["distill.loss_tisd"]), rel=1e-5)
+    assert found.gradient == pytest.approx(float(norm), rel=1e-4)
+
+
+class OneConv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+
+    def extract_feat(self, image):
+        return (self.conv(image),)
+
+    def forward(self, image, samples, mode):
+        raise NotImplementedError
+
+
+def test_operations_and_bytes_by_hand():
+    cost = detector_cost(OneConv(), dict(inputs=torch.zeros(2, 3, 10, 20), data_samples=[None, None]))
+    assert cost.parameters == 3 * 8 * 9
+    assert cost.feature_flops == 2 * 3 * 8 * 9 * 10 * 20
+    assert cost.total_flops is None
+    assert cost.feature_bytes == cost.largest_bytes == 8 * 10 * 20 * 4
+
+
+def test_what_the_distillation_adds(model):
+    batch = synthetic_batch(model, 6, (64, 96))
+    own, extra = step_flops(model, batch)
+    teacher = detector_cost(model.teacher, batch).feature_flops * 2
+    assert teacher < extra < own
+    assert not model.distillation_stopped

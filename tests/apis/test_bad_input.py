@@ -1,0 +1,353 @@
+"""What a user can get wrong, through the command lines: one clear message, exit code 1, nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from load_tool import load_tool
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from tiny_pair import TinyPair, write_tiny_pair
+
+ROOT = Path(__file__).resolve().parents[2]
+LOSS = "model.distiller.loss"
+TRAIN_SET = "train_dataloader.dataset"
+
+
+class Code:
+    """Pickles as a call."""
+
+    def __reduce__(self):
+        return os.mkdir, ("made-by-a-checkpoint",)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> TinyPair:
+    """A sound pair, and beside it every file that is wrong in one way."""
+    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
+    folder = pair.folder
+    cfg = Config.fromfile(str(pair.teacher))
+    torch.manual_seed(0)
+    teacher = MODELS.build(cfg.model).state_dict()
+    student = MODELS.build(Config.fromfile(str(pair.student)).model).state_dict()
+    torch.save(
+        {"state_dict": teacher, "meta": dict(dataset_meta=dict(classes=cfg.metainfo.classes))}, folder / "teacher.pth"
+    )
+    torch.save({"state_dict": student}, folder / "student.pth")
+    torch.save({"state_dict": {k: v * float("nan") for k, v in teacher.items()}}, folder / "nan_teacher.pth")
+    torch.save({"state_dict": {k: v * float("nan") for k, v in student.items()}}, folder / "nan_student.pth")
+    torch.save({"state_dict": {"w": torch.zeros(3)}}, folder / "other.pth")
+    torch.save({"state_dict": student, "meta": Code()}, folder / "code.pth")
+    torch.save({"epoch": 3}, folder / "weightless.pth")
+    (folder / "empty.pth").touch()
+    (folder / "text.pth").write_text("not found\n")
+    (folder / "cut.pth").write_bytes((folder / "teacher.pth").read_bytes()[:100_000])
+    _write_configs(folder)
+    _write_annotations(pair)
+    return pair
+
+
+def _write_configs(folder: Path) -> None:
+    (folder / "syntax.py").write_text("model = dict(\n")
+    (folder / "fails.py").write_text("x = undefined_name\n")
+    (folder / "baseless.py").write_text("_base_ = './none.py'\n")
+    (folder / "notes.txt").write_text("no config\n")
+    a, b, *others = Config.fromfile(str(folder / "pair.py")).metainfo.classes
+    derived = {
+        "no_ckpt": "model = dict(teacher_ckpt=None)",
+        "no_head": "model = dict(architecture=dict(_delete_=True, cfg_path='mmdet::rpn/rpn_r50_fpn_1x_coco.py'))",
+        "spec_keys": "model = dict(teacher=dict(backbone=dict(depth=50)))",
+        "pretrained": "model = dict(teacher=dict(pretrained=True))",
+        "no_teacher_cfg": "model = dict(teacher=dict(_delete_=True))",
+        "order": f"train_dataloader = dict(dataset=dict(metainfo=dict(classes={[b, a, *others]})))",
+        "hook": "custom_hooks = [dict(type='NoSuchHook')]",
+        "warmup": "custom_hooks = [dict(type='mmrazor.DistillWarmupHook', iters=0)]",
+        "schedule": "param_scheduler = [dict(type='MultiStepLR', milestone=[1])]",
+        "unscaled": "auto_scale_lr = dict(_delete_=True)",
+    }
+    for name, text in derived.items():
+        (folder / f"{name}.py").write_text(f"_base_ = './pair.py'\n{text}\n")
+
+
+def _write_annotations(pair: TinyPair) -> None:
+    source = pair.data / "annotations" / "instances_train2017.json"
+    (pair.folder / "text.json").write_text("not json")
+    (pair.folder / "list.json").write_text("[]")
+
+    def write(name: str, **changes) -> None:
+        content = json.loads(source.read_text())
+        for key, value in changes.items():
+            content["annotations"][0][key] = value
+        (pair.folder / name).write_text(json.dumps(content))
+
+    write("negative.json", bbox=[1, 1, -5, 5])
+    write("short_box.json", bbox=[1, 1, 5])
+    write("nan.json", bbox=[1, 1, float("nan"), 5])
+    write("category.json", category_id=99)
+    content = json.loads(source.read_text())
+    (pair.folder / "objectless.json").write_text(json.dumps({**content, "annotations": []}))
+    for ann in content["annotations"]:
+        ann["bbox"] = [x / 128 for x in ann["bbox"]]
+    (pair.folder / "relative.json").write_text(json.dumps(content))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line that must be refused.
+
+    Args:
+        name: what is wrong.
+        message: part of what must be said; ``{folder}`` stands for the pair's folder here and in the arguments.
+        options: of ``--cfg-options``.
+        config: name in the pair's folder.
+        arguments: after the config.
+        tool: of ``tools/``.
+    """
+
+    name: str
+    message: str
+    options: tuple[str, ...] = ()
+    config: str = "pair.py"
+    arguments: tuple[str, ...] = ()
+    tool: str = "train.py"
+
+
+def loss(name: str, option: str, message: str, *more: str) -> Case:
+    return Case(name, message, (f"{LOSS}.{option}", *(f"{LOSS}.{m}" for m in more)))
+
+
+def teacher(name: str, checkpoint: str, message: str) -> Case:
+    return Case(name, message, (f"model.teacher_ckpt={{folder}}/{checkpoint}",))
+
+
+def annotations(name: str, file: str, message: str) -> Case:
+    return Case(
+        name, f"{TRAIN_SET}.ann_file: '{{folder}}/{file}'{message}", (f"{TRAIN_SET}.ann_file={{folder}}/{file}",)
+    )
+
+
+CASES = [
+    # --- the config file
+    Case("config missing", "config '{folder}/none.py' does not exist", config="none.py"),
+    Case("config no config", "notes.txt' is no config: expected a .py", config="notes.txt"),
+    Case("config syntax", "config '{folder}/syntax.py' can't be read", config="syntax.py"),
+    Case("config raises", "name 'undefined_name' is not defined", config="fails.py"),
+    Case("config base", "none.py", config="baseless.py"),
+    # --- keys
+    Case("key typo at the top", "the config has no 'modell'; did you mean 'model'?", ("modell.teacher_ckpt=x",)),
+    Case("key through a value", "do not fit '{folder}/pair.py'", ("model.teacher_ckpt.path=x",)),
+    Case("key too late", "write model.distiller.loss.top_k=...", ("distill.distiller.loss.top_k=3",)),
+    Case(
+        "key of the backbone",
+        "ResNet() can't be built: it has no option 'depht'; did you mean 'depth'?",
+        ("model.architecture.backbone.depht=18",),
+    ),
+    Case("key of the optimizer", "lrr", ("optim_wrapper.optimizer.lrr=0.1",)),
+    Case(
+        "key of the loop",
+        "IterBasedTrainLoop() can't be built: it has no option 'max_iterz'; did you mean 'max_iters'?",
+        ("train_cfg.max_iterz=4",),
+    ),
+    Case("key of the data set", "CocoDataset(", (f"{TRAIN_SET}.ann_fil=x",)),
+    Case("key of a scheduler", "'milestone'", config="schedule.py"),
+    Case("value of the backbone", "invalid depth 17 for resnet", ("model.architecture.backbone.depth=17",)),
+    Case(
+        "class of the optimizer",
+        "optim_wrapper(type='OptimWrapper', optimizer.type='SDG') can't be built",
+        ("optim_wrapper.optimizer.type=SDG",),
+    ),
+    Case("class of a hook", "NoSuchHook is not in the mmdet::hook registry", config="hook.py"),
+    Case("class of the model", "ReKDDistil is not in the", ("model.type=mmrazor.ReKDDistil",)),
+    Case("option of a hook", "DistillWarmupHook: iters must be an int >= 1, got 0", config="warmup.py"),
+    # --- the loss
+    loss("loss key typo", "topk=3", "model.distiller.loss has no option topk"),
+    loss("K of 0", "top_k=0", "top_k must be an int >= 1, got 0"),
+    loss("K no int", "top_k=2.5", "top_k must be an int >= 1, got 2.5"),
+    loss("K >= C", "top_k=13", "top_k=13 leaves no tail category: the head has 13 logits"),
+    loss("negative tau", "tau=-1", "tau must be a finite number > 0, got -1"),
+    loss("tau of 0", "tau=0", "tau must be a finite number > 0, got 0"),
+    loss("tau no number", "tau=warm", "tau must be a finite number > 0, got 'warm'"),
+    loss("negative alpha", "alpha=-1", "alpha must be a finite number >= 0, got -1"),
+    loss("infinite beta", "beta=1e999", "beta must be a finite number >= 0"),
+    loss("unknown activation", "activation=tanh", "activation must be one of softmax, sigmoid, implicit_bg"),
+    loss("unknown tisd", "tisd=outside", "tisd must be one of joint, within"),
+    loss("unknown selection", "select_by=nobody", "select_by must be one of teacher, student"),
+    loss("no reduction", "reduction=none", "model.distiller.loss.reduction='none' gives no scalar"),
+    loss("unknown backend", "backend=magic", "backend must be one of"),
+    loss("empty TISD", "tisd=within", "TISD is identically 0", "top_k=1"),
+    loss("gamma for softmax", "gamma=1.0", "gamma needs activation='sigmoid'"),
+    loss("unknown loss", "type=mmrazor.ReKDLos", "model.distiller.loss.type='mmrazor.ReKDLos' is not a loss"),
+    loss("another kind of loss", "type=mmdet.L1Loss", "is not a loss on classification logits"),
+    # --- the pair
+    Case("unknown head", "the student's RPNHead is not supported. Supported heads:", config="no_head.py"),
+    Case(
+        "teacher without weights",
+        "model.teacher_ckpt is not set, and an untrained teacher teaches noise",
+        config="no_ckpt.py",
+    ),
+    Case("teacher without a model", "model.teacher needs either `type` or `cfg_path`", config="no_teacher_cfg.py"),
+    Case(
+        "teacher's config missing",
+        "model.teacher.cfg_path 'none.py': no such file",
+        ("model.teacher.cfg_path=none.py",),
+    ),
+    Case(
+        "teacher's package missing",
+        "no package `nopackage` is installed",
+        ("model.teacher.cfg_path=nopackage::a/b.py",),
+    ),
+    Case(
+        "teacher's config not in the package",
+        "package `mmdet` has no such config",
+        ("model.teacher.cfg_path=mmdet::a/b.py",),
+    ),
+    Case("teacher changed beside cfg_path", "unknown keys ['backbone']", config="spec_keys.py"),
+    Case("teacher pretrained", "model.teacher.pretrained=True is not supported", config="pretrained.py"),
+    Case("other number of classes", "num_classes=5", ("model.architecture.roi_head.bbox_head.num_classes=5",)),
+    Case(
+        "other order of categories",
+        "category 0 is 'ellipse' in the data set and 'circle' for the teacher",
+        config="order.py",
+    ),
+    # --- checkpoints
+    teacher("teacher missing", "none.pth", "none.pth' does not exist"),
+    teacher("teacher empty", "empty.pth", "empty.pth' is an empty file"),
+    teacher("teacher text", "text.pth", "text.pth' is damaged or no PyTorch checkpoint"),
+    teacher("teacher truncated", "cut.pth", "cut.pth' is damaged"),
+    teacher("teacher a folder", "data", "data' is a folder"),
+    teacher("teacher with code", "code.pth", "carries code (posix.mkdir) and was refused"),
+    teacher("teacher without weights in it", "weightless.pth", "weightless.pth' holds no weights"),
+    teacher("teacher of another architecture", "other.pth", "does not fit FasterRCNN"),
+    teacher("student as teacher", "student.pth", "size mismatch for backbone.conv1.weight"),
+    teacher("NaN in the teacher", "nan_teacher.pth", "the teacher's logits hold NaN or +inf; check model.teacher_ckpt"),
+    Case("NaN in the student", "the student's", ("load_from={folder}/nan_student.pth",)),
+    Case(
+        "start from another architecture",
+        "none of the checkpoint's weights belongs to the student",
+        ("load_from={folder}/other.pth",),
+    ),
+    Case("start from text", "text.pth' is damaged or no PyTorch checkpoint", ("load_from={folder}/text.pth",)),
+    Case("resume from nothing", "'none.pth' does not exist", arguments=("--resume", "none.pth")),
+    Case(
+        "resume from weights",
+        "holds weights but no training to go on with",
+        arguments=("--resume", "{folder}/student.pth"),
+    ),
+    # --- data and places
+    Case("data root missing", f"{TRAIN_SET}.ann_file: '/nowhere/", (f"{TRAIN_SET}.data_root=/nowhere",)),
+    Case(
+        "images missing",
+        f"{TRAIN_SET}.data_prefix.img: '{{folder}}/data/nothing' does not exist",
+        (f"{TRAIN_SET}.data_prefix.img=nothing",),
+    ),
+    Case(
+        "annotations of the metric missing",
+        "val_evaluator.ann_file: 'none.json' does not exist",
+        ("val_evaluator.ann_file=none.json",),
+    ),
+    annotations("annotations no JSON", "text.json", " is no JSON file"),
+    annotations("annotations no COCO", "list.json", " is not in COCO's format: it has no list `images`"),
+    annotations("annotations without objects", "objectless.json", " has 8 images and no object"),
+    annotations("negative box", "negative.json", ": annotation 100 has bbox [1, 1, -5, 5]"),
+    annotations("short box", "short_box.json", ": annotation 100 has bbox [1, 1, 5]"),
+    annotations("NaN box", "nan.json", ": annotation 100 has bbox [1, 1, nan, 5]"),
+    annotations("relative boxes", "relative.json", ": all boxes are narrower than a pixel"),
+    annotations("unlisted category", "category.json", ": annotation 100 has category_id 99"),
+    Case("work dir not writable", "cannot be written", arguments=("--work-dir", "{folder}/text.pth/x")),
+    Case("rate without a base", "--auto-scale-lr", config="unscaled.py", arguments=("--auto-scale-lr",)),
+    Case(
+        "launcher without its variables",
+        "--launcher mpi needs the environment variable(s)",
+        arguments=("--launcher", "mpi"),
+    ),
+    # --- the other tools
+    Case(
+        "test without a pair",
+        "this config has no teacher",
+        config="student.py",
+        arguments=("--teacher",),
+        tool="test.py",
+    ),
+    Case("test with another checkpoint", "does not fit FasterRCNN", arguments=("{folder}/other.pth",), tool="test.py"),
+    Case(
+        "test with the teacher's",
+        "size mismatch for backbone.conv1",
+        arguments=("{folder}/teacher.pth",),
+        tool="test.py",
+    ),
+    Case("check without a pair", "this config is no pair", config="student.py", tool="check_pair.py"),
+    Case("check on no images", "--limit must be at least 1, got -1", arguments=("--limit", "-1"), tool="check_pair.py"),
+    Case("check too small", "at least 64 pixels", arguments=("--size", "8", "8"), tool="check_pair.py"),
+    Case(
+        "export a plain detector",
+        "is not of a distillation",
+        config="student.pth",
+        arguments=("-o", "x.pth"),
+        tool="export_student.py",
+    ),
+    Case(
+        "export text", "no PyTorch checkpoint", config="text.pth", arguments=("-o", "x.pth"), tool="export_student.py"
+    ),
+    Case(
+        "export to a folder",
+        "is a folder: name a file in it",
+        config="student.pth",
+        arguments=("-o", "{folder}"),
+        tool="export_student.py",
+    ),
+]
+
+
+def files(folder: Path) -> set[str]:
+    return {str(p) for p in folder.rglob("*") if p.suffix in (".pth", ".partial")}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_refused_with_one_message(case, pair, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    arguments = [str(pair.folder / case.config), *case.arguments]
+    if case.options:
+        arguments += ["--cfg-options", *case.options]
+    monkeypatch.setattr(sys, "argv", [case.tool, *(a.format(folder=pair.folder) for a in arguments)])
+    before = files(pair.folder)
+    with pytest.raises(SystemExit) as left:
+        load_tool(ROOT / "tools" / case.tool).main()
+    assert isinstance(left.value.code, str), capsys.readouterr().out[-2000:]
+    assert left.value.code.startswith("error: ")
+    assert case.message.format(folder=pair.folder) in left.value.code
+    assert "Traceback" not in left.value.code
+    assert files(pair.folder) == before
+    assert not files(tmp_path)
+    assert not Path("made-by-a-checkpoint").exists()
+
+
+def test_the_table_is_large_and_its_names_are_unique():
+    assert len(CASES) >= 40
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_a_message_ends_the_process_without_a_traceback(pair, tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), str(pair.pair), "--cfg-options", f"{LOSS}.topk=3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    from rekd_det.apis.build_errors import explain_build_error
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        1 / 0  # noqa: B018
+    assert explain_build_error(caught.value) is None
+    with pytest.raises(ValueError, match="inside") as raised:
+        raise ValueError("inside a step of the training")
+    assert explain_build_error(raised.value) is None

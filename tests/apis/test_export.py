@@ -1,0 +1,196 @@
+"""The exported student is a checkpoint of plain MMDetection: its loader, test entry and inferencer take it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from load_tool import load_tool
+from mmdet.apis import DetInferencer
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.fileio import load
+from tiny_pair import TinyPair, write_tiny_pair
+
+from rekd_det.apis.export import stock_config
+from rekd_det.utils.config_text import parse_config_text
+from rekd_det.utils.errors import InputError
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+THEIR_TEST = Path(mmdet.__file__).parent / ".mim" / "tools" / "test.py"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> TinyPair:
+    """Configs, images, and a checkpoint as a distillation writes it."""
+    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
+    cfg = Config.fromfile(str(pair.pair))
+    torch.manual_seed(0)
+    student = MODELS.build(cfg.model.architecture)
+    state = {f"architecture.{k}": v for k, v in student.state_dict().items()}
+    state["distiller.connectors.w"] = torch.zeros(3)
+    meta = dict(epoch=0, iter=6, cfg=cfg.pretty_text, dataset_meta=dict(cfg.metainfo))
+    torch.save({"meta": meta, "state_dict": state, "optimizer": {}}, pair.folder / "iter_6.pth")
+    return pair
+
+
+@pytest.fixture
+def export(pair, tmp_path, monkeypatch, capsys):
+    """Run the tool here; returns the exported file and what was printed."""
+
+    def call(*arguments: object) -> tuple[Path, str]:
+        target = tmp_path / "student.pth"
+        monkeypatch.setattr(sys, "argv", ["export", "-o", str(target), *map(str, arguments)])
+        load_tool(TOOLS / "export_student.py").main()
+        return target, capsys.readouterr().out
+
+    return call
+
+
+def test_the_student_under_its_own_names_and_with_its_config(export, pair):
+    path, said = export(pair.folder / "iter_6.pth")
+    exported = torch.load(path, weights_only=True)
+    source = torch.load(pair.folder / "iter_6.pth", weights_only=True)["state_dict"]
+    assert set(exported) == {"meta", "state_dict"}
+    own = {k.removeprefix("architecture."): v for k, v in source.items() if k.startswith("architecture.")}
+    assert exported["state_dict"].keys() == own.keys()
+    assert all(torch.equal(exported["state_dict"][k], own[k]) for k in own)
+    text = exported["meta"]["cfg"]
+    assert "rekd" not in text.lower().replace(str(pair.folder).lower(), "")
+    assert "mmrazor" not in text
+    assert exported["meta"]["dataset_meta"]["classes"] == Config.fromfile(str(pair.student)).metainfo.classes
+    assert "0.22 M parameters" in said
+    assert "its teacher: 0.75 M parameters" in said
+    assert "29% of the size" in said
+    assert os.listdir(path.parent) == ["student.pth"]
+
+
+def test_fp16_halves_the_file_and_loads(export, pair):
+    full = export(pair.folder / "iter_6.pth")[0].stat().st_size
+    path, said = export(pair.folder / "iter_6.pth", "--fp16")
+    assert path.stat().st_size < 0.6 * full
+    assert "15% of the size" in said
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    assert {v.dtype for v in weights.values()} == {torch.float16, torch.int64}
+    MODELS.build(Config.fromfile(str(pair.student)).model).load_state_dict(weights)
+
+
+def test_the_config_can_be_given(export, pair, tmp_path):
+    bare = tmp_path / "bare.pth"
+    torch.save({"state_dict": torch.load(pair.folder / "iter_6.pth", weights_only=True)["state_dict"]}, bare)
+    for config in (pair.pair, pair.student):
+        path, said = export(bare, "--config", config)
+        assert torch.load(path, weights_only=True)["meta"]["cfg"]
+        assert ("its teacher" in said) == (config == pair.pair)
+
+
+def test_the_inferencer_takes_it(export, pair):
+    path, _ = export(pair.folder / "iter_6.pth")
+    image = str(next((pair.data / "val2017").iterdir()))
+    results = [
+        DetInferencer(model, str(path), device="cpu", show_progress=False)(image)["predictions"][0]
+        for model in (None, str(pair.student))
+    ]
+    assert results[0] == results[1]
+    assert len(results[0]["labels"]) > 0
+    inferencer = DetInferencer(None, str(path), device="cpu", show_progress=False)
+    assert inferencer.model.dataset_meta["classes"] == Config.fromfile(str(pair.student)).metainfo.classes
+
+
+@pytest.mark.slow
+def test_mmdetections_own_test_entry_predicts_the_same(export, pair, tmp_path):
+    path, _ = export(pair.folder / "iter_6.pth")
+    stock = tmp_path / "stock.py"
+    stock.write_text(torch.load(path, weights_only=True)["meta"]["cfg"])
+    outputs = []
+    for name, command in (
+        ("ours", [TOOLS / "test.py", pair.pair, pair.folder / "iter_6.pth"]),
+        ("theirs", [THEIR_TEST, stock, path]),
+    ):
+        command += ["--out", tmp_path / f"{name}.pkl", "--work-dir", tmp_path / "work"]
+        done = subprocess.run([sys.executable, *map(str, command)], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        outputs.append([line.split("bbox_mAP:")[1] for line in done.stdout.splitlines() if "coco/bbox_mAP:" in line])
+    metrics = [line.split("data_time")[0] for output in outputs for line in output]
+    assert len(metrics) == 2
+    assert metrics[0] == metrics[1]
+    ours, theirs = (load(str(tmp_path / f"{name}.pkl")) for name in ("ours", "theirs"))
+    assert len(ours) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        for key in ("bboxes", "scores", "labels"):
+            assert torch.equal(one["pred_instances"][key], other["pred_instances"][key])
+
+
+# --- the config inside a checkpoint
+
+
+@pytest.mark.parametrize("name", ["pair", "student"])
+def test_a_config_survives_its_text(pair, name):
+    cfg = Config.fromfile(str(getattr(pair, name)))
+    assert parse_config_text(cfg.pretty_text, "x").to_dict() == cfg.to_dict()
+    assert parse_config_text(stock_config(cfg).pretty_text, "x").to_dict() == stock_config(cfg).to_dict()
+
+
+def test_values_of_every_kind():
+    text = "a = dict({'b.c': [1, -2.5, None, True], 'd': (inf, -inf)}, e='x' 'y', **{'f g': {1, 2}})\n"
+    assert parse_config_text(text, "x").a == {
+        "b.c": [1, -2.5, None, True],
+        "d": (float("inf"), -float("inf")),
+        "e": "xy",
+        "f g": {1, 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import os", "line 1 is no assignment"),
+        ("a = 1\nb = open('x')", "line 2 is no plain value"),
+        ("a = dict(b=__import__('os').getcwd())", "line 1 is no plain value"),
+        ("a = [x for x in (1, 2)]", "line 1 is no plain value"),
+        ("a.b = 1", "line 1 is no assignment"),
+        ("a = dict([1, 2])", "can't be read"),
+        ("a = {**b}", "inside braces"),
+        ("a = (", "can't be read"),
+    ],
+)
+def test_code_in_a_config_is_not_run(text, message):
+    with pytest.raises(InputError, match=f"the config inside some.pth.*{message}.*--config"):
+        parse_config_text(text, "some.pth")
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "data" / "coco_real").exists(), reason="needs real COCO images beside the repository")
+def test_a_detector_of_known_ap_keeps_it_to_the_last_digit(export, tmp_path):
+    """The weights of a trained YOLOX as if they were a student's: mmdet's own test entry measures its known AP."""
+    stock = Config.fromfile(str(Path(mmdet.__file__).parent / ".mim/configs/yolox/yolox_nano_8xb8-300e_coco.py"))
+    trained = torch.load(SHARED / "checkpoints" / "yolox_nano_coco_mmdet.pth", weights_only=True, map_location="cpu")
+    cfg = Config(
+        {**stock.to_dict(), "model": dict(type="mmrazor.ReKDDistill", architecture=stock.model, teacher=stock.model)}
+    )
+    state = {f"architecture.{k}": v for k, v in trained.get("state_dict", trained).items()}
+    torch.save({"meta": dict(cfg=cfg.pretty_text), "state_dict": state}, tmp_path / "distilled.pth")
+    path, said = export(tmp_path / "distilled.pth")
+    assert "0.91 M parameters" in said
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "coco").symlink_to(SHARED / "data" / "coco_real")
+    (tmp_path / "stock.py").write_text(torch.load(path, weights_only=True)["meta"]["cfg"])
+    (tmp_path / "faster.py").write_text(
+        "_base_ = './stock.py'\ncustom_imports = dict(imports=['rekd_det'])\n"
+        "test_evaluator = dict(type='FasterCocoMetric')\n"
+    )
+    options = ["--cfg-options", "test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
+    metrics = []
+    for config in ("stock.py", "faster.py"):
+        command = [sys.executable, str(THEIR_TEST), config, str(path), *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        metrics.append(re.findall(r"(coco/bbox_mAP\w*: [\d.]+)", done.stdout))
+    assert metrics[0][0] == "coco/bbox_mAP: 0.3190"
+    assert metrics[0] == metrics[1]

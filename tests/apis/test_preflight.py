@@ -1,0 +1,139 @@
+import copy
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir, read_config
+
+CONFIG = """
+data_root = 'somewhere/'
+model = dict(type='FasterRCNN', backbone=dict(depth=50))
+train_dataloader = dict(batch_size=2)
+load_from = None
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> str:
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+@pytest.fixture
+def data_config(tmp_path: Path) -> Config:
+    """A config whose files all exist."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "boxes.json").write_text("{}")
+    dataset = dict(data_root=str(tmp_path), ann_file="boxes.json", data_prefix=dict(img="images/"))
+    return Config(
+        dict(
+            test_cfg=dict(),
+            test_dataloader=dict(dataset=dataset),
+            test_evaluator=dict(type="CocoMetric", ann_file=str(tmp_path / "boxes.json")),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.backbone.depth", 18),
+        ("model.new_part", 1),
+        ("train_dataloader.batch_size", 4),
+        ("resume", True),
+        ("randomness.seed", 3),
+        ("find_unused_parameters", True),
+    ],
+)
+def test_options_that_are_read_are_merged(config_file, key, value):
+    cfg = read_config(config_file, {key: value})
+    for part in key.split("."):
+        cfg = cfg[part]
+    assert cfg == value
+
+
+def test_a_config_that_does_not_exist(tmp_path):
+    with pytest.raises(PreflightError, match=r"config 'none.py' does not exist"):
+        read_config("none.py")
+
+
+def test_a_checkpoint_in_the_configs_place(tmp_path):
+    path = tmp_path / "epoch_1.pth"
+    path.touch()
+    with pytest.raises(PreflightError, match=r"is no config: expected a .py"):
+        read_config(str(path))
+
+
+def test_an_option_that_names_nothing(config_file):
+    with pytest.raises(PreflightError, match="no 'train_dataloder'; did you mean 'train_dataloader'"):
+        read_config(config_file, {"train_dataloder.batch_size": 4})
+
+
+def test_an_option_for_a_value_that_has_no_parts(config_file):
+    with pytest.raises(PreflightError, match="--cfg-options do not fit"):
+        read_config(config_file, {"load_from.path": "x"})
+
+
+def test_a_variable_of_the_config_file_is_warned_of(config_file):
+    with pytest.warns(UserWarning, match="'data_root' is a variable of the config file"):
+        assert read_config(config_file, {"data_root": "x"}).data_root == "x"
+
+
+def test_data_that_is_there(data_config):
+    check_data(data_config, ("test", "train"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data_root", "/nowhere", "test_dataloader.dataset.ann_file: '/nowhere/boxes.json' does not"),
+        ("ann_file", "x.json", "test_dataloader.dataset.ann_file: '.*x.json' does not exist"),
+        ("data_prefix", dict(img="x"), "test_dataloader.dataset.data_prefix.img: '.*x' does not"),
+    ],
+)
+def test_missing_data_is_named_by_its_key(data_config, key, value, message):
+    data_config.test_dataloader.dataset[key] = value
+    with pytest.raises(PreflightError, match=message):
+        check_data(data_config, ("test",))
+
+
+def test_missing_data_under_wrappers_is_found(data_config):
+    broken = copy.deepcopy(data_config.test_dataloader.dataset)
+    broken.ann_file = "x.json"
+    both = dict(type="ConcatDataset", datasets=[data_config.test_dataloader.dataset, broken])
+    data_config.test_dataloader.dataset = dict(type="RepeatDataset", times=2, dataset=both)
+    with pytest.raises(PreflightError, match=r"dataset.dataset.datasets.1.ann_file"):
+        check_data(data_config, ("test",))
+
+
+def test_a_missing_annotation_file_of_the_metric(data_config):
+    data_config.test_evaluator.ann_file = "x.json"
+    with pytest.raises(PreflightError, match=r"test_evaluator.ann_file: 'x.json' does not exist"):
+        check_data(data_config, ("test",))
+
+
+@pytest.mark.parametrize(
+    "remote", [dict(data_root="s3://bucket/"), dict(data_root="x", backend_args=dict(backend="p"))]
+)
+def test_remote_data_is_left_to_its_backend(data_config, remote):
+    data_config.test_dataloader.dataset.update(remote)
+    check_data(data_config, ("test",))
+
+
+def test_a_split_that_is_not_used_is_not_checked(data_config):
+    data_config.test_dataloader.dataset.ann_file = "x.json"
+    data_config.test_cfg = None
+    check_data(data_config, ("test",))
+
+
+def test_the_work_dir_is_created(tmp_path):
+    check_work_dir(str(tmp_path / "a/b"))
+    assert list((tmp_path / "a/b").iterdir()) == []
+
+
+def test_a_work_dir_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(PreflightError, match=r"file/b' cannot be written.*--work-dir"):
+        check_work_dir(str(tmp_path / "file/b"))

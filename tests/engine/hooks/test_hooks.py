@@ -1,0 +1,120 @@
+"""Warm-up, the check of categories, and MMRazor's stop hook with our algorithm."""
+
+from types import SimpleNamespace
+
+import pytest
+from mmengine.logging import MessageHub
+from mmengine.runner import LogProcessor
+from mmrazor.registry import HOOKS
+from tiny import batch, build, build_pair, perturb, tiny_rcnn
+
+from rekd_det.engine.hooks import DistillLogHook, DistillWarmupHook, PairCheckHook
+from rekd_det.engine.hooks.pair_check_hook import check_categories
+from rekd_det.engine.utils import distillation_of
+
+NAMES = ("lr", "acc", "loss", "s0.loss_cls", "distill.head_mass", "distill.s0.agreement", "distill.scale")
+
+
+@pytest.fixture
+def model():
+    return build_pair(tiny_rcnn(), teacher=perturb(build(tiny_rcnn())))
+
+
+def runner_of(model, **kwargs):
+    return SimpleNamespace(model=model, logger=SimpleNamespace(info=lambda *_: None), **kwargs)
+
+
+def test_warmup_is_linear_and_then_one(model):
+    hook = DistillWarmupHook(iters=4)
+    seen = []
+    for i in range(6):
+        hook.before_train_iter(runner_of(model, iter=i), 0)
+        seen.append(model.distiller.scale)
+    assert seen == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_warmup_scales_losses_but_not_statistics(model):
+    import torch
+
+    data = batch(model)
+    results = []
+    for scale in (1.0, 0.25):
+        model.distiller.scale = scale
+        torch.manual_seed(0)
+        results.append(model(**data, mode="loss"))
+    for key in ("distill.loss_tisd", "distill.loss_ntid"):
+        torch.testing.assert_close(results[1][key], 0.25 * results[0][key])
+    assert torch.equal(results[0]["distill.head_mass"], results[1]["distill.head_mass"])
+    assert torch.equal(results[0]["loss_cls"], results[1]["loss_cls"])
+
+
+@pytest.mark.parametrize("iters", [0, -1, 2.5, "100", True])
+def test_warmup_length(iters):
+    with pytest.raises(ValueError, match="DistillWarmupHook: iters must be an int >= 1"):
+        DistillWarmupHook(iters=iters)
+
+
+def test_mmrazors_stop_hook_stops_the_teacher(model):
+    hook = HOOKS.build(dict(type="mmrazor.StopDistillHook", stop_epoch=3))
+    for epoch, stopped in ((2, False), (3, True)):
+        hook.before_train_epoch(runner_of(model, epoch=epoch))
+        assert model.distillation_stopped is stopped
+    model.teacher.extract_feat = None  # any use raises
+    assert not any(k.startswith("distill") for k in model(**batch(model), mode="loss"))
+
+
+def data_of(classes):
+    return SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=classes) if classes else {}))
+
+
+def test_same_categories_pass(model):
+    model.teacher_classes = tuple("abcdef")
+    PairCheckHook().before_train(runner_of(model, train_dataloader=data_of(list("abcdef"))))
+
+
+@pytest.mark.parametrize(
+    ("data", "teacher", "message"),
+    [
+        ("abc", "abcd", "data set has 3 categories, the teacher was trained on 4"),
+        ("acb", "abc", "category 1 is 'c' in the data set and 'b' for the teacher: the order differs"),
+    ],
+)
+def test_other_categories_are_an_error(model, data, teacher, message):
+    model.teacher_classes = tuple(teacher)
+    with pytest.raises(ValueError, match=message):
+        PairCheckHook().before_train(runner_of(model, train_dataloader=data_of(tuple(data))))
+    with pytest.raises(ValueError, match=message):
+        check_categories(tuple(data), tuple(teacher))
+
+
+@pytest.mark.parametrize(("data", "teacher"), [(None, ("a",)), (("a",), None)])
+def test_unknown_categories_are_not_an_error(model, data, teacher):
+    model.teacher_classes = teacher
+    PairCheckHook().before_train(runner_of(model, train_dataloader=data_of(data)))
+
+
+def test_hooks_say_when_there_is_nothing_to_distil():
+    with pytest.raises(TypeError, match="not FasterRCNN"):
+        distillation_of(runner_of(build(tiny_rcnn())))
+
+
+def test_statistics_are_averaged_and_the_warmup_is_logged(model):
+    log = LogProcessor()
+    hub = MessageHub.get_instance("test_statistics_are_averaged")
+    runner = runner_of(model, log_processor=log, hooks=[DistillWarmupHook(iters=4)], message_hub=hub, iter=0)
+    hook = DistillLogHook()
+    hook.before_train(runner)
+    averaged = {n for n in NAMES if log.mean_pattern.search(n)}
+    assert averaged == {"loss", "s0.loss_cls", "distill.head_mass", "distill.s0.agreement"}
+    runner.hooks[0].before_train_iter(runner, 0)
+    hook.after_train_iter(runner, 0)
+    assert hub.get_scalar("train/distill.scale").current() == 0.25
+
+
+def test_no_warmup_no_scale_in_the_log(model):
+    hub = MessageHub.get_instance("test_no_warmup")
+    runner = runner_of(model, log_processor=LogProcessor(), hooks=[], message_hub=hub)
+    hook = DistillLogHook()
+    hook.before_train(runner)
+    hook.after_train_iter(runner, 0)
+    assert not hub.log_scalars

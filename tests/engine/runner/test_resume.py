@@ -1,0 +1,233 @@
+"""A run that is killed and resumed equals one that was not, to the last bit on the CPU."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import resume_runs
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from tiny_pair import TinyPair, write_tiny_pair
+
+from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
+from rekd_det.utils.checkpoint import CheckpointError
+
+# Whatever draws random numbers or keeps a state: augmentation, samplers, momentum, schedule, warm-up, EMA, best.
+_RUN = """
+_base_ = ['{pair}']
+runner_type = 'ReKDRunner'
+train_dataloader = dict(num_workers={workers}, persistent_workers={workers} > 0)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackDetInputs'),
+]
+train_dataloader['dataset'] = dict(pipeline=train_pipeline)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=5)]
+custom_hooks = [
+    dict(type='mmrazor.PairCheckHook'),
+    dict(type='mmrazor.DistillWarmupHook', iters=6),
+    dict(type='EMAHook', momentum=0.1),
+]
+{loop}
+"""
+_ITERS = """
+train_cfg = dict(max_iters=6, val_interval=3)
+default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=1, save_best='auto'))
+"""
+# The tiny set's 8 images make 4 batches.
+_EPOCHS = """
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2, val_interval=1)
+default_hooks = dict(checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=1))
+"""
+_INSIDE_EPOCHS = """
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2, val_interval=1)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=3))
+"""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> TinyPair:
+    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
+    torch.manual_seed(0)
+    teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model)
+    torch.save({"state_dict": teacher.state_dict()}, pair.folder / "teacher.pth")
+    return pair
+
+
+@pytest.fixture(scope="module")
+def whole(pair, tmp_path_factory):
+    """Uninterrupted runs by their loop and number of workers, each made once."""
+    made: dict = {}
+
+    def get(loop: str, workers: int) -> tuple[Path, Path]:
+        if (loop, workers) not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            config = folder / "run.py"
+            config.write_text(_RUN.format(pair=pair.pair, workers=workers, loop=loop))
+            resume_runs.run(config, folder / "work", {})
+            made[loop, workers] = config, folder / "work"
+        return made[loop, workers]
+
+    return get
+
+
+def losses(work_dir: Path) -> dict[int, dict]:
+    """The losses of each iteration; where it was run twice, those of the second time."""
+    lines = (work_dir / "losses.txt").read_text().splitlines()
+    return {int(number): ast.literal_eval(rest) for number, rest in (line.split(" ", 1) for line in lines)}
+
+
+def last_checkpoint(work_dir: Path) -> dict:
+    path = find_latest_checkpoint(str(work_dir))
+    assert path is not None
+    return torch.load(path, weights_only=True)
+
+
+def assert_equal(one, other, where: str = "checkpoint") -> None:
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_equal(*pair, f"{where}.{index}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert losses(one) == losses(other)
+    ends = [last_checkpoint(work_dir) for work_dir in (one, other)]
+    for key in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "generator_states"):
+        assert_equal(ends[0][key], ends[1][key], key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", ["iter 1", "iter 3", "iter 5", "write 2", "rename 2", "named 2", "val", "write 1"])
+def test_a_killed_run_resumes_exactly(whole, tmp_path, kill):
+    config, uninterrupted = whole(_ITERS, 0)
+    resume_runs.run(config, tmp_path, {}, kill=kill)
+    resume_runs.run(config, tmp_path, {}, resume=True)
+    assert_same_run(tmp_path, uninterrupted)
+    assert sorted(p.name for p in tmp_path.glob("iter_*.pth")) == ["iter_6.pth"]
+    (best,) = tmp_path.glob("best_*.pth")
+    assert all(k.startswith("architecture.") for k in torch.load(best, weights_only=True)["state_dict"])
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.slow
+def test_killed_twice(whole, tmp_path):
+    config, uninterrupted = whole(_ITERS, 0)
+    resume_runs.run(config, tmp_path, {}, kill="iter 3")
+    resume_runs.run(config, tmp_path, {}, kill="write 1", resume=True)
+    resume_runs.run(config, tmp_path, {}, resume=True)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("loop", "workers", "kill"),
+    [(_ITERS, 2, "iter 5"), (_EPOCHS, 0, "val"), (_EPOCHS, 2, "iter 7"), (_INSIDE_EPOCHS, 2, "iter 7")],
+    ids=["iterations", "epochs", "epochs-workers", "inside-epochs"],
+)
+def test_with_worker_processes_and_inside_epochs(whole, tmp_path, loop, workers, kill):
+    config, uninterrupted = whole(loop, workers)
+    resume_runs.run(config, tmp_path, {}, kill=kill)
+    resume_runs.run(config, tmp_path, {}, resume=True)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_nothing(whole):
+    assert_same_run(whole(_ITERS, 0)[1], whole(_ITERS, 2)[1])
+
+
+@pytest.mark.slow
+def test_without_a_seed_the_resumed_run_takes_that_of_the_checkpoint(whole, tmp_path):
+    config, _ = whole(_ITERS, 0)
+    resume_runs.run(config, tmp_path / "killed", {"randomness": dict(seed=None)}, kill="iter 3")
+    resume_runs.run(config, tmp_path / "killed", {"randomness": dict(seed=None)}, resume=True)
+    seed = last_checkpoint(tmp_path / "killed")["meta"]["seed"]
+    resume_runs.run(config, tmp_path / "whole", {"randomness": dict(seed=seed)})
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_mmengines_own_runner_is_told_apart(whole, tmp_path):
+    """If this fails, mmengine resumes exactly by itself, and the tests above prove nothing."""
+    config, uninterrupted = whole(_ITERS, 0)
+    options = {"runner_type": "Runner"}
+    resume_runs.run(config, tmp_path, options, kill="iter 5")
+    resume_runs.run(config, tmp_path, {**options, "load_from": str(tmp_path / "iter_4.pth")}, resume=True)
+    assert losses(tmp_path)[5] != losses(uninterrupted)[5]
+
+
+@pytest.mark.slow
+def test_the_checkpoint_of_another_runner_is_resumed_with_a_warning(whole, tmp_path):
+    config, _ = whole(_ITERS, 0)
+    resume_runs.run(config, tmp_path, {"runner_type": "Runner"}, kill="iter 3")
+    resume_runs.run(config, tmp_path, {}, resume=True)
+    output = (tmp_path / "output.txt").read_text()
+    assert re.search(r"not exact: the checkpoint holds the random generators of no process", output)
+
+
+# --- which checkpoint
+
+
+def checkpoint(folder: Path, name: str, **changes) -> str:
+    content = {"state_dict": {"w": torch.zeros(4000)}, "meta": dict(epoch=0, iter=int(re.findall(r"\d+", name)[0]))}
+    torch.save({**content, **changes}, folder / name)
+    return str(folder / name)
+
+
+def truncate(path: str) -> None:
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: len(content) // 2])
+
+
+def test_nothing_to_resume_from(tmp_path):
+    assert find_latest_checkpoint(str(tmp_path)) is None
+    checkpoint(tmp_path, "best_coco_1.pth")
+    assert find_latest_checkpoint(str(tmp_path)) is None
+
+
+def test_the_named_checkpoint(tmp_path):
+    path = checkpoint(tmp_path, "iter_2.pth")
+    checkpoint(tmp_path, "iter_4.pth")
+    (tmp_path / "last_checkpoint").write_text(path)
+    assert find_latest_checkpoint(str(tmp_path)) == path
+
+
+@pytest.mark.parametrize("text", [None, "", "{folder}/iter_6.pth", "{folder}/iter_4.pth", "\0\0"])
+def test_a_damaged_end_of_a_run_is_passed_over(tmp_path, text):
+    folder = tmp_path / "a [1]"  # not a pattern
+    folder.mkdir()
+    sound = checkpoint(folder, "iter_2.pth")
+    truncate(checkpoint(folder, "iter_4.pth"))
+    if text is not None:
+        (folder / "last_checkpoint").write_text(text.format(folder=folder))
+    assert find_latest_checkpoint(str(folder)) == sound
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path):
+    path = checkpoint(tmp_path, "iter_2.pth")
+    truncate(path)
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be resumed from \(checkpoint .*iter_2.pth"):
+        find_latest_checkpoint(str(tmp_path))
+
+
+def test_weights_alone_are_no_training(tmp_path):
+    checkpoint(tmp_path, "epoch_1.pth", meta={})
+    with pytest.raises(CheckpointError, match=r"holds weights but no training to go on with"):
+        find_latest_checkpoint(str(tmp_path))

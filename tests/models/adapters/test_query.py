@@ -1,0 +1,375 @@
+"""Query heads: the teacher answers about the student's queries, shared or matched.
+
+Dropout is off in these detectors (see tiny_queries.py).
+"""
+
+import copy
+
+import pytest
+import torch
+from one_step import assert_no_pull, captured_step, distillation
+from tiny import NUM_CLASSES, batch, build, build_pair, forward_hooks, perturb, tiny_rcnn, total
+from tiny_queries import FAMILIES, LAYERS, MASK, PANOPTIC, QUERIES, RCNN, SHARED, tiny_query
+
+from rekd_det.models.adapters import ADAPTERS, build_adapter
+
+MATCHED = [f for f in FAMILIES if f not in SHARED]
+SOFTMAX = ("detr", *MASK)
+
+
+def data_for(model, family, **kwargs):
+    masks = family in MASK or family == "queryinst"
+    return batch(model, with_mask=masks, with_semantic=family in PANOPTIC, **kwargs)
+
+
+def own_predictions(family, detector, feats, samples):
+    """What the detector says about its own queries, by layer: ``(B, R, C)`` logits."""
+    if family in MASK:
+        return detector.panoptic_head(feats, samples)[0]
+    if family not in RCNN:
+        return detector.bbox_head(**detector.forward_transformer(feats, samples))[0]
+    from mmdet.structures.bbox import bbox2roi
+
+    out, proposals = [], detector.rpn_head.predict(feats, samples)
+    boxes, content = [p.bboxes for p in proposals], torch.stack([p.features for p in proposals])
+    for stage in range(LAYERS):
+        metas = [s.metainfo for s in samples]
+        result = detector.roi_head._bbox_forward(stage, feats, bbox2roi(boxes), content, metas)
+        boxes, content = result["detached_proposals"], result["object_feats"]
+        out.append(result["cls_score"])
+    return out
+
+
+def learned_queries(detector):
+    """The embeddings that make a detector's learned queries, one row per query."""
+    names = ("query_embedding", "query_embed", "query_feat", "init_proposal_bboxes", "init_proposal_features")
+    return [m for n, m in detector.named_modules() if n.rsplit(".", 1)[-1] in names]
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
+def family(request):
+    return request.param, tiny_query(request.param)
+
+
+def test_identical_teacher_gives_bit_equal_rows_and_no_loss(family):
+    name, config = family
+    model = build_pair(config)
+    losses, rows = captured_step(model, data_for(model, name))
+    layers = LAYERS + name.startswith("mask2former")
+    stage = "s" if name in RCNN else "d"
+    assert [r.tag for r in rows] == [f"{stage}{i}" for i in range(layers)]
+    for entry in rows:
+        assert entry.student.shape == entry.teacher.shape == (2 * QUERIES, NUM_CLASSES + (name in SOFTMAX))
+        assert torch.equal(entry.student, entry.teacher)
+        assert entry.student.requires_grad and not entry.teacher.requires_grad
+        assert entry.activation == ("softmax" if name in SOFTMAX else "sigmoid")
+    distill = distillation(losses)
+    assert len(distill) == 2 * layers
+    assert_no_pull(model, distill)
+
+
+def test_rows_are_weighted_as_the_heads_own_loss(family):
+    name, config = family
+    model = build_pair(config, teacher=perturb(build(config)))
+    _, rows = captured_step(model, data_for(model, name))
+    for entry in rows:
+        objects = entry.labels < NUM_CLASSES
+        background = 0.1 if name in SOFTMAX else 1.0
+        torch.testing.assert_close(entry.weight, torch.where(objects, 1.0, background))
+        normaliser = entry.weight.sum() if name in SOFTMAX else objects.sum()
+        torch.testing.assert_close(torch.as_tensor(entry.avg_factor).float().squeeze(), normaliser.float())
+    assert [r.loss_weight for r in rows] == ([1.0, 0.5] if name in RCNN else [1.0] * len(rows))
+
+
+def test_other_teacher_gives_finite_losses_and_gradients(family):
+    name, config = family
+    model = build_pair(config, teacher=perturb(build(config)))
+    losses, rows = captured_step(model, data_for(model, name))
+    for entry in rows:
+        assert not torch.allclose(entry.student, entry.teacher, atol=1e-3)
+    distill = distillation(losses)
+    assert all(torch.isfinite(v) and v > 0 for v in distill.values())
+    total(distill).backward()
+    gradients = {k: p.grad for k, p in model.architecture.named_parameters() if p.grad is not None}
+    assert all(torch.isfinite(g).all() for g in gradients.values())
+    for part in ("backbone", "decoder", "cls") if name not in RCNN else ("backbone", "fc_cls"):
+        assert any(part in k and g.abs().max() > 0 for k, g in gradients.items()), part
+    assert not any(p.requires_grad or p.grad is not None for p in model.teacher.parameters())
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_matched_teacher_rows_are_its_own_predictions(name):
+    config = tiny_query(name)
+    model = build_pair(config, teacher=perturb(build(config)))
+    data = data_for(model, name)
+    _, rows = captured_step(model, data)
+    with torch.no_grad():
+        feats = model.teacher.extract_feat(data["inputs"])
+        by_hand = own_predictions(name, model.teacher, feats, data["data_samples"])
+    for entry, want in zip(rows, by_hand, strict=True):
+        for got, own in zip(entry.teacher.view(2, QUERIES, -1), want, strict=True):
+            distance = torch.cdist(got, own, p=1)
+            assert distance.min(1).values.max() < 1e-4
+            assert sorted(distance.argmin(1).tolist()) == list(range(QUERIES))
+
+
+@pytest.mark.parametrize("name", MATCHED)
+def test_matching_finds_the_teachers_order(name):
+    """A teacher that is the student with its queries shuffled says the same in another order."""
+    config = tiny_query(name)
+    student = perturb(build(config), scale=0.2)
+    teacher = copy.deepcopy(student)
+    order = torch.randperm(QUERIES, generator=torch.Generator().manual_seed(3))
+    queries = learned_queries(teacher)
+    assert queries
+    for embedding in queries:
+        embedding.weight.data = embedding.weight.data[order]
+    model = build_pair(config, teacher=teacher)
+    model.architecture.load_state_dict(student.state_dict())
+    _, rows = captured_step(model, data_for(model, name))
+    for entry in rows:
+        torch.testing.assert_close(entry.teacher, entry.student, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MATCHED)
+@pytest.mark.parametrize("queries", [QUERIES - 3, QUERIES + 3])
+def test_numbers_of_learned_queries_may_differ(name, queries):
+    config = tiny_query(name)
+    model = build_pair(config, teacher=build(tiny_query(name, queries=queries)))
+    losses, rows = captured_step(model, data_for(model, name))
+    assert all(len(r.student) == len(r.teacher) == len(r.labels) == 2 * min(QUERIES, queries) for r in rows)
+    total(losses).backward()
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_teacher_decodes_the_students_places_with_its_own_weights(name):
+    config = tiny_query(name)
+    model = build_pair(config, teacher=perturb(build(config)))
+    data = data_for(model, name)
+    seen = {}
+    decoder = model.student.decoder.register_forward_hook(lambda m, a, k, o: seen.update(k), with_kwargs=True)
+    _, rows = captured_step(model, data)
+    decoder.remove()
+    teacher, samples = model.teacher, data["data_samples"]
+    places = seen["reference_points"]
+    if name == "ddq":  # dense and denoising queries are invisible to the distinct ones: leave them out
+        start, count = model.student.cache_dict["dis_query_info"]
+    else:
+        start, count = places.shape[1] - QUERIES, QUERIES
+    places = places[:, start : start + count]
+    with torch.no_grad():
+        encoder_in, decoder_in = teacher.pre_transformer(teacher.extract_feat(data["inputs"]), samples)
+        memory = teacher.forward_encoder(**encoder_in)["memory"]
+        if name == "two_stage":
+            sine = model.student.get_proposal_pos_embed(places.logit())
+            position, content = teacher.pos_trans_norm(teacher.pos_trans_fc(sine)).chunk(2, dim=2)
+            queries = dict(query=content, query_pos=position)
+        elif name == "dino":
+            queries = dict(query=teacher.query_embedding.weight.expand(2, -1, -1), dn_mask=None)
+        else:
+            queries = dict(query=ddq_content(model, data, memory, seen["query"][:, start : start + count]))
+            queries["dn_mask"] = None
+            teacher.cache_dict["dis_query_info"] = [0, count]
+            # No selection: with two layers, the second one would otherwise see the teacher's own.
+            teacher.decoder.select_distinct_queries = lambda points, query, mask, layer: mask
+        hidden = teacher.forward_decoder(memory=memory, reference_points=places, **queries, **decoder_in)
+        by_hand = [teacher.bbox_head.cls_branches[i](h) for i, h in enumerate(hidden["hidden_states"])]
+    for entry, want in zip(rows, by_hand, strict=True):
+        torch.testing.assert_close(entry.teacher, want.flatten(0, 1), atol=1e-4, rtol=1e-4)
+
+
+def ddq_content(model, data, memory, query):
+    """The teacher's feature at the points that the student's queries came from, found by comparing features."""
+    student = model.student
+    with torch.no_grad():
+        encoder_in, _ = student.pre_transformer(student.extract_feat(data["inputs"]), data["data_samples"])
+        mapped = student.query_map(student.forward_encoder(**encoder_in)["memory"])
+    index = torch.cdist(query.detach(), mapped, compute_mode="donot_use_mm_for_euclid_dist").argmin(2)
+    own = model.teacher.query_map(memory)
+    return torch.stack([own[i, index[i]] for i in range(len(index))])
+
+
+def ddq_that_drops():
+    """A DDQ config and a student whose boxes overlap enough for some to be dropped after the second layer."""
+    config = tiny_query("ddq")
+    config.dqs_cfg.iou_threshold = 0.3
+    config.decoder.num_layers = 3
+    return config, perturb(build(config), scale=0.4)
+
+
+def test_ddq_compares_the_queries_that_the_student_kept():
+    config, student = ddq_that_drops()
+    model = build_pair(config, teacher=copy.deepcopy(student))
+    model.architecture.load_state_dict(student.state_dict())
+    losses, rows = captured_step(model, data_for(model, "ddq"))
+    assert 2 * QUERIES == len(rows[0].student) > len(rows[2].student) > 2
+    for entry in rows:
+        assert torch.equal(entry.student, entry.teacher)
+    assert all(v == 0 for v in distillation(losses).values())
+    assert not model.teacher.decoder.training
+    assert not {"select_distinct_queries", "aux_reg_branches"} & set(vars(model.teacher.decoder))
+
+
+def test_ddq_teacher_takes_over_the_students_selection():
+    config, student = ddq_that_drops()
+    model = build_pair(config, teacher=perturb(build(config), scale=0.4, seed=2))
+    model.architecture.load_state_dict(student.state_dict())
+    masks = {}
+    for role, detector in (("student", model.student), ("teacher", model.teacher)):
+        detector.decoder.layers[2].register_forward_hook(
+            lambda m, a, k, o, role=role: masks.update({role: k["self_attn_mask"]}), with_kwargs=True
+        )
+    model(**data_for(model, "ddq"), mode="loss")
+    assert torch.equal(masks["student"], masks["teacher"])
+    start, count = model.student.cache_dict["dis_query_info"]
+    assert masks["teacher"][:, start : start + count, start : start + count].any()
+
+
+def test_zero_weight_is_plain_mmdet_bit_for_bit(family):
+    name, config = family
+    model = build_pair(config, loss=dict(type="ReKDLoss", top_k=3, loss_weight=0.0), teacher=perturb(build(config)))
+    plain = copy.deepcopy(model.architecture)
+    data = data_for(model, name)
+    torch.manual_seed(5)
+    ours = model(**copy.deepcopy(data), mode="loss")
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    theirs = plain(**copy.deepcopy(data), mode="loss")
+    assert torch.equal(after, torch.rand(1))  # the adapter draws no random numbers
+    for key, value in theirs.items():
+        a, b = (v if isinstance(v, list) else [v] for v in (value, ours[key]))
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), key
+    total(ours).backward()
+    total(theirs).backward()
+    for (key, p), q in zip(plain.named_parameters(), model.architecture.parameters(), strict=True):
+        ours_grad, theirs_grad = (x.grad if x.grad is not None else torch.zeros(()) for x in (q, p))
+        assert torch.equal(ours_grad.expand_as(p), theirs_grad.expand_as(p)), key
+
+
+def test_the_student_runs_once_and_the_teacher_only_classifies(family):
+    name, config = family
+    model = build_pair(config)
+    ran, student_runs = set(), []
+    for module_name, module in model.teacher.named_modules():
+        module.register_forward_hook(lambda *_, n=module_name: ran.add(n))
+    model.student.backbone.register_forward_hook(lambda *_: student_runs.append(1))
+    model(**data_for(model, name), mode="loss")
+    assert student_runs == [1]
+    assert "backbone" in ran
+    wasted = ["loss_", "mask_head", "mask_roi_extractor", "dn_query_generator"]
+    if name in SHARED:  # the encoder's proposals are the student's
+        wasted += [f"cls_branches.{LAYERS}", f"reg_branches.{LAYERS}"]
+    assert not [n for n in ran if any(w in n for w in wasted)]
+
+
+def test_nothing_is_left_behind_even_when_the_step_raises(family):
+    name, config = family
+    model = build_pair(config)
+    data = data_for(model, name)
+    before = forward_hooks(model.architecture)
+
+    def nothing_held():
+        adapter = model.distiller.adapter
+        held = [adapter._targets, getattr(adapter, "_output", None), *getattr(adapter, "_stages", [])]
+        shared = getattr(adapter, "_shared", None)
+        held += [] if shared is None else [shared.places]
+        return not any(vars(x).values() if hasattr(x, "logits") else x for x in held if not is_empty_stage(x))
+
+    model(**copy.deepcopy(data), mode="loss")
+    assert forward_hooks(model.architecture) == before
+    assert nothing_held()
+
+    def boom(*_):
+        raise RuntimeError("boom")
+
+    model.teacher.extract_feat = boom
+    with pytest.raises(RuntimeError, match="boom"):
+        model(**data, mode="loss")
+    assert forward_hooks(model.architecture) == before
+    assert nothing_held()
+    assert not any(p.requires_grad for p in model.teacher.parameters())
+
+
+def is_empty_stage(x):
+    return hasattr(x, "logits") and x.logits is None and x.rois is None and x.deltas is None
+
+
+def test_images_without_objects(family):
+    name, config = family
+    model = build_pair(config, teacher=perturb(build(config)))
+    losses = model(**data_for(model, name, num_items=(0, 0)), mode="loss")
+    distill = distillation(losses)
+    assert all(torch.isfinite(v) and v > 0 for v in distill.values())
+    assert max(distill.values()) < 1e4
+    total(distill).backward()
+
+
+def test_an_image_without_objects_beside_one_with(family):
+    name, config = family
+    model = build_pair(config)
+    losses, rows = captured_step(model, data_for(model, name, num_items=(0, 3)))
+    assert all(torch.equal(r.student, r.teacher) for r in rows)
+    assert all(v == 0 for v in distillation(losses).values())
+
+
+def test_levels_and_widths_of_a_dino_pair_may_differ():
+    config = tiny_query("dino")
+    larger = copy.deepcopy(config)
+    larger.num_feature_levels = larger.neck.num_outs = 5
+    for part in (larger.encoder.layer_cfg.self_attn_cfg, larger.decoder.layer_cfg.cross_attn_cfg):
+        part.num_levels = 5
+    larger.num_queries = QUERIES + 5
+    model = build_pair(config, teacher=build(larger))
+    losses, rows = captured_step(model, data_for(model, "dino"))
+    assert "the student's queries" in model.distiller.adapter.describe()
+    assert all(len(r.teacher) == 2 * QUERIES for r in rows)
+    total(losses).backward()
+
+
+@pytest.mark.parametrize("student,teacher", [("deformable", "dino"), ("dino", "dab"), ("two_stage", "refine")])
+def test_different_kinds_of_detectors_are_matched(student, teacher):
+    model = build_pair(tiny_query(student), teacher=build(tiny_query(teacher)))
+    assert "matched" in model.distiller.adapter.describe()
+    losses, rows = captured_step(model, data_for(model, student))
+    assert all(r.student.shape == r.teacher.shape == (2 * QUERIES, NUM_CLASSES) for r in rows)
+    total(losses).backward()
+
+
+def test_ddq_needs_the_same_points():
+    config = tiny_query("ddq")
+    larger = copy.deepcopy(config)
+    larger.num_feature_levels = larger.neck.num_outs = 5
+    for part in (larger.encoder.layer_cfg.self_attn_cfg, larger.decoder.layer_cfg.cross_attn_cfg):
+        part.num_levels = 5
+    model = build_pair(config, teacher=build(larger))
+    with pytest.raises(ValueError, match="num_feature_levels"):
+        model(**data_for(model, "ddq"), mode="loss")
+
+
+def test_pairs_that_do_not_fit_are_refused():
+    detr, dab = build(tiny_query("detr")), build(tiny_query("dab"))
+    with pytest.raises(ValueError, match=r"softmax.*sigmoid"):
+        build_adapter(detr, dab)
+    deeper = tiny_query("dab")
+    deeper.decoder.num_layers = 3
+    with pytest.raises(ValueError, match=r"2 layers, the teacher's 3"):
+        build_adapter(dab, build(deeper))
+    more = tiny_query("dab")
+    more.bbox_head.num_classes = NUM_CLASSES + 1
+    with pytest.raises(ValueError, match="num_classes"):
+        build_adapter(dab, build(more))
+    with pytest.raises(TypeError, match="StandardRoIHead"):
+        build_adapter(dab, build(tiny_rcnn()))
+
+
+def test_a_subclass_nobody_looked_at_is_refused():
+    from mmdet.models.dense_heads import DINOHead
+
+    class Unknown(DINOHead):
+        pass
+
+    assert Unknown not in ADAPTERS
+    detector = build(tiny_query("dino"))
+    detector.bbox_head.__class__ = Unknown
+    with pytest.raises(TypeError, match="Unknown is not supported"):
+        build_adapter(detector, build(tiny_query("dino")))

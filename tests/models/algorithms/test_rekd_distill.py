@@ -1,0 +1,211 @@
+"""ReKDDistill as a model: what it holds, saves, moves and refuses."""
+
+import copy
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.model import ExponentialMovingAverage
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner.checkpoint import load_state_dict
+from mmrazor.models.algorithms import SingleTeacherDistill
+from tiny import batch, build, build_pair, perturb, tiny_rcnn, total
+
+from rekd_det.models.utils.finite_guard import NonFiniteLoss
+from rekd_det.utils.checkpoint import CheckpointError
+
+
+@pytest.fixture
+def model():
+    return build_pair(tiny_rcnn(), teacher=perturb(build(tiny_rcnn())))
+
+
+def test_is_an_mmrazor_algorithm(model):
+    assert isinstance(model, SingleTeacherDistill)
+    assert model.student is model.architecture
+
+
+def test_losses_are_one_flat_dict(model):
+    losses = model(**batch(model), mode="loss")
+    own = {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "acc"}
+    assert set(losses) == own | {"distill.loss_tisd", "distill.loss_ntid", "distill.head_mass", "distill.agreement"}
+    assert 0 < losses["distill.head_mass"] <= 1
+    parsed, log = model.parse_losses(losses)
+    torch.testing.assert_close(parsed, total(losses))
+    assert "distill.head_mass" in log
+
+
+def test_teacher_is_in_no_checkpoint_optimizer_or_copy(model):
+    student = model.architecture.state_dict()
+    assert set(model.state_dict()) == {f"architecture.{k}" for k in student}
+    ours = {id(p) for p in model.parameters()}
+    assert not ours & {id(p) for p in model.teacher.parameters()}
+    wrapper = build_optim_wrapper(model, dict(optimizer=dict(type="SGD", lr=0.1)))
+    held = {id(p) for g in wrapper.param_groups for p in g["params"]}
+    assert held == {id(p) for p in model.architecture.parameters() if p.requires_grad} | (
+        held & {id(p) for p in model.architecture.parameters()}
+    )
+    assert not held & {id(p) for p in model.teacher.parameters()}
+    ema = ExponentialMovingAverage(model)
+    assert ema.module.teacher is model.teacher
+    assert ema.module.architecture is not model.architecture
+    assert ema.module.distiller.adapter.student is ema.module.architecture.roi_head
+    assert ema.module.distiller.adapter.teacher is model.teacher.roi_head
+
+
+def test_train_leaves_the_teacher_in_eval(model):
+    for mode in (True, False, True):
+        assert model.train(mode) is model
+        assert model.architecture.training is mode
+        assert not any(m.training for m in model.teacher.modules())
+
+
+def test_teacher_gets_no_gradient(model):
+    total(model(**batch(model), mode="loss")).backward()
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad is not None for p in model.architecture.parameters() if p.requires_grad)
+
+
+def test_teacher_moves_with_the_model(model):
+    model.to(torch.float64)
+    assert {p.dtype for p in model.teacher.parameters()} == {torch.float64}
+    model.to("meta")
+    assert next(model.teacher.parameters()).is_meta
+
+
+def test_prediction_is_the_students(model):
+    model.eval()
+    data = batch(model)
+    ours = model(**copy.deepcopy(data), mode="predict")
+    theirs = model.architecture(**copy.deepcopy(data), mode="predict")
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a.pred_instances.bboxes, b.pred_instances.bboxes)
+
+
+def test_a_training_step_moves_the_student_towards_the_teacher():
+    model = build_pair(tiny_rcnn(), teacher=perturb(build(tiny_rcnn()), 0.02), calculate_student_loss=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    history = []
+    for _ in range(12):
+        torch.manual_seed(0)
+        losses = model(**batch(model), mode="loss")
+        assert all(k.startswith("distill.") for k in losses)
+        optimizer.zero_grad()
+        total(losses).backward()
+        optimizer.step()
+        history.append(total(losses).item())
+    assert history[-1] < 0.7 * history[0]
+
+
+def test_stopped_distillation_does_not_run_the_teacher(model):
+    model.distillation_stopped = True
+    model.teacher.extract_feat = None  # any use raises
+    losses = model(**batch(model), mode="loss")
+    assert not any(k.startswith("distill") for k in losses)
+
+
+def test_bf16_autocast_trains(model):
+    data = batch(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(**data, mode="loss")
+    assert all(torch.isfinite(v).all() for v in losses.values() if torch.is_tensor(v))
+    assert losses["distill.loss_tisd"].dtype == torch.float32
+    total(losses).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_loads_its_own_and_a_plain_checkpoint(model):
+    other = perturb(build(tiny_rcnn()), seed=9)
+    plain = other.state_dict()
+    for weights in (plain, {f"architecture.{k}": v for k, v in plain.items()}):
+        fresh = build_pair(tiny_rcnn())
+        load_state_dict(fresh, copy.copy(weights), strict=True)
+        assert all(torch.equal(fresh.architecture.state_dict()[k], v) for k, v in plain.items())
+        twin = build_pair(tiny_rcnn())
+        twin.load_state_dict(weights)  # torch's own loader
+        assert all(torch.equal(twin.architecture.state_dict()[k], v) for k, v in plain.items())
+
+
+def test_only_the_leading_prefix_counts():
+    model = build_pair(tiny_rcnn())
+    model.architecture.backbone.add_module("architecture", torch.nn.Linear(2, 2))
+    weights = model.state_dict()
+    assert "architecture.backbone.architecture.weight" in weights
+    assert not model.load_state_dict(weights).missing_keys
+
+
+def test_mmrazor_checkpoint_with_a_teacher_inside(model):
+    weights = model.state_dict()
+    weights.update({f"teacher.{k}": v for k, v in model.teacher.state_dict().items()})
+    result = model.load_state_dict(weights)
+    assert not result.missing_keys
+    assert not result.unexpected_keys
+
+
+def test_checkpoint_of_something_else_is_an_error(model):
+    with pytest.raises(CheckpointError, match="none of the checkpoint's weights belongs to the student"):
+        model.load_state_dict({"encoder.weight": torch.zeros(3)})
+
+
+def test_nan_of_the_teacher_is_named(model):
+    with torch.no_grad():
+        model.teacher.roi_head.bbox_head.fc_cls.bias[0] = float("nan")
+    with pytest.raises(NonFiniteLoss, match="the teacher's logits hold NaN"):
+        model(**batch(model), mode="loss")
+
+
+def test_nan_of_the_student_is_named(model):
+    with torch.no_grad():
+        model.architecture.roi_head.bbox_head.fc_cls.bias[0] = float("nan")
+    with pytest.raises(NonFiniteLoss, match="the student's logits hold NaN"):
+        model(**batch(model), mode="loss")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (dict(teacher_trainable=True), ValueError, "model.teacher_trainable"),
+        (dict(student_trainable=False), ValueError, "model.student_trainable"),
+        (dict(distiller=dict(type="mmrazor.ReKDDistiller")), TypeError, "loss"),
+        (dict(distiller=dict(type="mmrazor.ReKDDistiller", loss="ReKDLoss")), TypeError, "model.distiller.loss"),
+        (
+            dict(distiller=dict(type="mmrazor.ReKDDistiller", loss=dict(type="ReKDLos"))),
+            TypeError,
+            "'ReKDLos' is not a loss on classification logits; choose one of DKDLoss",
+        ),
+        (
+            dict(distiller=dict(type="mmrazor.ReKDDistiller", loss=dict(type="ReKDLoss", topk=3))),
+            TypeError,
+            "model.distiller.loss has no option topk; ReKDLoss takes activation, alpha",
+        ),
+        (
+            dict(distiller=dict(type="mmrazor.ReKDDistiller", loss=dict(type="ReKDLoss", top_k=7))),
+            ValueError,
+            "top_k=7 leaves no tail category: the head has 7 logits",
+        ),
+        (
+            dict(distiller=dict(type="mmrazor.ReKDDistiller", loss=dict(type="KDLoss", reduction="none"))),
+            ValueError,
+            "reduction='none' gives no scalar",
+        ),
+        (dict(architecture=torch.nn.Linear(1, 1)), TypeError, "architecture should be"),
+    ],
+)
+def test_bad_configs_fail_when_built(changes, error, message):
+    config = dict(
+        type="mmrazor.ReKDDistill",
+        architecture=tiny_rcnn(),
+        teacher=build(tiny_rcnn()),
+        distiller=dict(type="mmrazor.ReKDDistiller", loss=dict(type="ReKDLoss", top_k=3)),
+    )
+    with pytest.raises(error, match=message):
+        MODELS.build(config | changes)
+
+
+@pytest.mark.parametrize("loss", ["KDLoss", "DKDLoss", "GDKDLoss", "TISDLoss", "NTIDLoss", "mmrazor.ReKDLoss"])
+def test_every_loss_works_in_the_distiller(loss):
+    model = build_pair(tiny_rcnn(), loss=dict(type=loss), teacher=perturb(build(tiny_rcnn())))
+    losses = model(**batch(model), mode="loss")
+    distill = [v for k, v in losses.items() if k.startswith("distill.loss")]
+    assert distill
+    assert all(v > 0 for v in distill)

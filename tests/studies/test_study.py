@@ -1,0 +1,593 @@
+"""Studies: their files are checked, runs are scheduled, resumed and shared, and the report's numbers are right."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+import os
+import random
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+
+from rekd_det.utils.errors import InputError
+from studies.runner import slots
+from studies.runner.eta import clock, remaining_seconds
+from studies.runner.first_weights import write_first_weights
+from studies.runner.plan import Plan, make_plan
+from studies.runner.processes import hold
+from studies.runner.report import write_report
+from studies.runner.run_study import report_study, run_study
+from studies.runner.spec import StudyError, read_study
+from studies.runner.statistics import deviation, paired_difference
+from studies.runner.step_seed import StepSeedHook
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "study.py"
+STUDIES = sorted((ROOT / "studies").glob("*.yml"))
+TINY = ROOT / "studies" / "tiny.yml"
+#: of the tiny study
+ARMS = ("pretrain", "teacher", "student", "rekd_pkd")
+STUDENT = str(ROOT / "studies/configs/frcnn_student.py")
+PAIR = str(ROOT / "studies/configs/frcnn_pair.py")
+
+
+def content(**changes) -> dict:
+    """A valid study; a key set to ... is left out."""
+    base = dict(name="s", seeds=[0, 1], baseline="alone", arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR}})
+    return {k: v for k, v in {**base, **changes}.items() if v is not ...}
+
+
+def write(folder: Path, **changes) -> Path:
+    path = folder / "study.yml"
+    path.write_text(yaml.safe_dump(content(**changes), sort_keys=False))
+    return path
+
+
+@functools.cache
+def shipped_plan(path: Path) -> Plan:
+    """Reading all configs of a study takes seconds."""
+    return make_plan(read_study(path))
+
+
+# --- study files ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_shipped_studies_can_be_planned(path):
+    study = read_study(path)
+    plan = shipped_plan(path)
+    assert study.name == path.stem
+    assert len(plan.runs) == len(study.arms) * len(study.seeds)
+    for run in plan.runs:
+        assert (run.teacher is None) == (run.arm == "student" or path.stem == "real")
+        assert (run.backbone is None) == (path.stem == "real")
+
+
+def test_the_main_study_has_the_promised_arms():
+    names = [arm.name for arm in read_study(ROOT / "studies/frcnn.yml").arms]
+    promised = ["student", "kd", "dkd", "gdkd", "rekd_joint", "rekd_within", "rekd_within_mass", "pkd", "rekd_pkd"]
+    assert [name for name in names if name in promised] == promised
+    assert len(read_study(ROOT / "studies/frcnn.yml").seeds) >= 3
+
+
+def test_studies_share_equal_runs():
+    main, sweep = (shipped_plan(ROOT / f"studies/{name}.yml") for name in ("frcnn", "sweep"))
+    folders = {(run.arm, run.seed): run.folder for run in (*main.runs, *sweep.runs)}
+    teachers, others = ({run.folder for run in plan.all() if run.serves} for plan in (main, sweep))
+    assert teachers == others and len(teachers) == 3  # with two backbones
+    assert folders["rekd_joint", 0] == folders["rekd", 0]
+    assert folders["rekd_joint", 0] != folders["rekd_joint", 1]
+    assert len({run.folder for run in main.runs}) == len(main.runs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(name=...), "'name' is missing"),
+        (dict(name="../up"), "name must be one word"),
+        (dict(seed=[0]), "the key 'seed' is unknown; did you mean 'seeds'"),
+        (dict(seeds=[]), "seeds must be whole numbers >= 0"),
+        (dict(seeds=[True]), "seeds must be whole numbers >= 0"),
+        (dict(seeds=[0, 0]), "a seed is given twice"),
+        (dict(baseline="no"), r"baseline must be one of the arms \(alone, kd\)"),
+        (dict(against=["kd", "no"]), r"against must be a list of arms \(alone, kd\), got \['kd', 'no'\]"),
+        (dict(against="kd"), "against must be a list of arms"),
+        (dict(arms=["alone"]), "arms must be a mapping"),
+        (dict(arms={"alone": {"config": STUDENT, "option": {}}}), "arms.alone: the key 'option' is unknown; did you"),
+        (dict(arms={"alone": {"options": {"a": 1}}}), "arms.alone.config must be the path"),
+        (dict(arms={"alone": {"config": "gone.py"}}), r"arms.alone.config: '.*gone.py' does not exist"),
+        (dict(arms={"alone": {"config": STUDENT, "options": ["a=1"]}}), "arms.alone.options must be a mapping"),
+        (dict(arms={"teacher": {"config": STUDENT}}), "'teacher' names a training that the arms build on"),
+        (dict(arms={"pretrain": {"config": STUDENT}}), "'pretrain' names a training that the arms build on"),
+        (dict(pretrain={"config": STUDENT, "data": {"sede": 1}}, data={"preset": "tiny"}), "pretrain.data: .*'seed'"),
+        (dict(pretrain={"config": STUDENT, "data": {"seed": 1}}), "the key 'data' is missing"),
+        (dict(pretrain={"config": STUDENT, "seed": -1}), "pretrain.seed must be whole numbers"),
+        (dict(data={"preset": "tiny", "images": 3}), "data: the key 'images' is unknown"),
+        (dict(data={"seed": 0}), "data: the key 'preset' is missing"),
+        (dict(teacher={"config": STUDENT, "seed": -1}), "teacher.seed must be whole numbers"),
+    ],
+)
+def test_mistakes_in_a_study_file_are_named(tmp_path, changes, message):
+    with pytest.raises(StudyError, match=message):
+        read_study(write(tmp_path, **changes))
+
+
+def test_a_name_that_is_given_twice_is_an_error(tmp_path):
+    path = write(tmp_path)
+    path.write_text(path.read_text() + f"  kd:\n    config: {PAIR}\n")
+    with pytest.raises(StudyError, match="'kd' is given twice"):
+        read_study(path)
+
+
+def test_no_file_and_no_yaml(tmp_path):
+    with pytest.raises(StudyError, match=r"gone\.yml' can't be read"):
+        read_study(tmp_path / "gone.yml")
+    (tmp_path / "broken.yml").write_text("arms: [")
+    with pytest.raises(StudyError, match="no valid YAML"):
+        read_study(tmp_path / "broken.yml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model.distiller.loss.topk": 3}, "arm 'kd': .*topk"),
+        ({"model.distiller.loss.top_k": 0}, "arm 'kd': .*top_k must be an int >= 1"),
+        ({"optim_wraper.optimizer.lr": 1}, "arm 'kd': .*optim_wraper.*did you mean 'optim_wrapper'"),
+    ],
+)
+def test_options_that_do_not_fit_show_before_anything_is_trained(tmp_path, options, message):
+    arms = {"alone": {"config": STUDENT}, "kd": {"config": PAIR, "options": options}}
+    with pytest.raises(StudyError, match=message):
+        make_plan(read_study(write(tmp_path, arms=arms)))
+
+
+def test_two_arms_that_are_the_same_are_an_error(tmp_path):
+    arms = {"alone": {"config": STUDENT}, "again": {"config": STUDENT}}
+    with pytest.raises(StudyError, match=r"arms\.again trains the same as arms\.alone"):
+        make_plan(read_study(write(tmp_path, arms=arms)))
+
+
+@pytest.mark.parametrize("config", [STUDENT, PAIR], ids=["detector", "pair"])
+def test_a_detector_can_not_train_the_backbones(tmp_path, config):
+    with pytest.raises(StudyError, match=r"pretrain\.config: .*must hold a backbone.*studies/configs/backbone\.py"):
+        make_plan(read_study(write(tmp_path, pretrain={"config": config})))
+
+
+def test_a_default_that_every_arm_overrides_does_not_make_another_run(tmp_path):
+    def digest(default: float) -> str:
+        base = tmp_path / "base.py"
+        base.write_text(f"_base_ = {PAIR!r}\ndistill = dict(distiller=dict(loss=dict(beta={default})))\n")
+        arms = {"kd": {"config": str(base), "options": {"model.distiller.loss.beta": 0.5}}}
+        return make_plan(read_study(write(tmp_path, arms=arms, baseline="kd"))).runs[0].digest
+
+    assert digest(0.25) == digest(2.0)
+
+
+def test_a_pair_can_not_be_the_teacher(tmp_path):
+    with pytest.raises(StudyError, match="a teacher learns alone"):
+        make_plan(read_study(write(tmp_path, teacher={"config": PAIR})))
+
+
+# --- equal starts ---------------------------------------------------------------------------
+
+
+def test_arms_of_one_seed_share_their_first_weights(tmp_path):
+    plan = shipped_plan(ROOT / "studies/frcnn.yml")
+    paths = [write_first_weights(run, tmp_path) for run in plan.runs if run.seed < 2 and run.arm in ("student", "kd")]
+    assert paths[0] == paths[1] != paths[2] == paths[3]
+    one, other = (torch.load(p, weights_only=True)["state_dict"] for p in (paths[0], paths[2]))
+    assert not torch.equal(one["roi_head.bbox_head.fc_cls.weight"], other["roi_head.bbox_head.fc_cls.weight"])
+    before = paths[0].read_bytes()
+    paths[0].unlink()
+    write_first_weights(plan.runs[0], tmp_path)
+    again = torch.load(paths[0], weights_only=True)["state_dict"]
+    assert before and all(torch.equal(again[k], v) for k, v in one.items())
+
+
+def test_a_steps_random_numbers_depend_on_seed_and_step_alone():
+    def draw(seed: int, step: int) -> tuple[float, float, float]:
+        torch.rand(step + seed + 1)  # whatever went before
+        StepSeedHook().before_train_iter(SimpleNamespace(seed=seed, iter=step), 0)
+        return torch.rand(()).item(), np.random.rand(), random.random()
+
+    first = draw(0, 0)
+    assert draw(0, 0) == first
+    others = [draw(0, 1), draw(1, 0)]
+    assert all(a != b for other in others for a, b in zip(first, other, strict=True))
+
+
+# --- scheduling, with programs that stand in for the training ---------------------------------
+
+FAKE_TRAIN = """
+import json, os, re, shutil, sys, time
+from pathlib import Path
+here, folder = Path(__file__).parent, Path(sys.argv[sys.argv.index("--work-dir") + 1])
+call = dict(kind=folder.name.split("-")[0], resume="--resume" in sys.argv, omp=os.environ.get("OMP_NUM_THREADS"))
+with (here / "calls.jsonl").open("a") as file:
+    file.write(json.dumps(call) + "\\n")
+if call["kind"] == "backbone":
+    import torch
+    first = re.search("load_from = '(.+)'", Path(sys.argv[1]).read_text())[1]
+    weights = {k: v + 1 for k, v in torch.load(first, weights_only=True)["state_dict"].items()}
+    torch.save({"meta": {"epoch": 1, "iter": 3}, "state_dict": weights}, folder / "epoch_1.pth")
+else:
+    shutil.copy(here / "epoch_1.pth", folder)
+(folder / "last_checkpoint").write_text(str(folder / "epoch_1.pth"))
+if (here / "hang").exists():
+    (here / "hang").write_text("now")
+    time.sleep(60)
+if (here / "fail").exists() and (here / "fail").read_text() in folder.name:
+    print("so far so good")
+    sys.exit("no disk")
+"""
+FAKE_TEST = """
+import json, sys
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--work-dir") + 1]) / "20200101_000000"
+folder.mkdir(parents=True, exist_ok=True)
+score = 0.25 if "student" in sys.argv[1] else 0.5
+(folder / "20200101_000000.json").write_text(json.dumps({"coco/bbox_mAP": score, "coco/bbox_mAP_l": -1.0, "time": 1}))
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """``study()`` runs the tiny study with fake programs; ``calls()`` tells what they were asked."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "train.py").write_text(FAKE_TRAIN)
+    (tools / "test.py").write_text(FAKE_TEST)
+    torch.save({"meta": {"epoch": 1, "iter": 3}, "state_dict": {"w": torch.zeros(1)}}, tools / "epoch_1.pth")
+    root = tmp_path / "out"
+    monkeypatch.setattr("studies.runner.run_study.make_plan", lambda study: shipped_plan(TINY))
+
+    def run(**kwargs) -> int:
+        return run_study(read_study(TINY), root, tools, **kwargs)
+
+    def calls() -> list[dict]:
+        log = tools / "calls.jsonl"
+        found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        log.unlink(missing_ok=True)
+        return found
+
+    def results() -> dict[str, dict]:
+        lines = (root / "tiny" / "results.jsonl").read_text().splitlines()
+        return {line["arm"]: line for line in map(json.loads, lines)}
+
+    return SimpleNamespace(study=run, calls=calls, results=results, tools=tools, root=root)
+
+
+def test_a_study_runs_once(fake, capsys):
+    assert fake.study() == 0
+    calls = fake.calls()
+    assert sorted(call["kind"] for call in calls[:2]) == ["backbone", "backbone"]
+    assert sorted(call["kind"] for call in calls[2:]) == ["frcnn_pair", "frcnn_student", "frcnn_teacher"]
+    assert calls[-1]["kind"] == "frcnn_pair"  # which needs its teacher
+    assert {call["omp"] for call in calls} == {"1"}
+    assert not any(call["resume"] for call in calls)
+    assert "5 of 5 done; time left: 0:00" in capsys.readouterr().out
+    found = fake.results()
+    assert {arm: line["status"] for arm, line in found.items()} == dict.fromkeys(ARMS, "ok")
+    assert found["pretrain"]["metrics"] == {}
+    assert found["rekd_pkd"]["metrics"] == {"bbox_mAP": 0.5, "bbox_mAP_l": -1.0}
+    assert found["rekd_pkd"]["versions"]["torch"] == torch.__version__
+    assert found["rekd_pkd"]["hardware"]["cores"] == os.cpu_count()
+    assert len(found["rekd_pkd"]["digest"]) == 64
+    assert "| +25.0 | - | - |" in (fake.root / "tiny" / "report.md").read_text()
+
+    assert fake.study() == 0
+    assert not fake.calls()
+
+
+def test_a_run_gets_its_own_config(fake):
+    fake.study()
+    folders = {line["arm"]: fake.root / "runs" / line["folder"] for line in fake.results().values()}
+    student, pair, teacher = (Config.fromfile(folders[arm] / "config.py") for arm in ("student", "rekd_pkd", "teacher"))
+    for cfg in (student, pair, teacher):
+        assert cfg.runner_type == "ReKDRunner"
+        assert cfg.randomness.seed == 0
+        assert cfg.custom_hooks[-1].type == "StepSeedHook"
+        assert Path(cfg.train_dataloader.dataset.data_root, "annotations/instances_train2017.json").is_file()
+        assert Path(cfg.test_evaluator.ann_file).is_file()
+        assert cfg.train_cfg.max_epochs == 1
+    assert student.load_from == pair.load_from != teacher.load_from
+    assert student.model == pair.model.architecture
+    assert pair.model.teacher.cfg_path == str(folders["teacher"] / "config.py")
+    assert pair.model.teacher_ckpt == str(folders["teacher"] / "epoch_1.pth")
+
+
+def test_detectors_start_from_their_trained_backbones(fake):
+    fake.study()
+    folders = {line["arm"]: fake.root / "runs" / line["folder"] for line in fake.results().values()}
+    for arm in ("teacher", "student"):
+        cfg = Config.fromfile(folders[arm] / "config.py")
+        backbone = torch.load(folders["pretrain"] / "epoch_1.pth", weights_only=True)["state_dict"]
+        start = torch.load(cfg.load_from, weights_only=True)["state_dict"]
+        others = torch.load(re.sub("-backbone.*", ".pth", cfg.load_from), weights_only=True)["state_dict"]
+        assert start.keys() == others.keys()
+        own = {k for k in start if k.startswith("backbone.")}
+        assert all(torch.equal(start[k], others[k]) for k in start.keys() - own)
+        # Of the two backbones one has the student's width.
+        fits = [k for k in own if start[k].shape == backbone[k].shape]
+        if len(fits) == len(own):
+            assert all(torch.equal(start[k], backbone[k]) for k in own)
+            assert not all(torch.equal(start[k], others[k]) for k in own)
+
+
+def test_only_some_arms(fake):
+    fake.study(only=["student"])
+    assert [call["kind"] for call in fake.calls()] == ["backbone", "frcnn_student"]
+    assert fake.results()["rekd_pkd"]["status"] == "not run"
+    with pytest.raises(StudyError, match="no arm is called 'kd'; there are student, rekd_pkd"):
+        fake.study(only=["kd"])
+
+
+def test_a_failed_run_is_reported_and_tried_again(fake):
+    (fake.tools / "fail").write_text("frcnn_pair")
+    assert fake.study() == 1
+    found = fake.results()
+    assert found["rekd_pkd"]["status"] == "failed"
+    assert "exit status 1" in found["rekd_pkd"]["error"] and "no disk" in found["rekd_pkd"]["error"]
+    assert found["student"]["status"] == "ok"
+    report = (fake.root / "tiny" / "report.md").read_text()
+    assert "rekd_pkd: ReKD and PKD together | 0 of 1 |" in report
+    assert "## What failed" in report and "no disk" in report
+    assert "unfinished" in report
+
+    (fake.tools / "fail").unlink()
+    fake.calls()
+    assert fake.study() == 0
+    assert fake.calls() == [{"kind": "frcnn_pair", "resume": True, "omp": "1"}]
+    assert fake.results()["rekd_pkd"]["starts"] == 2
+    assert "of its last part" in (fake.root / "tiny" / "report.md").read_text()
+
+
+def test_without_its_teacher_a_pair_fails_and_the_student_does_not(fake, capsys):
+    (fake.tools / "fail").write_text("frcnn_teacher")
+    assert fake.study() == 2
+    assert {call["kind"] for call in fake.calls()} == {"backbone", "frcnn_teacher", "frcnn_student"}
+    assert {arm: line["status"] for arm, line in fake.results().items()} == {
+        "pretrain": "ok",
+        "teacher": "failed",
+        "student": "ok",
+        "rekd_pkd": "not run",
+    }
+    assert "its teacher could not be trained" in capsys.readouterr().out
+
+
+def test_a_teacher_whose_checkpoint_is_gone_is_trained_again(fake):
+    fake.study()
+    fake.calls()
+    (fake.root / "runs" / fake.results()["teacher"]["folder"] / "epoch_1.pth").unlink()
+    fake.study()
+    assert [call["kind"] for call in fake.calls()] == ["frcnn_teacher"]
+
+
+def test_without_its_backbone_nothing_is_trained(fake, capsys):
+    (fake.tools / "fail").write_text("backbone")
+    assert fake.study() == 5
+    assert {call["kind"] for call in fake.calls()} == {"backbone"}
+    assert "its backbone could not be trained (backbone-seed0-" in capsys.readouterr().out
+
+
+def test_a_stop_while_a_config_is_written_is_a_stop(fake, monkeypatch):
+    dump = Config.dump
+
+    def interrupted(self, file):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        except BaseException as error:  # as mmengine does
+            raise SyntaxError("Failed to format the config file") from error
+        dump(self, file)
+
+    monkeypatch.setattr(Config, "dump", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fake.study(jobs=1, only=["student"])
+    assert fake.calls() == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    monkeypatch.undo()
+    assert fake.study(only=["student"]) == 0
+
+
+def test_a_stopped_study_ends_its_programs_and_goes_on(fake):
+    hang = fake.tools / "hang"
+    hang.touch()
+
+    def stop() -> None:
+        while hang.read_text() != "now":
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        fake.study(jobs=1, only=["student"])
+    assert time.monotonic() - start < 50  # the program would have slept for 60
+    hang.unlink()
+    fake.calls()
+    report_study(read_study(TINY), fake.root)
+    lines = [json.loads(x) for x in (fake.root / "tiny/results.jsonl").read_text().splitlines()]
+    # The student's backbone was at work; the teacher's was not asked for.
+    assert sorted(x["status"] for x in lines if x["arm"] == "pretrain") == ["interrupted", "not run"]
+    assert fake.results()["student"]["status"] == "not run"
+
+    assert fake.study(only=["student"]) == 0
+    assert fake.calls() == [
+        {"kind": "backbone", "resume": True, "omp": "1"},
+        {"kind": "frcnn_student", "resume": False, "omp": "1"},
+    ]
+    assert fake.results()["student"]["status"] == "ok"
+
+
+def test_two_studies_do_not_work_in_one_folder(fake):
+    fake.root.mkdir()
+    with hold(fake.root), pytest.raises(StudyError, match="a study is at work"):
+        fake.study()
+
+
+def test_places(monkeypatch):
+    with pytest.raises(InputError, match="--jobs must be at least 1, got 0"):
+        slots.make_slots(0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert [s.get("CUDA_VISIBLE_DEVICES") for s in slots.make_slots(None)] == [None, None]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in slots.make_slots(None)] == ["3", "5"]
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in slots.make_slots(3)] == ["3", "5", "3"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in slots.make_slots(1)] == ["0"]
+
+
+def test_the_time_left():
+    assert remaining_seconds(["a"], [], {}, 2) is None
+    # 'a' takes 100 s, of 'b' nothing is known: the mean of all, 100 s. 3 x 100 s wait and 60 s are left of one.
+    assert remaining_seconds(["a", "a", "b"], [("a", 40.0)], {"a": [90.0, 110.0]}, 2) == pytest.approx(180.0)
+    # One long run can't be shared by the places.
+    assert remaining_seconds([], [("a", 10.0), ("a", 90.0)], {"a": [100.0]}, 2) == pytest.approx(90.0)
+    assert [clock(s) for s in (5, 65, 3723)] == ["0:05", "1:05", "1:02:03"]
+
+
+# --- the report -----------------------------------------------------------------------------
+
+
+def test_the_interval_is_the_one_of_a_table():
+    # Differences 1, 2, 3: s = 1, t(0.975, 2) = 4.30265, half width 4.30265 / sqrt(3).
+    found = paired_difference({0: 11.0, 1: 14.0, 2: 13.0, 3: 99.0}, {0: 10.0, 1: 12.0, 2: 10.0})
+    assert found.by_seed == {0: 1.0, 1: 2.0, 2: 3.0}
+    assert found.mean == pytest.approx(2.0)
+    assert found.half_width == pytest.approx(2.48414, abs=1e-5)
+    assert not found.excludes_zero
+    # Two seeds: t(0.975, 1) = 12.7062, s = 0.7071068, half width 6.3531.
+    assert paired_difference({0: 8.0, 1: 9.0}, {0: 0.0, 1: 0.0}).half_width == pytest.approx(6.3531, abs=1e-4)
+    assert paired_difference({0: 8.0, 1: 9.0}, {0: 0.0, 1: 0.0}).excludes_zero
+    one = paired_difference({0: 8.0}, {0: 7.0})
+    assert (one.mean, one.half_width, one.excludes_zero) == (1.0, None, False)
+    assert paired_difference({0: 8.0}, {1: 7.0}) is None
+
+
+def test_the_deviation_is_that_of_a_sample():
+    assert deviation([2.0, 4.0, 6.0]) == pytest.approx(2.0)
+    assert deviation([2.0]) is None
+
+
+def line(arm: str, seed: int, value: float | None, **changes) -> dict:
+    base = dict(arm=arm, seed=seed, status="ok", starts=1, digest="d", folder="f")
+    if value is None:
+        return base | dict(status="failed", error="loss_cls is NaN") | changes
+    metrics = {"bbox_mAP": value, "bbox_mAP_50": 2 * value, "bbox_mAP_l": -1.0}
+    told = dict(wall_s=90.0, device="cpu", hardware=dict(cpu="C", cores=2, gpus=[]), versions=dict(torch="2"))
+    return base | dict(metrics=metrics) | told | changes
+
+
+@pytest.fixture
+def reported(tmp_path):
+    arms = {
+        "alone": {"config": STUDENT, "about": "nothing"},
+        "kd": {"config": PAIR},
+        "broken": {"config": PAIR},
+        "late": {"config": PAIR},
+    }
+    study = read_study(write(tmp_path, seeds=[0, 1, 2], arms=arms, against=["kd"]))
+    results = [
+        *(line("alone", seed, value) for seed, value in enumerate((0.10, 0.12, 0.10))),
+        *(line("kd", seed, value) for seed, value in enumerate((0.11, 0.14, 0.13))),
+        *(line("broken", seed, None) for seed in range(3)),
+        *(line("late", seed, None, status="not run") for seed in range(3)),
+    ]
+    for entry in results[-3:]:
+        del entry["error"]
+    write_report(study, results, tmp_path)
+    return tmp_path
+
+
+def test_the_report_has_every_arm_and_the_right_numbers(reported):
+    text = (reported / "report.md").read_text()
+    assert "6 of 12 runs are finished. **This report is of an unfinished study.**" in text
+    assert "| alone: nothing | 3 of 3 | 10.7 | 1.2 | baseline |  |  |" in text
+    assert "| kd | 3 of 3 | 12.7 | 1.5 | +2.0 | -0.5 to +4.5 | no |" in text
+    assert "| broken | 0 of 3 | - | - | - | - | - |" in text
+    assert "| late | 0 of 3 | - | - | - | - | - |" in text
+    _, _, against = text.partition("differences to **kd**")
+    assert "| kd | 3 of 3 | 12.7 | 1.5 | baseline |  |  |" in against
+    assert "| alone: nothing | 3 of 3 | 10.7 | 1.2 | -2.0 | -4.5 to +0.5 | no |" in against
+    assert "| kd | 12.7 | 25.3 | - |" in text  # no objects of that size: not -100
+    assert text.count("loss_cls is NaN") == 3
+    assert "t interval" in text
+    assert (reported / "bbox.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_tables_hold_the_same(reported):
+    with (reported / "summary.csv").open() as file:
+        rows = {(row["arm"], row["metric"]): row for row in csv.DictReader(file)}
+    kd = rows["kd", "bbox_mAP"]
+    assert (kd["seeds"], kd["paired"]) == ("3", "3")
+    assert float(kd["difference"]) == pytest.approx(0.02)
+    assert float(kd["low"]) == pytest.approx(0.02 - 0.0248414, abs=1e-6)
+    assert float(kd["high"]) == pytest.approx(0.02 + 0.0248414, abs=1e-6)
+    assert rows["broken", "bbox_mAP"]["mean"] == ""
+    with (reported / "runs.csv").open() as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) == 12
+    assert [run["status"] for run in runs[::3]] == ["ok", "ok", "failed", "not run"]
+    assert runs[0]["bbox_mAP_l"] == ""
+
+
+def test_a_report_of_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["study.py", str(write(tmp_path)), "--out", str(tmp_path), "--report"])
+    runpy.run_path(str(TOOL), run_name="__main__")
+    assert f"report: {tmp_path / 's' / 'report.md'}" in capsys.readouterr().out
+    text = (tmp_path / "s" / "report.md").read_text()
+    assert "0 of 4 runs are finished" in text
+    assert "| kd | 0 of 2 | - | - | - | - | - |" in text
+    assert "No run has finished." in text
+
+
+# --- all of it ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_tiny_study_from_end_to_end(tmp_path):
+    command = [sys.executable, str(TOOL), str(TINY), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (tmp_path / "out/tiny/results.jsonl").read_text().splitlines()
+    found = {entry["arm"]: entry for entry in map(json.loads, lines)}
+    assert {arm: entry["status"] for arm, entry in found.items()} == dict.fromkeys(ARMS, "ok")
+    assert all("bbox_mAP" in found[arm]["metrics"] for arm in ARMS[1:])
+
+    def first_step(arm: str) -> dict:
+        (log,) = (tmp_path / "out/runs" / found[arm]["folder"]).glob("2*/vis_data/scalars.json")
+        return json.loads(log.read_text().splitlines()[0])
+
+    # The same weights, images, augmentation and samples: all arms start with the same losses, to the last bit.
+    alone, distilled = first_step("student"), first_step("rekd_pkd")
+    assert alone["step"] == distilled["step"] == 1
+    own = [name for name in alone if "loss_" in name]
+    assert {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"} <= set(own)
+    assert {name: distilled[name] for name in own} == {name: alone[name] for name in own}
+    assert distilled["distill.loss_pkd"] > 0
+
+    assert "5 of 5 runs are finished" in (tmp_path / "out/tiny/report.md").read_text()
+
+
+def test_the_tool_says_what_is_wrong(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(TOOL), str(write(tmp_path, seeds=3))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: study '{tmp_path / 'study.yml'}': seeds must be whole numbers")

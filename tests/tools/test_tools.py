@@ -1,0 +1,350 @@
+"""The command lines of tools/: MMDetection's flags, clear errors, and distributed runs on CPUs."""
+
+import argparse
+import math
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import mmdet
+import pytest
+import torch
+from load_tool import load_tool
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from tiny_pair import TinyPair, write_tiny_pair
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = ROOT / "tools"
+THEIR_TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch):
+    """The tools export LOCAL_RANK; take it back after each test."""
+    monkeypatch.setenv("LOCAL_RANK", "0")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> TinyPair:
+    """Configs, images and an untrained teacher's checkpoint."""
+    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
+    torch.manual_seed(0)
+    teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model)
+    torch.save({"state_dict": teacher.state_dict()}, pair.folder / "teacher.pth")
+    student = MODELS.build(Config.fromfile(str(pair.student)).model)
+    torch.save({"state_dict": student.state_dict()}, pair.folder / "student.pth")
+    return pair
+
+
+def start(*command: object, cwd: Path, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, "PYTHON": sys.executable, "PYTHONWARNINGS": "ignore", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*command: object, cwd: Path, **environment: str) -> str:
+    """The output of a command that must succeed."""
+    process = start(*command, cwd=cwd, **environment)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output[-4000:]
+    return output
+
+
+def fail(*command: object, cwd: Path, **environment: str) -> str:
+    """The output of a command that must fail, by a message and not a traceback."""
+    process = start(*command, cwd=cwd, **environment)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    return output
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def mean_ap(output: str) -> float:
+    return float(re.findall(r"coco/bbox_mAP: (\S+)", output)[-1])
+
+
+# --- the command line
+
+
+def parser_of(path: Path, monkeypatch) -> argparse.ArgumentParser:
+    caught: list[argparse.ArgumentParser] = []
+
+    class Caught(Exception):
+        pass
+
+    def catch(self, *args, **kwargs):
+        caught.append(self)
+        raise Caught
+
+    with monkeypatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_args", catch)
+        with pytest.raises(Caught):
+            load_tool(path).parse_args()
+    return caught[0]
+
+
+def flags(parser: argparse.ArgumentParser) -> dict:
+    return {
+        action.dest: (
+            tuple(sorted(action.option_strings)),
+            action.nargs,
+            action.const,
+            action.default,
+            action.choices,
+            type(action).__name__,
+        )
+        for action in parser._actions
+    }
+
+
+@pytest.mark.parametrize(("name", "ours_alone"), [("train.py", set()), ("test.py", {"teacher"})])
+def test_every_flag_of_mmdetection_is_there_and_means_the_same(monkeypatch, name, ours_alone):
+    ours = flags(parser_of(TOOLS / name, monkeypatch))
+    theirs = flags(parser_of(THEIR_TOOLS / name, monkeypatch))
+    assert set(ours) - set(theirs) == ours_alone
+    for flag, meaning in theirs.items():
+        if flag == "checkpoint":  # optional beside --teacher
+            continue
+        assert ours[flag] == meaning
+
+
+@pytest.fixture
+def call(monkeypatch, pair, tmp_path):
+    """Run a tool's main() here, and return what it says on leaving with an error."""
+
+    def run_main(tool: str, *arguments: object) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            load_tool(TOOLS / tool).main()
+        assert left.value.code not in (0, None)
+        return str(left.value.code)
+
+    return run_main
+
+
+def test_train_refuses_what_would_fail_later(call, pair, tmp_path):
+    assert "error: config 'none.py' does not exist" in call("train.py", "none.py")
+    (tmp_path / "text.pth").write_text("no checkpoint\n")
+    for arguments, message in (
+        (["--resume", "none.pth"], "checkpoint 'none.pth' does not exist"),
+        (["--resume", "text.pth"], "no PyTorch checkpoint"),
+        (["--cfg-options", "load_from=text.pth"], "no PyTorch checkpoint"),
+        (["--work-dir", tmp_path / "text.pth" / "x"], "cannot be written"),
+        (["--cfg-options", "train_dataloader.dataset.data_root=/nowhere"], "'/nowhere/annotations"),
+        (["--cfg-options", "modell.teacher_ckpt=x"], "did you mean 'model'?"),
+        (["--cfg-options", "model.teacher_ckpt=none.pth"], "'none.pth' does not exist"),
+        (["--cfg-options", "model.teacher.cfg_path=none.py"], "model.teacher.cfg_path 'none.py'"),
+        (["--launcher", "mpi"], "--launcher mpi needs the environment variable(s)"),
+    ):
+        assert message in call("train.py", pair.pair, *arguments), arguments
+
+
+def test_train_needs_a_base_batch_size_to_scale_the_rate(call, pair, tmp_path):
+    config = tmp_path / "unscaled.py"
+    config.write_text(f"_base_ = ['{pair.student}']\nauto_scale_lr = dict(_delete_=True)\n")
+    assert "--auto-scale-lr" in call("train.py", config, "--auto-scale-lr")
+
+
+def test_test_refuses_what_would_fail_later(call, pair):
+    for arguments, message in (
+        ([pair.pair, "none.pth"], "checkpoint 'none.pth' does not exist"),
+        ([pair.student, "--teacher"], "this config has no teacher"),
+        ([pair.pair, "--teacher", "--cfg-options", "model.teacher_ckpt=None"], "no model.teacher_ckpt"),
+        ([pair.pair, pair.folder / "teacher.pth"], "size mismatch for backbone.conv1.weight"),
+        ([pair.pair, pair.folder / "student.pth", "--teacher"], "size mismatch for backbone.conv1"),
+    ):
+        assert message in call("test.py", *arguments), arguments
+
+
+def test_test_needs_a_checkpoint(call, pair, capsys):
+    call("test.py", pair.pair)
+    assert "the following arguments are required: checkpoint" in capsys.readouterr().err
+    call("test.py", pair.pair, "x.pth", "--out", "x.json")
+    assert "--out: the file's name must end in .pkl" in capsys.readouterr().err
+
+
+# --- the launchers
+
+
+@pytest.fixture
+def recorder(tmp_path) -> tuple[Path, Path]:
+    """A program that writes its arguments and PYTHONPATH down, and that file."""
+    record = tmp_path / "record"
+    program = tmp_path / "bin" / "srun"
+    program.parent.mkdir()
+    program.write_text(
+        # `python -c` is the launcher's look at the port
+        f'#!/bin/sh\n[ "$1" = -c ] && exit 0\nprintf "%s\\n" "$PYTHONPATH" "$@" > "{record}"\n'
+    )
+    program.chmod(0o755)
+    return program, record
+
+
+def test_dist_train_starts_torchrun(pair, recorder, tmp_path):
+    program, record = recorder
+    environment = dict(NNODES="2", NODE_RANK="1", MASTER_ADDR="10.0.0.1", PORT="29501")
+    run(
+        *(TOOLS / "dist_train.sh", pair.pair, 4, "--work-dir", "a b"),
+        cwd=tmp_path,
+        **{**environment, "PYTHON": str(program), "PYTHONPATH": "/else"},
+    )
+    assert record.read_text().splitlines() == [
+        f"{ROOT}:/else",
+        *("-m", "torch.distributed.run", "--nnodes=2", "--node_rank=1", "--nproc_per_node=4"),
+        *("--master_addr=10.0.0.1", "--master_port=29501", str(TOOLS / "train.py"), str(pair.pair)),
+        *("--work-dir", "a b", "--launcher", "pytorch"),
+    ]
+
+
+def test_dist_test_starts_torchrun(pair, recorder, tmp_path):
+    program, record = recorder
+    run(
+        *(TOOLS / "dist_test.sh", pair.pair, "x.pth", 2, "--tta"),
+        cwd=tmp_path,
+        PYTHON=str(program),
+    )
+    assert record.read_text().splitlines()[3:] == [
+        *("--nnodes=1", "--node_rank=0", "--nproc_per_node=2", "--master_addr=127.0.0.1"),
+        *("--master_port=29500", str(TOOLS / "test.py"), str(pair.pair), "x.pth"),
+        *("--tta", "--launcher", "pytorch"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "fourth", "tool_arguments"),
+    [
+        ("slurm_train.sh", "work", ["--work-dir=work"]),
+        ("slurm_test.sh", "x.pth", ["x.pth"]),
+    ],
+)
+def test_slurm_starts_srun(pair, recorder, tmp_path, script, fourth, tool_arguments):
+    program, record = recorder
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = dict(GPUS="4", GPUS_PER_NODE="2", SRUN_ARGS="--quotatype=auto -x n1", PATH=path)
+    run(
+        *(TOOLS / script, "part", "job", pair.pair, fourth, "--cfg-options", "a=1"),
+        cwd=tmp_path,
+        **environment,
+    )
+    tool = TOOLS / script.replace("slurm_", "").replace(".sh", ".py")
+    assert record.read_text().splitlines()[1:] == [
+        *("--partition=part", "--job-name=job", "--gres=gpu:2", "--ntasks=4"),
+        *("--ntasks-per-node=2", "--cpus-per-task=5", "--kill-on-bad-exit=1"),
+        *("--quotatype=auto", "-x", "n1", sys.executable, "-u", str(tool), str(pair.pair)),
+        *(*tool_arguments, "--cfg-options", "a=1", "--launcher=slurm"),
+    ]
+
+
+def test_the_launchers_refuse_bad_calls(pair, tmp_path):
+    train, config = TOOLS / "dist_train.sh", pair.pair
+    assert "usage:" in fail(train, config, cwd=tmp_path)
+    assert "usage:" in fail(TOOLS / "dist_test.sh", config, "x.pth", cwd=tmp_path)
+    assert "usage:" in fail(TOOLS / "slurm_train.sh", "part", "job", config, cwd=tmp_path)
+    assert "usage:" in fail(TOOLS / "slurm_test.sh", "part", "job", config, cwd=tmp_path)
+    assert "config 'none.py' does not exist" in fail(train, "none.py", 2, cwd=tmp_path)
+    assert "GPUS must be the number" in fail(train, config, "--amp", cwd=tmp_path)
+    assert "no 'nopython' here" in fail(train, config, 2, cwd=tmp_path, PYTHON="nopython")
+
+
+def test_a_port_in_use_is_named(pair, tmp_path):
+    with socket.socket() as holder:
+        holder.bind(("", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        assert f"port {port} is in use" in fail(*(TOOLS / "dist_train.sh", pair.pair, 2), cwd=tmp_path, PORT=port)
+
+
+# --- whole runs
+
+
+@pytest.mark.slow
+def test_a_distilled_student_trains_resumes_and_is_evaluated(pair, tmp_path):
+    ema = tmp_path / "ema.py"
+    ema.write_text(f"_base_ = ['{pair.pair}']\ncustom_hooks = [dict(type='EMAHook')]\n")
+    python = (sys.executable, TOOLS / "train.py", ema, "--work-dir", "work")
+    assert "distill.loss_tisd" in run(*python, cwd=tmp_path)
+    resumed = run(*python, "--resume", "--cfg-options", "train_cfg.max_iters=3", cwd=tmp_path)
+    assert "resumed epoch: 0, iter: 2" in resumed
+
+    checkpoint = tmp_path / "work" / "iter_3.pth"
+    keys = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert all(key.startswith("architecture.") for key in keys)
+
+    (tmp_path / "teacher.pth").write_text("not needed for the student")
+    test = (sys.executable, TOOLS / "test.py")
+    pair_ap = mean_ap(run(*test, ema, checkpoint, "--out", "x.pkl", cwd=tmp_path))
+    assert (tmp_path / "x.pkl").stat().st_size > 0
+    plain_ap = mean_ap(run(*test, pair.student, checkpoint, cwd=tmp_path))
+    assert plain_ap == pair_ap
+    assert mean_ap(run(*test, ema, checkpoint, "--tta", "--show-dir", "seen", cwd=tmp_path)) >= 0
+    assert list(tmp_path.glob("work_dirs/ema/*/seen/*.jpg"))
+
+
+@pytest.mark.slow
+def test_the_teacher_is_evaluated_with_its_own_checkpoint(pair, tmp_path):
+    test = (sys.executable, TOOLS / "test.py")
+    through_pair = run(*test, pair.pair, "--teacher", cwd=tmp_path)
+    alone = run(*test, pair.teacher, pair.folder / "teacher.pth", cwd=tmp_path)
+    assert mean_ap(through_pair) == mean_ap(alone)
+    assert str(pair.folder / "teacher.pth") in through_pair
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="mmengine's own mixed precision serves a GPU")
+def test_mixed_precision_trains_on_a_cpu(pair, tmp_path):
+    output = run(sys.executable, TOOLS / "train.py", pair.pair, "--amp", "--work-dir", "work", cwd=tmp_path)
+    values = re.findall(r"distill\.loss_\w+: (\S+)", output)
+    assert len(values) == 4
+    assert all(math.isfinite(float(v)) and float(v) > 0 for v in values)
+    assert "type='BF16OptimWrapper'" in output
+
+
+def losses(output: str) -> list[str]:
+    return re.findall(r"loss: .*?distill.head_mass: \S+", output)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="checks the way without a GPU")
+def test_two_processes_on_one_node_and_on_two_nodes_agree(pair, tmp_path):
+    port = free_port()
+    train = TOOLS / "dist_train.sh"
+    one_node = run(train, pair.pair, 2, "--work-dir", "one", cwd=tmp_path, PORT=port)
+    assert len(losses(one_node)) == 2
+
+    port = free_port()
+    nodes = [
+        start(
+            *(train, pair.pair, 1, "--work-dir", f"node{rank}"),
+            cwd=tmp_path,
+            **dict(NNODES="2", NODE_RANK=str(rank), MASTER_ADDR="127.0.0.1", PORT=port),
+        )
+        for rank in (0, 1)
+    ]
+    outputs = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs[0][-4000:]
+    assert losses(outputs[0]) == losses(one_node)
+    one, two = (
+        torch.load(tmp_path / name / "iter_2.pth", weights_only=True)["state_dict"] for name in ("one", "node0")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+    checkpoint = tmp_path / "one" / "iter_2.pth"
+    spread = run(*(TOOLS / "dist_test.sh", pair.pair, checkpoint, 2), cwd=tmp_path, PORT=free_port())
+    single = run(sys.executable, TOOLS / "test.py", pair.pair, checkpoint, cwd=tmp_path)
+    assert mean_ap(spread) == mean_ap(single)

@@ -1,0 +1,204 @@
+import os
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import EMAHook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import get_priority
+from torch import nn
+
+from rekd_det.engine.hooks import StudentWeightsHook
+from rekd_det.utils.checkpoint import (
+    CheckpointError,
+    check_checkpoint_file,
+    load_checkpoint_file,
+    load_weights,
+    strip_student_prefix,
+)
+
+
+class Calls:
+    """Pickles as a call of anything: what a forged checkpoint does."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def save(path: Path, content, zipped: bool = True) -> str:
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    return str(path)
+
+
+def cut(path: str, share: float) -> str:
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def weights() -> dict:
+    return {"state_dict": {"weight": torch.arange(4096.0)}}
+
+
+def tiny_model() -> nn.Module:
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(1, 2, 1), bn=nn.BatchNorm2d(2)))
+
+
+READERS = [load_checkpoint_file, check_checkpoint_file]
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_sound_checkpoint_loads(tmp_path, zipped):
+    path = save(tmp_path / "ok.pth", weights(), zipped)
+    check_checkpoint_file(path)
+    assert torch.equal(load_checkpoint_file(path)["state_dict"]["weight"], weights()["state_dict"]["weight"])
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: str(p / "none.pth"), "none.pth' does not exist"),
+        (lambda p: str(p), "is a folder"),
+        (lambda p: (p / "a").touch() or str(p / "a"), "is an empty file"),
+        (lambda p: (p / "a").write_text("hello\n") and str(p / "a"), "no PyTorch checkpoint"),
+        (lambda p: (p / "a").write_text("<html>404") and str(p / "a"), "no PyTorch checkpoint"),
+        (lambda p: cut(save(p / "a", weights()), 0.5), "is damaged"),
+        (lambda p: cut(save(p / "a", weights(), False), 0.5), "is damaged"),
+        (lambda p: cut(save(p / "a", weights(), False), 0.01), "is damaged"),
+        (lambda p: save(p / "a", [1, 2]), "holds no weights"),
+        (lambda p: save(p / "a", {"state_dict": {}}), "holds no weights"),
+        (lambda p: save(p / "a", {"epoch": 3}), "holds no weights"),
+    ],
+    ids=[
+        *("missing", "folder", "empty", "text", "html", "half-zip", "half-legacy", "head-legacy"),
+        *("list", "no-keys", "no-tensors"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, read, make, message):
+    path = make(tmp_path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read(path)
+    assert path in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, read, zipped):
+    trace = tmp_path / "ran"
+    path = save(tmp_path / "a", {**weights(), "meta": Calls(os.mkdir, str(trace))}, zipped)
+    with pytest.raises(CheckpointError, match=r"carries code \(posix.mkdir\) and was refused"):
+        read(path)
+    assert not trace.exists()
+
+
+def test_the_log_history_of_a_training_checkpoint_loads(tmp_path):
+    history = HistoryBuffer([1.0, 3.0], [1, 1])
+    content = {**weights(), "message_hub": {"loss": history, "scalar": np.float64(2.0)}}
+    hub = load_checkpoint_file(save(tmp_path / "a", content))["message_hub"]
+    assert hub["loss"].mean() == 2.0
+    assert hub["scalar"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        Calls(getattr, HistoryBuffer, "__init__"),
+        Calls(getattr, HistoryBuffer, "register_statistics"),
+        Calls(getattr, torch.Tensor, "mean"),
+    ],
+    ids=["init", "register", "tensor"],
+)
+def test_getattr_gives_a_checkpoint_nothing_but_the_statistics(tmp_path, forged):
+    path = save(tmp_path / "a", {**weights(), "meta": forged})
+    with pytest.raises((CheckpointError, pickle.UnpicklingError), match="refused"):
+        load_checkpoint_file(path)
+
+
+def test_an_address_that_does_not_answer_is_named():
+    # The discard port of this machine: nothing listens there.
+    url = "http://127.0.0.1:9/weights.pth"
+    with pytest.raises(CheckpointError, match=r"http://127.0.0.1:9/weights.pth' could not be"):
+        load_checkpoint_file(url)
+
+
+def test_only_the_leading_prefix_goes_and_only_the_student_stays():
+    state = {
+        "architecture.backbone.w": torch.ones(1),
+        "architecture.neck.architecture.w": torch.ones(1),
+        "distiller.connectors.w": torch.ones(1),
+        "teacher.backbone.w": torch.ones(1),
+    }
+    assert list(strip_student_prefix(state)) == ["backbone.w", "neck.architecture.w"]
+    assert strip_student_prefix(state)["backbone.w"] is state["architecture.backbone.w"]
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_plain_detector_keeps_its_names(prefix):
+    state = {prefix + "backbone.w": torch.ones(1), prefix + "head.architecture.w": torch.ones(1)}
+    assert list(strip_student_prefix(state)) == ["backbone.w", "head.architecture.w"]
+
+
+def test_module_versions_survive():
+    algorithm = nn.Module()
+    algorithm.architecture = tiny_model()
+    stripped = strip_student_prefix(algorithm.state_dict())
+    assert stripped._metadata["bn"] == {"version": 2}
+    assert set(stripped._metadata) == {"", "conv", "bn"}
+    plain = strip_student_prefix(tiny_model().state_dict())
+    assert plain._metadata == stripped._metadata
+
+
+def test_missing_and_unknown_weights_are_listed():
+    state = tiny_model().state_dict()
+    state["head.w"] = state.pop("conv.bias")
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(tiny_model(), state, "some.pth")
+    text = str(caught.value)
+    assert "some.pth does not fit Sequential" in text
+    assert "missing in the checkpoint (1): conv.bias" in text
+    assert "unknown to the model (1): head.w" in text
+
+
+def test_another_shape_is_named():
+    state = {**tiny_model().state_dict(), "conv.bias": torch.zeros(3)}
+    with pytest.raises(CheckpointError, match=r"size mismatch for conv.bias"):
+        load_weights(tiny_model(), state, "some.pth")
+
+
+def test_weights_without_batch_counters_load():
+    source, target = tiny_model(), tiny_model()
+    state = source.state_dict()
+    del state["bn.num_batches_tracked"]
+    load_weights(target, state, "old.pth")
+    assert torch.equal(target.conv.weight, source.conv.weight)
+
+
+@pytest.mark.parametrize("nested", [True, False], ids=["state_dict", "flat"])
+def test_the_hook_gives_the_runner_the_students_weights(nested):
+    student = tiny_model()
+    state = {f"architecture.{key}": value for key, value in student.state_dict().items()}
+    checkpoint = {"state_dict": state, "ema_state_dict": {}} if nested else dict(state)
+    runner = SimpleNamespace(model=tiny_model(), _load_from="some.pth")
+    StudentWeightsHook().after_load_checkpoint(runner, checkpoint)
+    assert list(checkpoint) == ["state_dict"]
+    assert torch.equal(checkpoint["state_dict"]["conv.weight"], student.conv.weight)
+    assert torch.equal(runner.model.conv.weight, student.conv.weight)
+
+
+def test_the_hook_goes_before_the_ema():
+    assert get_priority(StudentWeightsHook.priority) < get_priority(EMAHook.priority)
+
+
+def test_the_hook_refuses_another_models_weights():
+    runner = SimpleNamespace(model=tiny_model(), _load_from="some.pth")
+    with pytest.raises(CheckpointError, match=r"some.pth does not fit"):
+        StudentWeightsHook().after_load_checkpoint(runner, {"w": torch.ones(1)})
