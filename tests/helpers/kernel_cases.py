@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 
 import pytest
 import torch
@@ -13,9 +12,6 @@ from rekd_det.models.losses import DKDLoss, GDKDLoss, KDLoss, LogitLoss, NTIDLos
 
 ON_GPU = torch.cuda.is_available()
 HAS_TRITON = importlib.util.find_spec("triton") is not None
-if HAS_TRITON and not ON_GPU:
-    # Without a GPU the kernels run in Triton's interpreter. It reads this when the kernels are first imported.
-    os.environ["TRITON_INTERPRET"] = "1"
 
 #: where each backend is tested: (backend, device)
 BACKENDS = [
