@@ -10,7 +10,7 @@ from mmengine.config import Config
 from rekd_det.apis.command_line import exit_on_input_error
 from rekd_det.apis.export import check_distilled, count_parameters, export_student, stored_megabytes
 from rekd_det.apis.preflight import check_work_dir, read_config
-from rekd_det.utils.atomic import publish_file
+from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, load_checkpoint_file
 from rekd_det.utils.config_text import parse_config_text
 from rekd_det.utils.errors import InputError
@@ -62,9 +62,8 @@ def main() -> None:
     exported, student = export_student(checkpoint, cfg, f"checkpoint '{args.checkpoint}'", half=args.fp16)
     folder = os.path.dirname(args.out) or "."
     check_work_dir(folder)
-    partial = os.path.join(folder, f".{os.path.basename(args.out)}.partial")
-    torch.save(exported, partial)
-    publish_file(partial, args.out)
+    with replacing(args.out) as partial:
+        torch.save(exported, partial)
     print(describe(cfg, student, exported, args.out))
 
 

@@ -1,23 +1,68 @@
-"""Write files that are never seen half-written."""
+"""Write files that are never seen half-written, and that a machine's death doesn't undo."""
 
+from __future__ import annotations
+
+import contextlib
+import glob
 import os
+from collections.abc import Iterator
+
+_SUFFIX = ".partial"
 
 
-def publish_file(partial: str, target: str) -> None:
-    """Give a complete file its name: whoever looks at ``target`` sees the old file or the new one, never a part.
+@contextlib.contextmanager
+def replacing(target: str | os.PathLike) -> Iterator[str]:
+    """Write a file under another name, and give it its own when it is complete.
+
+    Whoever looks at ``target`` sees the old file or the new one, never a part. When this returns, the new file is on
+    the disk: content and name. If the body or the disk fails, ``target`` is as it was, and nothing else is left.
 
     Args:
-        partial: The file as written; in the same folder.
-        target: Its name from now on. An older file of that name is replaced.
+        target: the file; its folder must exist.
+
+    Yields:
+        The path to write to: in the same folder, hidden, and of this process alone.
     """
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())  # a machine that dies must not leave the name without the content
-    os.replace(partial, target)
+    folder, name = os.path.split(os.fspath(target))
+    partial = os.path.join(folder, f".{name}.{os.getpid()}{_SUFFIX}")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())  # a machine that dies must not leave the name without the content
+        os.replace(partial, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
+    _sync_folder(folder or ".")
 
 
-def replace_text(path: str, text: str) -> None:
+def replace_text(path: str | os.PathLike, text: str) -> None:
     """Write a small text file so that at every moment it holds either the old or the new text."""
-    partial = f"{path}.partial"
-    with open(partial, "w", encoding="utf-8") as file:
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write(text)
-    publish_file(partial, path)
+
+
+def remove_partials(folder: str | os.PathLike) -> list[str]:
+    """Remove what killed processes have left unfinished in a folder that only this run writes to.
+
+    Returns:
+        The paths of the removed files.
+    """
+    found = glob.glob(os.path.join(glob.escape(os.fspath(folder)), f".*{_SUFFIX}"))
+    removed = [path for path in found if os.path.isfile(path)]
+    for path in removed:
+        os.remove(path)
+    return removed
+
+
+def _sync_folder(folder: str) -> None:
+    """Bring a rename to the disk, as far as the file system can."""
+    if os.name != "posix":  # elsewhere a folder can't be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

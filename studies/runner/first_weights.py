@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
-from rekd_det.utils.atomic import publish_file
+from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import load_checkpoint_file
 from studies.runner.plan import Run, digest_of
 from studies.runner.spec import StudyError
@@ -69,7 +68,6 @@ def write_with_backbone(first: Path, trained: Path, suffix: str) -> Path:
 
 
 def _save(content: dict, path: Path) -> Path:
-    partial = f"{path}.{os.getpid()}.partial"
-    torch.save(content, partial)
-    publish_file(partial, str(path))
+    with replacing(path) as partial:
+        torch.save(content, partial)
     return path

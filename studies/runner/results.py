@@ -28,4 +28,4 @@ def collect(plan: Plan, runs: Path) -> list[dict[str, Any]]:
 
 def write_results(lines: Sequence[dict[str, Any]], path: Path) -> None:
     """Write them as JSON lines; a kill leaves the old file or the new one."""
-    replace_text(str(path), "".join(json.dumps(line) + "\n" for line in lines))
+    replace_text(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -39,7 +39,7 @@ class Stamp:
 
     def write(self, folder: Path) -> None:
         """Write it into an existing folder; a kill leaves the old one or the new one."""
-        replace_text(str(folder / _NAME), json.dumps(asdict(self), indent=1) + "\n")
+        replace_text(folder / _NAME, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_stamp(folder: Path, digest: str) -> Stamp:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import os.path as osp
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,7 @@ from rekd_det.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
 from rekd_det.engine.runner.randomness import generator_states, set_generator_states
 from rekd_det.engine.runner.seeded_loader import SeededLoader
-from rekd_det.utils.atomic import publish_file
+from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import is_local
 
 _STATES = "generator_states"
@@ -118,10 +119,10 @@ class ReKDRunner(Runner):
         if not is_local(target) or kwargs.get("backend_args") or kwargs.get("file_client_args"):
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
             return
-        partial = f".{filename}.partial"
-        super().save_checkpoint(out_dir, partial, *args, **kwargs)
         if is_main_process():
-            publish_file(osp.join(out_dir, partial), target)
+            os.makedirs(osp.dirname(target), exist_ok=True)
+            with replacing(target) as partial:
+                super().save_checkpoint(out_dir, osp.relpath(partial, out_dir), *args, **kwargs)
 
     def _warn(self, reason: str) -> None:
         print_log(f"this resume is not exact: {reason}", logger="current", level=logging.WARNING)
