@@ -1,0 +1,66 @@
+"""The text of a new pair's config and of its control."""
+
+from __future__ import annotations
+
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from rekd_det.models.adapters import ADAPTERS, RCNNAdapter
+from rekd_det.models.adapters.base import HEAD_ATTRIBUTES, HeadAdapter
+from rekd_det.models.adapters.dense.dense import RetinaAdapter
+from rekd_det.utils.errors import InputError
+
+
+def pair_text(student: Config, student_base: str, our_bases: str, teacher: str, checkpoint: str) -> str:
+    """A config that distils ``teacher`` into ``student``.
+
+    Args:
+        student: the student's config, as read.
+        student_base: how the new config inherits it.
+        our_bases: the folder of this package's base configs, as the new config names it.
+        teacher: the teacher's ``cfg_path``.
+        checkpoint: the teacher's checkpoint.
+
+    Raises:
+        InputError: the student's head has no adapter.
+    """
+    own_hooks = bool(student.get("custom_hooks"))
+    rows = issubclass(_adapter(student), RetinaAdapter)
+    base = "rekd_distill" if own_hooks else "rekd_retina" if rows else "rekd"
+    lines = [
+        f'_base_ = ["{student_base}", "{our_bases}/{base}.py"]',
+        *(["custom_hooks = [*_base_.custom_hooks, *_base_.rekd_hooks]"] if own_hooks else []),
+        "model = dict(",
+        "    _delete_=True,",
+        "    **_base_.distill,",
+        "    architecture=_base_.model,",
+        f'    teacher=dict(cfg_path="{teacher}"),',
+        f'    teacher_ckpt="{checkpoint}",',
+        ")",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def control_text(student_base: str) -> str:
+    """A config that trains the student alone, on the same data with the same schedule."""
+    return f'# Control: the student without distillation.\n_base_ = "{student_base}"\n'
+
+
+def supported_settings(student: Config) -> str:
+    """Which of the pair's settings a study of this project supports, in one sentence."""
+    adapter = _adapter(student)
+    if issubclass(adapter, RetinaAdapter):
+        return "rows='teacher' was measured for RetinaNet (docs/study.md); the other settings are defaults"
+    if issubclass(adapter, RCNNAdapter):
+        return "top_k and beta were measured for Faster R-CNN (docs/study.md); the other settings are defaults"
+    return "no study of this project has measured this family (docs/study.md): all settings are defaults"
+
+
+def _adapter(student: Config) -> type[HeadAdapter]:
+    model = student.get("model") or {}
+    head = next((model[name] for name in HEAD_ATTRIBUTES if model.get(name)), None)
+    kind = MODELS.get(head["type"]) if head and isinstance(head.get("type"), str) else None
+    if kind not in ADAPTERS:
+        named = head["type"] if head else f"a model without {', '.join(HEAD_ATTRIBUTES)}"
+        raise InputError(f"the student's {named} has no adapter, so it can't be distilled; see docs/support.md")
+    return ADAPTERS[kind]

@@ -1,0 +1,75 @@
+"""tools/new_pair.py: from two names to the config of a pair."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from load_tool import load_tool
+from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "new_pair.py"
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["new_pair.py", *map(str, arguments)])
+    load_tool(TOOL).main()
+
+
+def refused(monkeypatch, *arguments) -> str:
+    with pytest.raises(SystemExit) as error:
+        call(monkeypatch, *arguments)
+    return str(error.value.code)
+
+
+@pytest.mark.parametrize(
+    ("shipped", "student", "teacher"),
+    [
+        ("rekd_retina_r101_r18_coco", "retinanet_r18_fpn_1x_coco", "retinanet_r101_fpn_2x_coco"),
+        ("rekd_frcnn_r101_r50_coco", "faster-rcnn_r50_fpn_1x_coco", "faster-rcnn_r101_fpn_2x_coco"),
+        ("rekd_yolox_s_nano_coco", "yolox_nano_8xb8-300e_coco", "yolox_s_8xb8-300e_coco"),
+    ],
+)
+def test_two_names_make_the_pair_that_is_shipped(shipped, student, teacher, tmp_path, monkeypatch):
+    path = tmp_path / "pair.py"
+    call(monkeypatch, student, teacher, "--out", path)
+    made, ours = Config.fromfile(path), Config.fromfile(ROOT / f"configs/{shipped}.py")
+    assert made.model == ours.model
+    assert made.custom_hooks == ours.custom_hooks
+    control = Config.fromfile(tmp_path / f"student_{student}.py")
+    assert control.model == made.model.architecture
+    assert len(path.read_text().splitlines()) <= 12
+
+
+def test_the_command_line_says_what_to_do_next(tmp_path):
+    command = [sys.executable, TOOL, "retinanet_r18_fpn_1x_coco", "retinanet_r101_fpn_2x_coco"]
+    done = subprocess.run([*command, "--out", "pair.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "box AP 38.9" in done.stdout
+    assert "check_pair.py pair.py" in done.stdout
+    again = subprocess.run([*command, "--out", "pair.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "is there already" in again.stderr and "--force" in again.stderr
+
+
+def test_files_serve_as_well_as_names(tmp_path, monkeypatch):
+    for name in ("student", "teacher"):
+        (tmp_path / f"{name}.py").write_text("_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n")
+    out = tmp_path / "sub" / "pair.py"
+    student, teacher = tmp_path / "student.py", tmp_path / "teacher.py"
+    assert "--checkpoint" in refused(monkeypatch, student, teacher, "--out", out)
+    call(monkeypatch, student, teacher, "--checkpoint", "teacher.pth", "--out", out)
+    model = Config.fromfile(out).model
+    assert model.teacher.cfg_path == str(teacher) and model.teacher_ckpt == "teacher.pth"
+    assert model.architecture.type == "RetinaNet"
+
+
+def test_a_mistyped_name_gets_the_nearest(monkeypatch, tmp_path):
+    message = refused(monkeypatch, "retinanet_r18_fpn_1x", "x", "--out", tmp_path / "p.py")
+    assert "student 'retinanet_r18_fpn_1x'" in message and "retinanet_r18_fpn_1x_coco" in message
+
+
+def test_a_head_without_an_adapter_is_named(monkeypatch, tmp_path):
+    dino = "grounding_dino_swin-t_finetune_16xb2_1x_coco"
+    assert "GroundingDINOHead has no adapter" in refused(monkeypatch, dino, dino, "--out", tmp_path / "p.py")

@@ -1,0 +1,89 @@
+"""Write the config of a new pair, and of its control without distillation, from two names of MMDetection's zoo."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import warnings
+from os.path import relpath
+from pathlib import Path
+from typing import NamedTuple
+
+from mmengine.config import Config
+
+import rekd_det  # noqa: F401 - registers
+from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.new_pair import control_text, pair_text, supported_settings
+from rekd_det.apis.zoo_models import ZOO, find_zoo_model, read_zoo
+from rekd_det.utils.errors import InputError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("student", help="a name in MMDetection's zoo (retinanet_r18_fpn_1x_coco), or a config file")
+    parser.add_argument("teacher", help="the same for the teacher")
+    parser.add_argument("--checkpoint", help="the teacher's checkpoint; by default the one that the zoo names")
+    parser.add_argument("--out", type=Path, metavar="FILE.py", help="default: configs/rekd_STUDENT_from_TEACHER.py")
+    parser.add_argument("--force", action="store_true", help="write over files that are there")
+    parser.add_argument("--check", action="store_true", help="run tools/check_pair.py on the new pair")
+    return parser.parse_args()
+
+
+class _Side(NamedTuple):
+    """One of the two networks: how a config names it, and what is known of it."""
+
+    name: str
+    file: Path
+    cfg_path: str
+    weights: str | None
+    description: str
+
+
+def _side(given: str, role: str, zoo: dict) -> _Side:
+    if Path(given).is_file():
+        file = Path(given).resolve()
+        return _Side(file.stem, file, str(file), None, f"{given} (a file)")
+    model = find_zoo_model(given, zoo, role)
+    return _Side(model.name, ZOO / model.path, f"mmdet::{model.path}", model.weights, model.describe())
+
+
+def _write(path: Path, text: str, force: bool) -> None:
+    if path.exists() and not force:
+        raise InputError(f"'{path}' is there already: choose another --out, or write over it with --force")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+@exit_on_input_error
+def main() -> None:
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+    args = parse_args()
+    zoo = read_zoo()
+    student, teacher = _side(args.student, "student", zoo), _side(args.teacher, "teacher", zoo)
+    checkpoint = args.checkpoint or teacher.weights
+    if checkpoint is None:
+        raise InputError(f"teacher '{args.teacher}': the zoo names no checkpoint for it; give one with --checkpoint")
+    out = (args.out or CONFIGS / f"rekd_{student.name}_from_{teacher.name}.py").resolve()
+    control = out.with_name(f"student_{student.name}.py")
+    base = student.cfg_path if "::" in student.cfg_path else relpath(student.file, out.parent)
+    ours = relpath(CONFIGS / "_base_", out.parent)
+    config = Config.fromfile(student.file)
+    _write(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint), args.force)
+    _write(control, control_text(base), args.force or control.exists())
+    print(f"student     {student.description}")
+    print(f"teacher     {teacher.description}")
+    print(f"checkpoint  {checkpoint}")
+    print(f"pair        {out}")
+    print(f"control     {control}  (the student without distillation: train it too)")
+    print(f"evidence    {supported_settings(config)}")
+    check = Path(__file__).with_name("check_pair.py")
+    if args.check:
+        sys.exit(subprocess.run([sys.executable, check, out]).returncode)
+    print(f"next        python {relpath(check)} {relpath(out)}")
+
+
+if __name__ == "__main__":
+    main()
