@@ -5,6 +5,18 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
+# What users of an installed package call; mim looks for it in rekd_det/.mim, which links here.
+# The demo, the benchmarks, the sweep over MMDetection's zoo and the other tools serve those who develop the package.
+SHIPPED = (
+    "model-index.yml",
+    "configs/metafile.yml",
+    "configs/*.py",
+    "configs/_base_/*.py",
+    *(f"tools/{name}.py" for name in ("train", "test", "check_pair", "export_student", "make_shapes_coco")),
+    "tools/*.sh",
+    "tools/analysis/*.py",
+)
+
 
 def read_version() -> str:
     match = re.search(r'__version__ = "([^"]+)"', (ROOT / "rekd_det/version.py").read_text("utf-8"))
@@ -22,8 +34,7 @@ setup(
     version=read_version(),
     description="Distil object detectors by their head and tail categories, on MMDetection",
     packages=find_packages(include=["rekd_det", "rekd_det.*"]),
-    # .mim links to configs, tools and the model index: mim and `rekd_det::CONFIG` look for them there.
-    package_data={"rekd_det": [".mim/model-index.yml", ".mim/configs/**/*", ".mim/tools/**/*"]},
+    package_data={"rekd_det": [f".mim/{pattern}" for pattern in SHIPPED]},
     python_requires=">=3.10,<3.13",
     install_requires=read_requirements("requirements.txt"),
     extras_require={"dev": read_requirements("requirements-dev.txt"), "eval": ["faster-coco-eval>=1.6"]},

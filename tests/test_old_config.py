@@ -1,0 +1,74 @@
+"""A config that was written for an earlier version trains as it did then."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from tiny_pair import write_tiny_pair
+
+ROOT = Path(__file__).resolve().parents[1]
+OLD = ROOT / "tests" / "configs" / "pair_of_bd77361.py"
+#: the other losses of that version, with their options
+LOSSES = {
+    "TISDLoss": dict(top_k=2, alpha=1.0, tau=1.0),
+    "NTIDLoss": dict(top_k=2, beta=1.0, tau=1.0),
+    "KDLoss": dict(tau=2.0, backend="eager"),
+    "DKDLoss": dict(alpha=1.0, beta=0.25, tau=1.0, reduction="batchmean"),
+    "GDKDLoss": dict(top_k=5, mass_weight=1.0, head_weight=0.125, tail_weight=0.25),
+}
+#: what bd77361 logged of the second step
+LOGGED = {
+    "loss_cls": 2.5531,
+    "distill.loss_tisd": 0.0027,
+    "distill.loss_ntid": 0.0014,
+    "distill.head_mass": 0.2586,
+    "distill.agreement": 0.0469,
+    "distill.loss_pkd": 8.9668,
+    "distill.loss_cwd": 0.2395,
+    "distill.scale": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The old config with what it names beside it."""
+    folder = tmp_path_factory.mktemp("old")
+    pair = write_tiny_pair(folder)
+    shutil.copy(OLD, folder)
+    torch.manual_seed(0)
+    teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model)
+    torch.save({"state_dict": teacher.state_dict()}, folder / "teacher.pth")
+    return folder
+
+
+@pytest.mark.slow
+def test_every_key_of_it_is_still_known(folder):
+    train = [sys.executable, ROOT / "tools" / "train.py", folder / OLD.name, "--work-dir", folder / "work"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(train, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert (folder / "work" / "iter_2.pth").is_file()
+    last = [line for line in (done.stdout + done.stderr).splitlines() if "Epoch(train)" in line][-1]
+    logged = {name: float(value) for name, value in re.findall(r"([\w.]+): ([\d.]+)", last)}
+    for name, value in LOGGED.items():
+        assert logged[name] == pytest.approx(value, rel=0.05), name
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_of_it_is_still_known(folder, name):
+    """Built as the Runner does it: with the names that the old config uses."""
+    from mmrazor.registry import MODELS as RAZOR_MODELS
+
+    cfg = Config.fromfile(str(folder / OLD.name)).model
+    cfg.distiller.loss = dict(type=f"mmrazor.{name}", **LOSSES[name])
+    loss = RAZOR_MODELS.build(cfg.distiller).loss
+    assert type(loss).__name__ == name
+    for key, value in LOSSES[name].items():
+        assert getattr(loss, key) == ("mean" if value == "batchmean" else value)
