@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from rekd_det.apis.command_line import exit_on_input_error  # noqa: E402
+from studies.runner.processes import SILENCE_S  # noqa: E402
 from studies.runner.run_study import report_study, run_study  # noqa: E402
 from studies.runner.spec import read_study  # noqa: E402
 
@@ -25,8 +26,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("work_dirs/study"), help="default: %(default)s")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at once: one per GPU, or two without a GPU")
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="run these arms alone")
+    parser.add_argument(
+        "--silence",
+        type=float,
+        default=SILENCE_S / 60,
+        metavar="MINUTES",
+        help="a training that says nothing for so long is killed and has failed (default: %(default)g)",
+    )
     parser.add_argument("--report", action="store_true", help="run nothing, write the report of what is there")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.silence > 0:
+        parser.error(f"--silence must be more than 0 minutes, got {args.silence:g}")
+    return args
 
 
 @exit_on_input_error
@@ -39,7 +50,8 @@ def main() -> None:
     if args.report:
         report_study(study, root)
     else:
-        failed = run_study(study, root, Path(__file__).resolve().parent, args.jobs, args.only)
+        tools = Path(__file__).resolve().parent
+        failed = run_study(study, root, tools, args.jobs, args.only, args.silence * 60)
     print(f"report: {root / study.name / 'report.md'}")
     if failed:
         sys.exit(f"error: {failed} runs failed; the report says why, and another call tries them again")

@@ -8,12 +8,16 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from studies.runner.spec import StudyError
 
 _LAST_WORDS = 5
+#: seconds without a word after which a program counts as hung; a training logs every few dozen iterations
+SILENCE_S = 3600.0
+_LOOK_S = 1.0
 
 
 class RunFailed(RuntimeError):
@@ -29,9 +33,11 @@ class Processes:
 
     Args:
         lock: file descriptor that every program inherits, see :func:`hold`; None for no lock.
+        silence_s: a program that writes nothing for as many seconds is killed.
     """
 
-    def __init__(self, lock: int | None = None) -> None:
+    def __init__(self, lock: int | None = None, silence_s: float = SILENCE_S) -> None:
+        self._silence_s = silence_s
         self._inherited = () if lock is None else (lock,)
         self._guard = threading.Lock()
         self._alive: set[subprocess.Popen] = set()
@@ -41,7 +47,7 @@ class Processes:
         """Run a program to its end; what it says is appended to ``output``.
 
         Raises:
-            RunFailed: its exit status is not 0.
+            RunFailed: its exit status is not 0, or it hung.
             Stopped: :meth:`stop` was called.
         """
         with output.open("a", encoding="utf-8") as file:
@@ -59,13 +65,32 @@ class Processes:
                     pass_fds=self._inherited,
                 )
                 self._alive.add(process)
-            status = process.wait()
+            status = self._wait(process, file.fileno())
             with self._guard:
                 self._alive.discard(process)
                 if self._stopped:
                     raise Stopped
+        if status is None:
+            raise RunFailed(
+                f"hung: it said nothing for {self._silence_s / 60:g} min and was killed. Its last words: "
+                f"{_last_words(output, start)}"
+            )
         if status != 0:
             raise RunFailed(f"exit status {status}: {_last_words(output, start)}")
+
+    def _wait(self, process: subprocess.Popen, output: int) -> int | None:
+        """The exit status; None where the program was killed because its output did not grow."""
+        size, since = -1, time.monotonic()
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(min(_LOOK_S, self._silence_s))
+            if (now := os.fstat(output).st_size) != size:
+                size, since = now, time.monotonic()
+            elif time.monotonic() - since >= self._silence_s:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # it may be past listening to SIGTERM
+                process.wait()
+                return None
 
     def stop(self) -> None:
         """End what runs, and start nothing any more."""

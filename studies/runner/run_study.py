@@ -11,7 +11,7 @@ from pathlib import Path
 from studies.runner.data import write_data
 from studies.runner.eta import clock, remaining_seconds
 from studies.runner.plan import Plan, Run, digest_of, make_plan, with_needs
-from studies.runner.processes import Processes, hold
+from studies.runner.processes import SILENCE_S, Processes, hold
 from studies.runner.report import write_report
 from studies.runner.results import RESULTS, collect, write_results
 from studies.runner.schedule import run_all
@@ -22,7 +22,14 @@ from studies.runner.stamp import read_stamp
 from studies.runner.trainer import Trainer
 
 
-def run_study(study: Study, root: Path, tools: Path, jobs: int | None = None, only: Collection[str] = ()) -> int:
+def run_study(
+    study: Study,
+    root: Path,
+    tools: Path,
+    jobs: int | None = None,
+    only: Collection[str] = (),
+    silence_s: float = SILENCE_S,
+) -> int:
     """Do what is left of a study, and write its results and its report to ``root / study.name``.
 
     Args:
@@ -31,6 +38,7 @@ def run_study(study: Study, root: Path, tools: Path, jobs: int | None = None, on
         tools: folder of ``train.py`` and ``test.py``.
         jobs: runs at once, see :func:`studies.runner.slots.make_slots`.
         only: names of arms; the others are left for another time. None given: all.
+        silence_s: a training or a test that says nothing for as many seconds is killed and has failed.
 
     Returns:
         How many runs failed.
@@ -42,7 +50,7 @@ def run_study(study: Study, root: Path, tools: Path, jobs: int | None = None, on
     chosen = _choose(study, only)
     plan = make_plan(study)
     with hold(root) as lock:
-        processes = Processes(lock)
+        processes = Processes(lock, silence_s)
         trainer = Trainer(root, tools, processes)
         wanted = with_needs(run for run in plan.runs if run.arm in chosen)
         done = {run.digest for run in wanted if trainer.is_finished(run)}

@@ -10,6 +10,7 @@ from typing import Any
 from rekd_det.utils.atomic import replace_text
 
 _NAME = "run.json"
+_RESULT = {"metrics", "wall_s", "hardware", "device", "versions"}
 
 
 @dataclass
@@ -37,15 +38,21 @@ class Stamp:
             return "failed"
         return "interrupted" if self.starts else "not run"
 
+    def is_sound(self) -> bool:
+        """Whether its parts have their types; what was read from a file may hold anything."""
+        result = self.result
+        complete = isinstance(result, dict) and result.keys() >= _RESULT and isinstance(result["metrics"], dict)
+        return isinstance(self.starts, int) and isinstance(self.error, str | None) and (result is None or complete)
+
     def write(self, folder: Path) -> None:
         """Write it into an existing folder; a kill leaves the old one or the new one."""
         replace_text(folder / _NAME, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_stamp(folder: Path, digest: str) -> Stamp:
-    """The state of a run; a new one where its folder has none, or one of another run."""
+    """The state of a run; a new one where its folder has none, a damaged one, or one of another run."""
     try:
         stamp = Stamp(**json.loads((folder / _NAME).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return Stamp(digest)
-    return stamp if stamp.digest == digest else Stamp(digest)
+    return stamp if stamp.digest == digest and stamp.is_sound() else Stamp(digest)

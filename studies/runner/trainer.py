@@ -113,7 +113,10 @@ class Trainer:
         self._tool("test.py", folder, environment, self._checkpoint(folder), "--work-dir", target)
         # mmengine writes the metrics of a test to TIMESTAMP/TIMESTAMP.json; none where nothing was detected at all.
         written = max(target.glob("*/*.json"), default=None)
-        found = json.loads(written.read_text(encoding="utf-8")) if written else {}
+        try:
+            found = json.loads(written.read_text(encoding="utf-8")) if written else {}
+        except ValueError as error:
+            raise RunFailed(f"the metrics in '{written}' can't be read ({error})") from error
         metrics = {k.rpartition("/")[2]: v for k, v in found.items() if "mAP" in k}
         return metrics or {f"{task}_mAP": 0.0 for task in _tasks(run.config.test_evaluator)}
 

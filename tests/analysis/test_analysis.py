@@ -277,9 +277,17 @@ def test_logs_that_cannot_be_read(tmp_path):
         read_run(tmp_path / "none", "a")
     with pytest.raises(AnalysisError, match=r"holds no log: expected TIMESTAMP/vis_data/scalars\.json"):
         read_run(tmp_path, "a")
-    log(tmp_path / "1", train(10, loss=3.0), end='{"lr"\n{"lr": 1.0, "step": 3}\n')
-    with pytest.raises(AnalysisError, match="line 2 is damaged"):
-        read_run(tmp_path, "a")
+
+
+@pytest.mark.parametrize("broken", ['{"lr"', "7", "\udcff"])
+def test_a_damaged_line_costs_that_line(tmp_path, broken):
+    log(tmp_path / "1", train(10, loss=3.0))
+    (file,) = tmp_path.glob("1/vis_data/scalars.json")
+    good = file.read_bytes()
+    more = json.dumps(train(20, loss=2.0)).encode()
+    file.write_bytes(good.rstrip() + b"\n" + broken.encode(errors="surrogateescape") + b"\n" + more + b"\n")
+    with pytest.warns(UserWarning, match="line 2 is damaged and was passed over"):
+        assert read_run(tmp_path, "a").train["loss"].values == [3.0, 2.0]
 
 
 def test_runs_get_the_shortest_names_that_differ(tmp_path):

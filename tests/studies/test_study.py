@@ -434,6 +434,42 @@ def test_a_stopped_study_ends_its_programs_and_goes_on(fake):
     assert fake.results()["student"]["status"] == "ok"
 
 
+def test_a_hung_training_is_killed_and_the_study_goes_on(fake, capsys):
+    (fake.tools / "hang").touch()
+    start = time.monotonic()
+    assert fake.study(jobs=1, only=["student"], silence_s=3) == 2  # the backbone, and the student that needs it
+    assert time.monotonic() - start < 50  # the program would have slept for 60
+    (fake.tools / "hang").unlink()
+    report_study(read_study(TINY), fake.root)
+    lines = [json.loads(x) for x in (fake.root / "tiny/results.jsonl").read_text().splitlines()]
+    (hung,) = (x for x in lines if x["status"] == "failed")
+    assert hung["error"].startswith("hung: it said nothing for 0.05 min and was killed")
+    assert fake.study(only=["student"]) == 0
+
+
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", '{"digest": "{digest}", "result": 7}', '{"digest": "{digest}", "starts": "x"}']
+)
+def test_a_damaged_result_costs_that_run_alone(fake, damage):
+    assert fake.study() == 0
+    fake.calls()
+    (stamp,) = fake.root.glob("runs/frcnn_student-*/run.json")
+    stamp.write_text(damage.replace("{digest}", json.loads(stamp.read_text())["digest"]))
+    report_study(read_study(TINY), fake.root)
+    assert fake.results()["student"]["status"] == "not run"
+    assert fake.study() == 0
+    assert [call["kind"] for call in fake.calls()] == ["frcnn_student"]
+    assert fake.results()["student"]["status"] == "ok"
+
+
+def test_metrics_that_can_not_be_read_fail_that_run_alone(fake):
+    (fake.tools / "test.py").write_text(FAKE_TEST.replace("json.dumps(", '"{" + json.dumps('))
+    assert fake.study() > 0
+    assert "can't be read" in fake.results()["student"]["error"]
+    (fake.tools / "test.py").write_text(FAKE_TEST)
+    assert fake.study() == 0
+
+
 def test_two_studies_do_not_work_in_one_folder(fake):
     fake.root.mkdir()
     with hold(fake.root), pytest.raises(StudyError, match="a study is at work"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def read_run(folder: Path, name: str) -> Run:
     """Read a work dir, or one run's folder in it. A resumed run replaces what the one before it logged later.
 
     Raises:
-        AnalysisError: if there is no log in it, or a line of it is damaged.
+        AnalysisError: if there is no log in it.
     """
     if not folder.is_dir():
         raise AnalysisError(f"'{folder}' is no folder; give the work dirs of training runs")
@@ -106,19 +107,21 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def _read(file: Path) -> tuple[list[dict], list[dict]]:
-    """The lines of training and those of validation; a line that a killed run left half-written is dropped."""
+    """The lines of training and those of validation; a damaged line, as a killed run leaves one, is passed over."""
     train: list[dict] = []
     val: list[dict] = []
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise AnalysisError(f"{file}, line {number} is damaged ({error}); delete the line") from error
+        except ValueError:
+            entry = None
+        if not isinstance(entry, dict):
+            if number < len(lines):  # the last one is half-written by every kill
+                warnings.warn(f"{file}, line {number} is damaged and was passed over", stacklevel=2)
+            continue
         (train if "iter" in entry or "lr" in entry else val).append(entry)
     return train, val
 
