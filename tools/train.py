@@ -15,7 +15,7 @@ from rekd_det.apis.command_line import (
 )
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir, read_config
 from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
-from rekd_det.utils.checkpoint import check_checkpoint_file, is_local
+from rekd_det.utils.checkpoint import can_be_checked, check_checkpoint_file
 
 
 def parse_args() -> argparse.Namespace:
@@ -68,7 +68,7 @@ def check_start(cfg: Config) -> None:
     if cfg.get("resume"):
         cfg.load_from = cfg.get("load_from") or find_latest_checkpoint(cfg.work_dir)
         cfg.resume = cfg.load_from is not None
-        if cfg.resume and is_local(cfg.load_from):
+        if cfg.resume and can_be_checked(cfg.load_from):
             check_resumable(cfg.load_from)
     elif cfg.get("load_from"):
         check_checkpoint_file(cfg.load_from)

@@ -3,18 +3,23 @@
 import os
 import os.path as osp
 import re
+import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
+from rekd_det.utils.download import fetch
 from rekd_det.utils.errors import InputError
 
 STUDENT_PREFIX = "architecture."
 _WRAPPER_PREFIX = "module."  # what DataParallel wrappers put before every key
+_switching = threading.RLock()
 
 
 class CheckpointError(InputError):
@@ -22,7 +27,7 @@ class CheckpointError(InputError):
 
 
 def load_checkpoint_file(path_or_url: str, map_location: str = "cpu") -> dict:
-    """Load a checkpoint with ``weights_only`` on, through mmengine's loader.
+    """Load a checkpoint through mmengine's loader, of which :mod:`compat` has made one that executes nothing.
 
     Args:
         path_or_url: A file, a URL, or any other scheme mmengine knows (``open-mmlab://...``).
@@ -34,37 +39,70 @@ def load_checkpoint_file(path_or_url: str, map_location: str = "cpu") -> dict:
     Raises:
         CheckpointError: If it is missing, empty, damaged, no checkpoint, or carries code.
     """
-    if is_local(path_or_url):
-        _check_local_file(path_or_url)
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path_or_url, map_location)
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise _explain(path_or_url, error) from error
+    checkpoint = CheckpointLoader.load_checkpoint(path_or_url, map_location)
     _check_holds_weights(path_or_url, checkpoint)
     return checkpoint
 
 
-def check_checkpoint_file(path: str) -> dict:
-    """Check that a local file is a checkpoint, without reading its tensors where that is possible.
+def check_checkpoint_file(path_or_url: str) -> dict:
+    """Check that a name leads to a checkpoint, without reading its tensors where that is possible.
 
     Args:
-        path: A local file; anything else is left to the loader.
+        path_or_url: A file or a URL, which is downloaded. Any other scheme is left to its loader.
 
     Returns:
-        The checkpoint, its tensors mapped from the file where that is possible. Empty for what is no local file.
+        The checkpoint, its tensors mapped from the file where that is possible. Empty for another scheme.
 
     Raises:
         CheckpointError: As :func:`load_checkpoint_file`.
     """
-    if not is_local(path):
+    if not can_be_checked(path_or_url):
+        _check_scheme(path_or_url)
         return {}
-    path = _check_local_file(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a damaged pickle raises nearly anything
-        raise _explain(path, error) from error
-    _check_holds_weights(path, checkpoint)
+    path = _check_local_file(path_or_url) if is_local(path_or_url) else _fetch(path_or_url)
+    checkpoint = _read(path, path_or_url)
+    _check_holds_weights(path_or_url, checkpoint)
     return checkpoint
+
+
+def load_as_data(name: str, load: Callable[[], Any]) -> Any:
+    """Let one of mmengine's loaders read a checkpoint, and keep it from executing anything.
+
+    Whatever it calls, ``torch.load`` refuses a file that carries code. The text of the config that old checkpoints keep
+    in ``meta['config']`` is left out: mmengine would run it as Python when a training is resumed.
+
+    Args:
+        name: The checkpoint's file, URL or other scheme.
+        load: Reads it.
+
+    Returns:
+        What was read.
+
+    Raises:
+        CheckpointError: If that fails for any reason.
+    """
+    if is_local(name):
+        _check_local_file(name)
+    else:
+        _check_scheme(name)
+    try:
+        with _weights_only():
+            checkpoint = load()
+    except CheckpointError as error:  # of the URL that the name stands for
+        if name in str(error):
+            raise
+        raise CheckpointError(f"checkpoint '{name}': {error}") from error
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise _explain(name, error) from error
+    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
+    if isinstance(meta, MutableMapping):
+        meta.pop("config", None)
+    return checkpoint
+
+
+def load_from_http(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:
+    """In the place of mmengine's loader of that name, which reads what it has downloaded with ``weights_only`` off."""
+    return torch.load(_fetch(filename), map_location=map_location, weights_only=True)
 
 
 def strip_student_prefix(state_dict: Mapping[str, Tensor]) -> "OrderedDict[str, Tensor]":
@@ -124,6 +162,50 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
+def can_be_checked(name: str) -> bool:
+    """Whether :func:`check_checkpoint_file` looks into a checkpoint of this name: a file or a URL."""
+    return is_local(name) or name.startswith(("http://", "https://"))
+
+
+def _fetch(url: str) -> str:
+    try:
+        return fetch(url, lambda path: _read(path, url))
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise _explain(url, error) from error
+
+
+def _read(path: str, name: str) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise _explain(name, error, read=path) from error
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Force ``weights_only`` on every ``torch.load`` of this process, by torch's own switch."""
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    with _switching:
+        before = {name: os.environ.pop(name, None) for name in names}
+        os.environ[names[0]] = "1"
+        try:
+            yield
+        finally:
+            del os.environ[names[0]]
+            os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def _check_scheme(name: str) -> None:
+    if CheckpointLoader._get_checkpoint_loader(name) is CheckpointLoader._schemes[""]:  # that of local files
+        known = ", ".join(sorted(prefix.replace(r"(\S+\:)?", "") for prefix in CheckpointLoader._schemes if prefix))
+        raise CheckpointError(
+            f"checkpoint '{name}': no loader for '{name.partition('://')[0]}://' is registered. Give a file, or one of "
+            f"{known}"
+        )
+
+
 def _check_local_file(path: str) -> str:
     path = osp.expanduser(path)
     if osp.isdir(path):
@@ -135,26 +217,32 @@ def _check_local_file(path: str) -> str:
     return path
 
 
-def _explain(path: str, error: Exception) -> CheckpointError:
+def _explain(name: str, error: Exception, read: str | None = None) -> CheckpointError:
+    """The message for what went wrong with a checkpoint, of which ``read`` is the local copy where there is one."""
     text = str(error)
+    refused = "Weights only load failed" in text
     carried = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", text)
-    if carried and "Weights only load failed" in text:
+    if carried and refused:
         return CheckpointError(
-            f"checkpoint '{path}' carries code ({carried[1]}) and was refused: loading it could "
+            f"checkpoint '{name}' carries code ({carried[1]}) and was refused: loading it could "
             "run anything. If you trust who made it, ask for a file with nothing but weights: "
             "torch.save({'state_dict': model.state_dict()}, ...)"
         )
+    if read is None and is_local(name):
+        read = osp.expanduser(name)
     detail = f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
-    if not is_local(path):
+    if read is None and not refused:
+        if isinstance(error, KeyError):
+            return CheckpointError(f"checkpoint '{name}': mmengine has no weights of that name in its table")
         return CheckpointError(
-            f"checkpoint '{path}' could not be fetched or read ({detail}). Check the address and "
-            "the network, or download it elsewhere and give the file's path"
+            f"checkpoint '{name}' could not be fetched or read ({detail}). Check the address and the network, or "
+            "download it elsewhere and give the file's path (for a backbone's first weights: its init_cfg.checkpoint)"
         )
-    if "Weights only load failed" in text:  # torch's advice to switch the safety off is not ours
+    if refused:  # torch's advice to switch the safety off is not ours
         detail = "its content is not in PyTorch's format"
+    size = f"{osp.getsize(read)} bytes; " if read else ""
     return CheckpointError(
-        f"checkpoint '{path}' is damaged or no PyTorch checkpoint ({osp.getsize(path)} bytes; "
-        f"{detail}). Copy or download it again"
+        f"checkpoint '{name}' is damaged or no PyTorch checkpoint ({size}{detail}). Copy or download it again"
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.checkpoint import load_as_data, load_from_http
 
 _RAZOR_BACKENDS = "mmrazor.structures.quantization.backend_config"
 
@@ -27,6 +27,7 @@ def apply() -> None:
     """Mend what is broken in the installed versions. Calling it again does nothing."""
     _mend_mmrazor_import()
     _allow_training_state_in_checkpoints()
+    _load_checkpoints_as_data()
     _serve_torchvision_urls()
     _give_bf16_to_ops_as_fp32()
 
@@ -89,6 +90,29 @@ def _history_buffer_method(owner: Any, name: str) -> Any:
     return HistoryBuffer._statistics_methods[name]
 
 
+def _load_checkpoints_as_data() -> None:
+    """Let nothing that mmengine's loader reads be executed, whatever scheme its name has and whoever asks.
+
+    mmengine downloads through ``torch.hub``, which loads with ``weights_only`` off and takes two URLs that end in the
+    same name for one. Every way to a checkpoint leads through this one method: ``load_from``, ``init_cfg``, resume.
+    A loader that a user has registered stays in force; ``torch.load`` in it is a safe one as well.
+    """
+    from mmengine.runner import checkpoint as theirs
+
+    original = theirs.CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    def load_checkpoint(cls, filename, map_location=None, logger="current"):
+        return load_as_data(filename, lambda: original(cls, filename, map_location, logger))
+
+    theirs.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+    schemes = theirs.CheckpointLoader._schemes
+    schemes.update({prefix: load_from_http for prefix, loader in schemes.items() if loader is theirs.load_from_http})
+    theirs.load_from_http = load_from_http  # which the loaders of torchvision:// and the like call
+
+
 def _serve_torchvision_urls() -> None:
     """Let ``torchvision://resnet50`` work where torchvision is not installed.
 
@@ -98,29 +122,10 @@ def _serve_torchvision_urls() -> None:
     if importlib.util.find_spec("torchvision") is not None:
         return
     import mmengine.hub
-    from mmengine.runner.checkpoint import CheckpointLoader, load_from_http
+    from mmengine.runner import checkpoint as theirs
 
-    def load_from_torchvision_table(filename: str, map_location=None) -> dict:
-        table = json.loads((Path(mmengine.hub.__file__).parent / "torchvision_0.12.json").read_text())
-        name = filename.split("://", 1)[1]
-        if name not in table:
-            raise KeyError(
-                f"{filename}: no such weights in mmengine's table of torchvision models. "
-                f"Install torchvision, or name a file or URL in `init_cfg.checkpoint`."
-            )
-        try:
-            return load_from_http(table[name], map_location=map_location)
-        except OSError as error:
-            raise InputError(
-                f"{filename}, the weights that the backbone starts from, could not be fetched ({error}). Check the "
-                "network, or name a file: init_cfg.checkpoint=FILE of that backbone (model.architecture.backbone)"
-            ) from error
-
-    CheckpointLoader.register_scheme(
-        prefixes=("modelzoo://", "torchvision://"),
-        loader=load_from_torchvision_table,
-        force=True,
-    )
+    table = Path(mmengine.hub.__file__).parent / "torchvision_0.12.json"
+    theirs.get_torchvision_models = lambda: json.loads(table.read_text())
 
 
 def _give_bf16_to_ops_as_fp32() -> None:

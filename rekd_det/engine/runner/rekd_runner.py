@@ -21,7 +21,7 @@ from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_lates
 from rekd_det.engine.runner.randomness import generator_states, set_generator_states
 from rekd_det.engine.runner.seeded_loader import SeededLoader
 from rekd_det.utils.atomic import replacing
-from rekd_det.utils.checkpoint import is_local
+from rekd_det.utils.checkpoint import can_be_checked, is_local
 
 _STATES = "generator_states"
 
@@ -56,7 +56,7 @@ class ReKDRunner(Runner):
         """Build from a config; a resumed run has the seed that its checkpoint names."""
         if cfg.get("resume"):
             path = cfg.get("load_from") or find_latest_checkpoint(cfg["work_dir"])
-            if path is not None and is_local(path):
+            if path is not None and can_be_checked(path):
                 seed = check_resumable(path).get("seed")
                 cfg = copy.deepcopy(cfg)
                 cfg["randomness"] = {**(cfg.get("randomness") or {}), "seed": seed}
