@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rekd_det.utils import torchvision_stand_in
 from rekd_det.utils.checkpoint import load_as_data, load_from_http
 
 _RAZOR_BACKENDS = "mmrazor.structures.quantization.backend_config"
@@ -30,6 +31,7 @@ def apply() -> None:
     _load_checkpoints_as_data()
     _serve_torchvision_urls()
     _give_bf16_to_ops_as_fp32()
+    torchvision_stand_in.install()
 
 
 def _mmrazor_needs_names_torch_lost() -> bool:

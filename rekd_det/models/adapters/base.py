@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,13 @@ from rekd_det.structures.aligned_logits import AlignedLogits
 ADAPTERS: dict[type[nn.Module], type[HeadAdapter]] = {}
 
 #: where a detector keeps the head that classifies, in the order they are looked for
-HEAD_ATTRIBUTES = ("roi_head", "bbox_head", "panoptic_head", "mask_head")
+HEAD_ATTRIBUTES = ("roi_head", "bbox_head", "panoptic_head", "mask_head", "head")
+
+#: heads that can't be distilled, and why; filled by :func:`refuse_head`
+REFUSED: dict[type[nn.Module], str] = {}
+
+#: adapters for the heads of packages that need not be installed, by the package
+_OPTIONAL = {"mmpretrain": "rekd_det.models.adapters.image"}
 
 
 class HeadAdapter(ABC):
@@ -92,6 +99,11 @@ class HeadAdapter(ABC):
         """Foreground classes; None where the head does not tell."""
         return getattr(self.student, "num_classes", None)
 
+    @property
+    def no_labels(self) -> str | None:
+        """Why no row has a class index as its label, in words; None where rows have one."""
+        return None
+
     def describe(self) -> str:
         """One line for the log: which heads are paired, and over what."""
         classes = "" if self.num_classes is None else f"{self.num_classes} classes, "
@@ -119,6 +131,16 @@ def register_adapter(
         return adapter
 
     return enter
+
+
+def refuse_head(head: type[nn.Module], reason: str) -> None:
+    """Say why no adapter can serve a head class; whoever pairs it gets the reason in the error.
+
+    Args:
+        head: the class.
+        reason: continues "Head is not supported: ".
+    """
+    REFUSED[head] = reason
 
 
 def classification_head(detector: nn.Module) -> nn.Module:
@@ -149,8 +171,11 @@ def build_adapter(student: nn.Module, teacher: nn.Module) -> HeadAdapter:
         ValueError: if the heads do not fit together.
     """
     heads = [classification_head(d) for d in (student, teacher)]
+    _register_optional(heads)
     found = [ADAPTERS.get(type(h)) for h in heads]
     for role, head, adapter in zip(("student", "teacher"), heads, found, strict=True):
+        if type(head) in REFUSED:
+            raise TypeError(f"the {role}'s {type(head).__name__} is not supported: {REFUSED[type(head)]}")
         if adapter is None:
             raise TypeError(
                 f"the {role}'s {type(head).__name__} is not supported. Supported heads: "
@@ -167,6 +192,14 @@ def build_adapter(student: nn.Module, teacher: nn.Module) -> HeadAdapter:
     built = found[0](*heads)
     built.bind(student, teacher)
     return built
+
+
+def _register_optional(heads: Sequence[nn.Module]) -> None:
+    """Import the adapters for heads of optional packages; a head that is there shows that its package is."""
+    for base in {base for head in heads for base in type(head).__mro__}:
+        module = _OPTIONAL.get(base.__module__.partition(".")[0])
+        if module is not None:
+            importlib.import_module(module)
 
 
 def check_same_classes(owner: str, student: int, teacher: int) -> None:

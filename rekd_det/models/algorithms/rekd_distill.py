@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -30,7 +31,8 @@ class ReKDDistill(SingleTeacherDistill):
     * the teacher answers about the rows that the student's head sampled;
     * the teacher is no submodule: it is in no checkpoint, optimizer, DDP bucket or EMA copy, and ``train()``
       leaves it in eval mode. It moves between devices with the algorithm;
-    * the student's losses keep their names, the distillation's get the prefix 'distill.';
+    * the student's losses keep their names (but for MMPretrain's 'loss', which becomes 'loss_cls': in a log 'loss' is
+      the total), the distillation's get the prefix 'distill.';
     * a stopped distillation (``StopDistillHook``) does not run the teacher.
 
     Args:
@@ -66,6 +68,7 @@ class ReKDDistill(SingleTeacherDistill):
                     f"model.{key}: ReKDDistill trains the student and keeps the teacher frozen in eval mode; "
                     "leave the key out"
                 )
+        teacher = _share_preprocessor(teacher, kwargs)
         MODELS.build(copy.deepcopy(distiller))  # a mistake in its options shows before the teacher is fetched
         options = LeanOptions(
             teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile, teacher_roi_gather
@@ -120,7 +123,10 @@ class ReKDDistill(SingleTeacherDistill):
         return losses
 
     def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
-        return self.student(batch_inputs, data_samples, mode="loss")
+        losses = self.student(batch_inputs, data_samples, mode="loss")
+        if "loss" in losses:  # MMPretrain's name; in a log it means the total
+            losses["loss_cls"] = losses.pop("loss")
+        return losses
 
     def train(self, mode: bool = True) -> ReKDDistill:  # type: ignore[override]
         """Set the student's mode; the teacher is no submodule and stays in eval mode."""
@@ -169,6 +175,22 @@ class ReKDDistill(SingleTeacherDistill):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
+
+
+def _share_preprocessor(teacher: Any, kwargs: dict) -> Any:
+    """Give a preprocessor without a type, as MMPretrain's configs have it beside their model, to those it is meant for.
+
+    The Runner hands it to the outermost model. The student's own class knows its type, and what else belongs to it
+    (Mixup); a teacher that is written out beside it has none of its own either.
+    """
+    preprocessor, student = kwargs.get("data_preprocessor"), kwargs.get("architecture")
+    if not isinstance(preprocessor, Mapping) or "type" in preprocessor or not isinstance(student, Mapping):
+        return teacher
+    del kwargs["data_preprocessor"]
+    kwargs["architecture"] = {"data_preprocessor": copy.deepcopy(preprocessor), **student}
+    if isinstance(teacher, Mapping) and "type" in teacher:
+        teacher = {"data_preprocessor": copy.deepcopy(preprocessor), **teacher}
+    return teacher
 
 
 def _rename(state_dict, prefix: str, student: str) -> None:

@@ -72,6 +72,7 @@ class ReKDDistiller(BaseDistiller):
         self._student: list[nn.Module] = []
         self._finite = FiniteGuard()
         self._told_rows = False
+        self._device = torch.device("cpu")  # of the step
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Remember the student until the teacher is there (called by MMRazor's algorithm)."""
@@ -109,6 +110,7 @@ class ReKDDistiller(BaseDistiller):
     def extract_teacher_feat(self, teacher: Any, inputs: Tensor) -> Sequence[Tensor]:
         """The teacher's feature maps of a batch ``(B, 3, H, W)`` that is normalised for it."""
         inputs = self.lean.images(inputs)
+        self._device = inputs.device
         with self.lean.precision(inputs.device):
             if self.adapter is None:
                 return self.lean.maps(teacher.extract_feat(inputs))
@@ -127,7 +129,7 @@ class ReKDDistiller(BaseDistiller):
         """
         aligned: list[AlignedLogits] = []
         if self.adapter is not None:
-            with torch.no_grad(), self.lean.precision(teacher_feats[0].device):
+            with torch.no_grad(), self.lean.precision(self._device):
                 aligned = self.adapter.align(teacher_feats, data_samples)
         if not self._told_rows and self.adapter is not None:
             self._told_rows = True

@@ -201,7 +201,7 @@ def _probe(teacher: Any, run: LeanRun | None = None) -> list[Tensor]:
     image = torch.randn(1, 3, _PROBE_SIZE, _PROBE_SIZE, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
         feats = teacher.extract_feat(image if run is None else run.images(image))
-    return [feats] if isinstance(feats, Tensor) else list(feats)
+    return [x for x in tree_leaves(feats) if isinstance(x, Tensor)]
 
 
 def _check_unchanged(before: list[Tensor], after: list[Tensor]) -> None:

@@ -96,7 +96,9 @@ class TeacherInput:
         scale, shift = std_s / std_t, (mean_s - mean_t) / std_t
         self.affine = not (torch.equal(mean_s, mean_t) and torch.equal(std_s, std_t))
         self.pad_value = float(pad_t)
-        self.identity = not self.flip and not self.affine and pad_s == pad_t
+        # Images of MMPretrain have one size: nothing is padded, unless to a multiple of a size.
+        self.pads = hasattr(student, "_channel_conversion") or getattr(student, "pad_size_divisor", 1) > 1
+        self.identity = not self.flip and not self.affine and (pad_s == pad_t or not self.pads)
         self._scale_shift = torch.stack([scale, shift]).float().view(2, 1, 3, 1, 1)
 
     def __call__(self, inputs: Tensor, data_samples: Sequence) -> Tensor:
@@ -104,7 +106,7 @@ class TeacherInput:
 
         Args:
             inputs: ``(B, 3, H, W)`` images, normalised and padded for the student.
-            data_samples: their ``DetDataSample``s; ``img_shape`` (height, width) tells where padding starts.
+            data_samples: their data samples; ``img_shape`` (height, width) tells where padding starts.
 
         Returns:
             ``(B, 3, H, W)``; the same tensor where nothing differs.
@@ -119,6 +121,8 @@ class TeacherInput:
             out = torch.addcmul(shift, out, scale)
         elif not self.flip:
             out = out.clone()
+        if not self.pads:
+            return out
         for image, sample in zip(out, data_samples, strict=True):
             height, width = sample.img_shape[:2]
             image[:, height:] = self.pad_value
@@ -128,7 +132,8 @@ class TeacherInput:
 
 def _normalisation(preprocessor: Any) -> tuple[bool, Tensor, Tensor, float]:
     """Whether the channels are flipped, then mean and std in the resulting order, then the padding value."""
-    flip = bool(getattr(preprocessor, "_channel_conversion", False))
+    # MMPretrain's classifiers call it `to_rgb`.
+    flip = bool(getattr(preprocessor, "_channel_conversion", getattr(preprocessor, "to_rgb", False)))
     mean, std = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     if getattr(preprocessor, "_enable_normalize", False):
         mean, std = (
