@@ -37,5 +37,9 @@ setup(
     package_data={"rekd_det": [f".mim/{pattern}" for pattern in SHIPPED]},
     python_requires=">=3.10,<3.13",
     install_requires=read_requirements("requirements.txt"),
-    extras_require={"dev": read_requirements("requirements-dev.txt"), "eval": ["faster-coco-eval>=1.6"]},
+    extras_require={
+        "cls": ["mmpretrain>=1.2.0,<1.3"],
+        "dev": read_requirements("requirements-dev.txt"),
+        "eval": ["faster-coco-eval>=1.6"],
+    },
 )

@@ -23,6 +23,14 @@ _NEED_TORCHVISION = {
     "mmpretrain.evaluation.metrics.visual_grounding_eval",
     "mmpretrain.models.utils.box_utils",
 }
+_NAMES = (
+    "torchvision",
+    "torchvision.ops",
+    "torchvision.ops.boxes",
+    "torchvision.transforms",
+    "torchvision.transforms.functional",
+    "torchvision.transforms.transforms",
+)
 
 
 def install() -> None:
@@ -59,14 +67,12 @@ class _Loader(Loader):
 
 @contextmanager
 def _importable() -> Iterator[None]:
-    names = ("torchvision", "torchvision.ops", "torchvision.ops.boxes", "torchvision.transforms")
-    names += ("torchvision.transforms.functional", "torchvision.transforms.transforms")
-    added = {name: _module(name) for name in names if name not in sys.modules}
+    added = {name: _module(name) for name in _NAMES if name not in sys.modules}
+    sys.modules.update(added)
     for name, module in added.items():
         parent, _, child = name.rpartition(".")
         if parent:
-            setattr(sys.modules[parent] if parent not in added else added[parent], child, module)
-    sys.modules.update(added)
+            setattr(sys.modules[parent], child, module)
     try:
         yield
     finally:
@@ -95,9 +101,7 @@ class _RandomResizedCrop:
         raise _not_installed("torchvision.transforms.RandomResizedCrop")
 
 
-_InterpolationMode = enum.Enum(
-    "_InterpolationMode", {n: n.lower() for n in ("NEAREST", "BILINEAR", "BICUBIC", "BOX", "HAMMING", "LANCZOS")}
-)
+_InterpolationMode = enum.Enum("_InterpolationMode", "NEAREST BILINEAR BICUBIC BOX HAMMING LANCZOS")
 
 
 def _not_installed(name: str) -> ImportError:

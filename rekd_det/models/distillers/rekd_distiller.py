@@ -90,7 +90,22 @@ class ReKDDistiller(BaseDistiller):
         if "activation" not in self._loss_cfg:
             self.loss = _build_loss({**self._loss_cfg, "activation": self.adapter.activation})
         self.loss.check_num_logits(self.adapter.num_logits)
+        self._check_labels(self.adapter.no_labels)
         print_log(f"ReKD pairs {self.adapter.describe()}; {self.loss}", logger="current")
+
+    def _check_labels(self, none_because: str | None) -> None:
+        assert self.loss is not None
+        if none_because is None:
+            return
+        for wanted, name in (
+            (self.loss.needs_labels, f"model.distiller.loss: {type(self.loss).__name__}"),
+            (self.rows == "object", "model.distiller.rows='object'"),
+        ):
+            if wanted:
+                raise ValueError(
+                    f"{name} needs one label for each row, and there is none: {none_because}. KDLoss, GDKDLoss and "
+                    "ReKDLoss need no labels, and rows='all' none either"
+                )
 
     @contextmanager
     def step(self) -> Iterator[None]:

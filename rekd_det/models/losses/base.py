@@ -38,6 +38,8 @@ class LogitLoss(nn.Module):
 
     #: activations that the loss has a meaning for
     activations: tuple[str, ...] = ACTIVATIONS
+    #: whether each row needs a class index as its label
+    needs_labels = False
 
     def __init__(
         self,

@@ -44,6 +44,7 @@ class DKDLoss(LogitLoss):
     """
 
     activations = ("softmax", "implicit_bg")
+    needs_labels = True
 
     def __init__(self, alpha: float = 1.0, beta: float = 1.0, reduction: str = "mean", **kwargs) -> None:
         # 'batchmean' is MMRazor's word for it.
