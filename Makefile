@@ -16,7 +16,7 @@ help:
 	@echo 'make test      the tests that take seconds; options through PYTEST_ARGS'
 	@echo 'make test-all  all tests that this machine can run'
 	@echo 'make demo      distil a small detector on generated pictures; options through DEMO_ARGS'
-	@echo 'make lint      ruff and mypy'
+	@echo 'make lint      ruff, mypy, and which layer may import which'
 	@echo 'make clean     remove .venv and caches (work_dirs and data stay)'
 
 venv:
@@ -35,6 +35,7 @@ lint: venv
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
+	.venv/bin/lint-imports --no-logo --no-cache
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

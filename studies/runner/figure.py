@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from rekd_det.analysis.utils.figures import COLOURS, new_figure
-
-if TYPE_CHECKING:
-    from studies.runner.report import Row
+from studies.runner.comparison import Comparison
 
 
-def difference_figure(baseline: str, rows: Sequence[Row]) -> Figure:
+def difference_figure(baseline: str, compared: Sequence[Comparison]) -> Figure:
     """Differences in points of AP: a dot for each seed, the mean and its t interval.
 
     Args:
         baseline: its name; it has no line of its own.
-        rows: of one metric. An arm without any finished seed keeps its line, empty.
+        compared: in one metric. An arm without any finished seed keeps its line, empty.
     """
-    shown = [row for row in rows if row.arm != baseline]
+    shown = [one for one in compared if one.arm != baseline]
     figure, (axis,) = new_figure(7.0, 1.4 + 0.35 * len(shown))
-    for position, row in enumerate(shown):
-        found = row.difference
+    for position, one in enumerate(shown):
+        found = one.difference
         if found is None:
             continue
         seeds = [100 * value for value in found.by_seed.values()]
         axis.scatter(seeds, [position] * len(seeds), s=14, color=COLOURS[5], zorder=2)
         half = None if found.half_width is None else 100 * found.half_width
         axis.errorbar(100 * found.mean, position, xerr=half, fmt="D", color=COLOURS[0], capsize=4, markersize=5)
-    axis.set_yticks(range(len(shown)), [row.arm if row.values else f"{row.arm} (no result)" for row in shown])
+    axis.set_yticks(range(len(shown)), [one.arm if one.values else f"{one.arm} (no result)" for one in shown])
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.axvline(0, color="black", linewidth=0.8)
     title = "diamonds: mean over seeds with its 95 % t interval; dots: seeds"

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rekd_det.analysis.runs.runs import SIZES, TASKS
+from rekd_det.analysis.runs.runs import TASKS
 from rekd_det.analysis.utils.figures import save
 from rekd_det.analysis.utils.tables import markdown, write_csv
+from studies.runner.comparison import METRICS, Comparison, compare_arms
 from studies.runner.figure import difference_figure
 from studies.runner.spec import TEACHER, Study
-from studies.runner.statistics import Difference, deviation, mean, paired_difference
+from studies.runner.statistics import deviation, mean
 
 REPORT = "report.md"
-#: names of the metrics, in their order in the tables
-METRICS = tuple(f"{task}_{size}" for task in TASKS for size in SIZES)
 _READING = (
     "Differences are paired: each seed's arm minus the same seed's **{baseline}**, which had the same first weights, "
     "the same data in the same order and the same random numbers in each step. The interval is the 95 % t interval of "
@@ -25,50 +23,6 @@ _READING = (
     "others. Intervals are not corrected for the number of arms: of twenty arms without any effect, one is expected to "
     "exclude 0."
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One arm and one metric.
-
-    Attributes:
-        values: by seed, of the finished runs.
-        difference: to the baseline; None for the baseline itself, and where there is no seed to compare.
-    """
-
-    arm: str
-    metric: str
-    values: dict[int, float]
-    difference: Difference | None
-
-
-def make_rows(study: Study, results: Sequence[Mapping[str, Any]], baseline: str | None = None) -> list[Row]:
-    """A row for every arm, in the study's order, and every metric that any run has.
-
-    Args:
-        study: what was to be done.
-        results: what :func:`studies.runner.results.collect` gave.
-        baseline: the arm that differences are taken to; the study's, if None.
-    """
-    baseline = baseline or study.baseline
-    by_arm: dict[str, dict[int, Mapping[str, float]]] = {arm.name: {} for arm in study.arms}
-    for line in results:
-        if line["status"] == "ok" and line["arm"] in by_arm:
-            by_arm[line["arm"]][line["seed"]] = line["metrics"]
-    known = [m for m in METRICS if any(m in found for seeds in by_arm.values() for found in seeds.values())]
-    rows = []
-    for metric in known or METRICS[:1]:
-        base = _values(by_arm[baseline], metric)
-        for arm, seeds in by_arm.items():
-            values = _values(seeds, metric)
-            difference = None if arm == baseline else paired_difference(values, base)
-            rows.append(Row(arm, metric, values, difference))
-    return rows
-
-
-def _values(seeds: Mapping[int, Mapping[str, float]], metric: str) -> dict[int, float]:
-    # COCO's evaluation says -1 where no object has that size.
-    return {seed: found[metric] for seed, found in sorted(seeds.items()) if found.get(metric, -1.0) >= 0}
 
 
 def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Path) -> Path:
@@ -81,11 +35,11 @@ def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
     Returns:
         The path of ``report.md``.
     """
-    rows = make_rows(study, results)
-    _write_tables(rows, results, folder)
+    compared = compare_arms(study, results)
+    _write_tables(compared, results, folder)
     text = [f"# Study {study.name}", "", *_state(study, results), "", _READING.format(baseline=study.baseline), ""]
     for task, title in zip(TASKS, ("boxes", "masks"), strict=True):
-        of_task = [row for row in rows if row.metric == f"{task}_mAP"]
+        of_task = [c for c in compared if c.metric == f"{task}_mAP"]
         if not of_task:
             continue
         picture = f"{task}.png"
@@ -93,9 +47,9 @@ def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
         text += [f"## AP of {title}, in points", "", *_table(study, of_task, study.baseline), ""]
         text += [f"![differences]({picture})", ""]
         for other in study.against:
-            of_other = [row for row in make_rows(study, results, other) if row.metric == f"{task}_mAP"]
+            of_other = [c for c in compare_arms(study, results, other) if c.metric == f"{task}_mAP"]
             text += [f"The same as differences to **{other}**:", "", *_table(study, of_other, other), ""]
-        text += [*_other_metrics(study, rows, task), ""]
+        text += [*_other_metrics(study, compared, task), ""]
     text += ["## Runs", "", *_runs(results), "", *_failures(results), *_conditions(results)]
     report = folder / REPORT
     report.write_text("\n".join(text), encoding="utf-8")
@@ -114,15 +68,15 @@ def _state(study: Study, results: Sequence[Mapping[str, Any]]) -> list[str]:
     return [" ".join(state)]
 
 
-def _table(study: Study, rows: Sequence[Row], baseline: str) -> list[str]:
+def _table(study: Study, compared: Sequence[Comparison], baseline: str) -> list[str]:
     about = {arm.name: arm.about for arm in study.arms}
     header = ["arm", "seeds", "mean", "std", "difference", "95 % interval", "excludes 0"]
     lines = []
-    for row in rows:
-        values, found = list(row.values.values()), row.difference
-        name = f"{row.arm}: {about[row.arm]}" if about[row.arm] else row.arm
+    for one in compared:
+        values, found = list(one.values.values()), one.difference
+        name = f"{one.arm}: {about[one.arm]}" if about[one.arm] else one.arm
         cells = [name, f"{len(values)} of {len(study.seeds)}", _points(mean(values)), _points(deviation(values))]
-        if row.arm == baseline:
+        if one.arm == baseline:
             cells += ["baseline", "", ""]
         elif found is None:
             cells += ["-", "-", "-"]
@@ -134,10 +88,10 @@ def _table(study: Study, rows: Sequence[Row], baseline: str) -> list[str]:
     return markdown(header, lines)
 
 
-def _other_metrics(study: Study, rows: Sequence[Row], task: str) -> list[str]:
+def _other_metrics(study: Study, compared: Sequence[Comparison], task: str) -> list[str]:
     """Means over the seeds of everything that the task's metric measures."""
-    metrics = [m for m in METRICS if m.startswith(f"{task}_") and any(row.metric == m for row in rows)]
-    means = {(row.arm, row.metric): mean(list(row.values.values())) for row in rows}
+    metrics = [m for m in METRICS if m.startswith(f"{task}_") and any(c.metric == m for c in compared)]
+    means = {(c.arm, c.metric): mean(list(c.values.values())) for c in compared}
     names = [m.removeprefix(f"{task}_") for m in metrics]
     return markdown(
         ["mean over seeds", *names], [[a.name, *(_points(means[a.name, m]) for m in metrics)] for a in study.arms]
@@ -180,15 +134,15 @@ def _conditions(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["## Hardware and versions", "", *(dict.fromkeys(told) or ["No run has finished."]), ""]
 
 
-def _write_tables(rows: Sequence[Row], results: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def _write_tables(compared: Sequence[Comparison], results: Sequence[Mapping[str, Any]], folder: Path) -> None:
     summary = []
-    for row in rows:
-        values, found = list(row.values.values()), row.difference
+    for one in compared:
+        values, found = list(one.values.values()), one.difference
         half = found.half_width if found else None
         bounds = [found.mean - half, found.mean + half] if found and half is not None else [None, None]
         cells = [mean(values), deviation(values), found.mean if found else None, *bounds]
         paired = len(found.by_seed) if found else 0
-        summary.append([row.arm, row.metric, len(values), paired, *map(_blank, cells)])
+        summary.append([one.arm, one.metric, len(values), paired, *map(_blank, cells)])
     header = ["arm", "metric", "seeds", "paired", "mean", "std", "difference", "low", "high"]
     write_csv(folder / "summary.csv", header, summary)
     metrics = [m for m in METRICS if any(m in line.get("metrics", {}) for line in results)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
-from scipy.stats import t as student_t
+from scipy import stats
 
 #: of the confidence intervals
 LEVEL = 0.95
@@ -14,15 +14,12 @@ LEVEL = 0.95
 
 def mean(values: Sequence[float]) -> float | None:
     """The mean, or None of nothing."""
-    return sum(values) / len(values) if values else None
+    return fmean(values) if values else None
 
 
 def deviation(values: Sequence[float]) -> float | None:
     """The standard deviation of a sample (n - 1), or None of fewer than two."""
-    if len(values) < 2:
-        return None
-    centre = sum(values) / len(values)
-    return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1))
+    return stdev(values) if len(values) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,9 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
     by_seed = {seed: value - baseline[seed] for seed, value in values.items() if seed in baseline}
     if not by_seed:
         return None
-    differences, count = list(by_seed.values()), len(by_seed)
-    spread = deviation(differences)
+    differences = list(by_seed.values())
     half_width = None
-    if spread is not None:
-        half_width = float(student_t.ppf((1 + LEVEL) / 2, count - 1)) * spread / math.sqrt(count)
-    return Difference(by_seed, sum(differences) / count, half_width)
+    if len(differences) > 1:
+        # scipy.stats.ttest_rel gives the same interval, but NaN where all seeds differ by the same amount.
+        half_width = float(stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1) * stats.sem(differences))
+    return Difference(by_seed, fmean(differences), half_width)

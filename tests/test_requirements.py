@@ -1,0 +1,58 @@
+"""Every import is declared: what users get in requirements.txt, the rest in requirements-dev.txt as well."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from test_wheel import TOOLS
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = {"rekd_det", "studies", "tools", "support"}
+#: what the package does without, where it is missing: Triton's kernels, and the metric of rekd_det[eval]
+OPTIONAL = {"triton", "faster_coco_eval"}
+
+
+def declared(*files: str) -> set[str]:
+    lines = [line for name in files for line in (ROOT / name).read_text().splitlines()]
+    return {canonicalize_name(Requirement(line).name) for line in lines if line and not line.startswith("#")}
+
+
+def imports(files: list[Path]) -> Iterator[tuple[str, Path]]:
+    """Top-level packages that files import anywhere, but for the standard library's and those of this repository."""
+    siblings = {p.stem for p in files}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in {n.partition(".")[0] for n in names} - sys.stdlib_module_names - OURS - siblings:
+                yield name, file
+
+
+def undeclared(files: list[Path], requirements: set[str]) -> list[str]:
+    distributions = packages_distributions()
+    missing = []
+    for name, file in imports(files):
+        owners = {canonicalize_name(d) for d in distributions.get(name, [name])}
+        if not owners & requirements:
+            missing.append(f"{file.relative_to(ROOT)}: {name}")
+    return missing
+
+
+def test_what_users_get_imports_only_what_is_required():
+    tools = [ROOT / "tools" / name for name in TOOLS if name.endswith(".py")]
+    files = [*(ROOT / "rekd_det").glob("[!.]*/**/*.py"), *(ROOT / "rekd_det").glob("*.py"), *tools]
+    optional = {canonicalize_name(name) for name in OPTIONAL}
+    assert not undeclared(files, declared("requirements.txt") | optional)
+
+
+def test_all_else_imports_only_what_the_development_requires():
+    files = [f for folder in ("studies", "tools", "tests", ".ci") for f in (ROOT / folder).rglob("*.py")]
+    optional = {canonicalize_name(name) for name in OPTIONAL}
+    assert not undeclared(files, declared("requirements.txt", "requirements-dev.txt") | optional)
