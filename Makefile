@@ -9,13 +9,14 @@ VENV_PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
-.PHONY: help venv test test-all demo lint clean
+.PHONY: help venv test test-all demo docs lint clean
 
 help:
 	@echo 'make venv      set up .venv'
 	@echo 'make test      the tests that take seconds; options through PYTEST_ARGS'
 	@echo 'make test-all  all tests that this machine can run'
 	@echo 'make demo      distil a small detector on generated pictures; options through DEMO_ARGS'
+	@echo 'make docs      the pages as a site, in site/'
 	@echo 'make lint      ruff, mypy, and which layer may import which'
 	@echo 'make clean     remove .venv and caches (work_dirs and data stay)'
 
@@ -30,6 +31,11 @@ test-all: venv
 
 demo: venv
 	$(VENV_PYTHON) tools/demo.py $(DEMO_ARGS)
+
+# The pages as a site, in site/: a warning fails it.
+docs: venv
+	$(VENV_PYTHON) -m pip install -q -r docs/requirements.txt
+	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict
 
 lint: venv
 	$(VENV_PYTHON) -m ruff check .

@@ -3,7 +3,7 @@
 All candidates run in one process, in turn, on the same logits; medians are reported. The bound is what the memory
 allows: one read of both logits and one write of the gradient, at the copy bandwidth measured in the same process.
 
-    python tools/benchmark/loss.py --out benchmarks/loss_cpu.csv --plot benchmarks/loss_cpu.png
+    python tools/benchmark/loss.py --out benchmarks/loss_cpu.csv --plot loss_cpu.png
 """
 
 from __future__ import annotations

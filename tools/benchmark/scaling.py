@@ -3,7 +3,7 @@
 One axis is moved at a time; forward and backward are timed, the sizes of an axis in turn. A straight line through the
 points and its largest deviation are reported.
 
-    python tools/benchmark/scaling.py --out benchmarks/scaling_cpu.csv --plot benchmarks/scaling_cpu.png
+    python tools/benchmark/scaling.py --out benchmarks/scaling_cpu.csv --plot docs/performance/scaling_cpu.png
 """
 
 from __future__ import annotations
