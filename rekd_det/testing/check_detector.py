@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rekd_det.models.adapters import HeadAdapter, build_adapter
 from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, settle, shrink, tiny_batch
+from rekd_det.utils.log_names import is_loss
 
 #: teacher's and student's logits differ by no more where attention takes another kernel; everywhere else by nothing
 ATTENTION_TOLERANCE = 1e-5
@@ -94,8 +95,8 @@ def check_detector(config: Mapping) -> Facts:
     return Facts(
         head=type(adapter.student).__name__,
         adapter=type(adapter).__name__,
-        activation=adapter.activation,
-        row_kind=adapter.rows,
+        activation=adapter.meaning.activation,
+        row_kind=adapter.row_description,
         rows=sum(len(e.student) for e in step.rows),
         difference=max((float((e.student - e.teacher).abs().max()) for e in step.rows if len(e.student)), default=0.0),
     )
@@ -108,7 +109,7 @@ class _Step:
 
     @property
     def distill(self) -> dict[str, Tensor]:
-        return {k: v for k, v in self.losses.items() if k.startswith("distill.") and "loss" in k}
+        return {k: v for k, v in self.losses.items() if k.startswith("distill.") and is_loss(k)}
 
 
 def _runnable(config: Mapping) -> tuple[Any, dict]:

@@ -164,9 +164,9 @@ def self_pair(config: Mapping, size: tuple[int, int] = (96, 128), loss: Mapping 
     return pair_of(student, copy.deepcopy(student), loss)
 
 
-def pair_of(student: nn.Module, teacher: nn.Module, loss: Mapping | None = None) -> Any:
-    """A distillation algorithm around two built detectors."""
-    distiller = dict(type="mmrazor.ReKDDistiller", loss=loss or dict(type="mmrazor.ReKDLoss", top_k=1))
+def pair_of(student: nn.Module, teacher: nn.Module, loss: Mapping | None = None, **options: Any) -> Any:
+    """A distillation algorithm around two built detectors; ``options`` are the distiller's."""
+    distiller = dict(type="mmrazor.ReKDDistiller", loss=loss or dict(type="mmrazor.ReKDLoss", top_k=1), **options)
     with DefaultScope.overwrite_default_scope("mmdet"):
         return MODELS.build(
             dict(type="mmrazor.ReKDDistill", architecture=student, teacher=teacher, distiller=distiller)

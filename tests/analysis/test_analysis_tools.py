@@ -26,6 +26,7 @@ from rekd_det.analysis.teacher.rows import Rows
 from rekd_det.analysis.teacher.sure_rows import Agreement
 from rekd_det.analysis.utils.pair import AnalysisError, build_images, choose, class_names
 from rekd_det.analysis.utils.pair import build_pair as build_analysed
+from rekd_det.structures import LogitMeaning
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,10 +206,10 @@ def test_where_the_gradient_comes_from():
 def test_agreement_counts_what_it_says():
     found = Agreement(top_k=2)
     teacher = torch.tensor([[4.0, 3.0, 0.0, 9.0], [0.0, 4.0, 3.0, 0.0]])
-    found.add(teacher, teacher, "softmax", 3)  # whose last logit is the background's
+    found.add(teacher, teacher, LogitMeaning("softmax", background=3))
     assert found.result() == pytest.approx({"top1": 1.0, "head": 1.0, "kl": 0.0}, abs=1e-7)
     other = torch.tensor([[3.0, 4.0, 0.0, 9.0], [4.0, 0.0, 3.0, 0.0]])
-    found.add(other, teacher, "softmax", 3)
+    found.add(other, teacher, LogitMeaning("softmax", background=3))
     p, q = teacher.softmax(1), other.softmax(1)
     kl = float((p * (p / q).log()).sum())
     # The first row's head is the same in another order; the second row's shares one category of two.
@@ -219,7 +220,7 @@ def test_agreement_counts_what_it_says():
 def test_agreement_of_sigmoid_heads_sums_bernoullis():
     found = Agreement(top_k=5)
     student, teacher = torch.tensor([[0.5, -1.0]]), torch.tensor([[2.0, 0.0]])
-    found.add(student, teacher, "sigmoid", 2)
+    found.add(student, teacher, LogitMeaning("sigmoid"))
     p, q = (torch.distributions.Bernoulli(logits=x) for x in (teacher, student))
     assert found.result()["kl"] == pytest.approx(float(torch.distributions.kl_divergence(p, q).sum()))
 

@@ -68,14 +68,13 @@ def run(
     device: str = "cpu",
     **kwargs,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The components, and the student's gradient where part j has the upstream gradient ``upstream[j]``; on CPU."""
+    """Losses and statistics, and the student's gradient where part j has the upstream gradient ``upstream[j]``."""
     leaf = student.detach().to(device).requires_grad_()
     moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
-    out = loss.components(leaf, teacher.to(device), **moved)
-    parts = [v for k, v in out.items() if "loss" in k]
-    total = sum(u * part for u, part in zip(upstream, parts, strict=False))
+    parts, statistics = loss.components(leaf, teacher.to(device), **moved)
+    total = sum(u * part for u, part in zip(upstream, parts.values(), strict=False))
     (grad,) = torch.autograd.grad(total, leaf)
-    return {k: v.detach().cpu() for k, v in out.items()}, grad.cpu()
+    return {k: v.detach().cpu() for k, v in (parts | statistics).items()}, grad.cpu()
 
 
 def assert_equals_oracle(

@@ -44,7 +44,7 @@ def main() -> None:
     model = build_pair(cfg, args.checkpoint, args.device)
     adapter = model.distiller.adapter
     dataset = build_images(cfg, args.split)
-    names = class_names(dataset, adapter.num_logits - (adapter.activation == "softmax"))
+    names = class_names(dataset, adapter.meaning.num_categories(adapter.num_logits))
     top_k = args.top_k or getattr(model.distiller.loss, "top_k", DEFAULT_TOP_K)
     entries = []
     for item in tqdm(choose(dataset, args.limit), unit="img"):

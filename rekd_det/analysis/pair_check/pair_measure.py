@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
+from rekd_det.utils.log_names import is_loss
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def loss_shares(model: ReKDDistill, batch: Mapping) -> tuple[list[LossShare], di
     shares, statistics = [], {}
     for key, value in model.loss(batch["inputs"], batch["data_samples"]).items():
         total: Tensor = sum(v.mean() for v in value) if isinstance(value, (list, tuple)) else value.mean()  # type: ignore
-        if "loss" not in key:
+        if not is_loss(key):
             statistics[key] = float(total.detach())
             continue
         norm = 0.0

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rekd_det.analysis.runs.runs import SIZES, TASKS, Curve, Run
 from rekd_det.analysis.utils.figures import COLOURS, new_figure, save
 from rekd_det.analysis.utils.tables import markdown, write_csv
+from rekd_det.utils.log_names import is_loss
 
 #: points of a curve beyond which its noise is smoothed away
 _SMOOTH_OVER = 60
@@ -135,7 +136,7 @@ def curve_figure(runs: Sequence[Run]) -> Figure | None:
     names = list(dict.fromkeys(n for r in runs for n in r.train))
     first = [n for n in names if n in ("loss", "lr", "grad_norm")]
     distill = [n for n in names if n.startswith("distill.")]
-    own = [n for n in names if "loss" in n and n not in first + distill]
+    own = [n for n in names if is_loss(n) and n not in first + distill]
     train = first + distill + own
     if not val and not train:
         return None

@@ -65,7 +65,7 @@ def _classify(adapter: RCNNAdapter, feats: Sequence[Tensor], boxes: Tensor) -> T
     rows = logits.read(output)
     if rows.shape[1] != logits.num:  # CrowdDet: several objects per box
         return None
-    return rows.sigmoid() if logits.activation == "sigmoid" else rows.softmax(1)
+    return rows.sigmoid() if logits.meaning.activation == "sigmoid" else rows.softmax(1)
 
 
 def _gives_candidates(head: Any) -> bool:

@@ -39,11 +39,7 @@ class Pull:
             return
         self._loss.activation = rows.activation  # the rows have their background already
         student = rows.student.detach().requires_grad_()
-        parts = {
-            name: value
-            for name, value in self._loss.components(student, rows.teacher, gt_labels=rows.labels).items()
-            if "loss" in name
-        }
+        parts, _ = self._loss.components(student, rows.teacher, gt_labels=rows.labels)
         if rows.activation == "softmax" and student.shape[1] > rows.num_categories:
             parts[OWN] = F.cross_entropy(student, rows.labels, reduction="sum")
         sizes = {name: _size(value, student) for name, value in parts.items()}

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rekd_det.models.distillers.agreement import foreground, num_categories
 from rekd_det.models.losses.functional import append_background
 from rekd_det.structures.aligned_logits import AlignedLogits
 
@@ -19,7 +18,7 @@ MAX_BACKGROUND = 1024
 
 @dataclass
 class Rows:
-    """Rows of a batch that count in the student's classification loss.
+    """Rows of a batch that count in the student's classification loss, the background's logit behind all others.
 
     Args:
         teacher: ``(N, C)`` logits of what the loss compares, the implicit background included where there is one.
@@ -83,19 +82,29 @@ def _rows(entry: AlignedLogits, activation: str, images: int) -> Rows:
     keep = torch.ones(len(entry.student), dtype=torch.bool, device=entry.student.device)
     if entry.weight is not None:
         keep &= entry.weight > 0
-    if entry.labels is not None:
+    is_object = entry.is_object
+    if entry.labels is not None and is_object is not None:
         keep &= entry.labels >= 0  # YOLOX marks so what overlaps no object
-        keep &= _thin_background(keep & ~foreground(entry), images * MAX_BACKGROUND)
+        keep &= _thin_background(keep & ~is_object, images * MAX_BACKGROUND)
     teacher, student = (x.detach()[keep].float().cpu() for x in (entry.teacher, entry.student))
+    meaning = entry.meaning.read_as(activation, teacher.shape[1])
     if activation == "implicit_bg":
         teacher, student = append_background(teacher), append_background(student)
-    return Rows(
-        teacher,
-        student,
-        None if entry.labels is None else entry.labels[keep].cpu(),
-        num_categories(entry),
-        "sigmoid" if activation == "sigmoid" else "softmax",
-    )
+    labels = None if entry.labels is None else entry.labels[keep].cpu()
+    categories = meaning.num_categories(teacher.shape[1])
+    if meaning.background is not None and meaning.background < categories:
+        teacher, student, labels = _background_last(meaning.background, teacher, student, labels)
+    return Rows(teacher, student, labels, categories, meaning.activation)
+
+
+def _background_last(
+    background: int, teacher: Tensor, student: Tensor, labels: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    order = torch.arange(teacher.shape[1])
+    order = torch.cat([order[order != background], order[background : background + 1]])
+    if labels is not None:
+        labels = order.argsort()[labels]
+    return teacher[:, order], student[:, order], labels
 
 
 def _thin_background(background: Tensor, most: int) -> Tensor:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from rekd_det.analysis.teacher.rows import aligned_logits
-from rekd_det.models.distillers.agreement import num_categories
 from rekd_det.models.losses import KDLoss
 from rekd_det.models.losses.functional import append_background
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 
-def sure_rows(model: Any, batch: dict, least: float) -> Iterator[tuple[Tensor, Tensor, str, int]]:
+def sure_rows(model: Any, batch: dict, least: float) -> Iterator[tuple[Tensor, Tensor, LogitMeaning]]:
     """The rows in which the teacher gives a category of objects at least a probability, whatever their labels.
 
     The rows of most dense heads are the same for every student. An R-CNN's are its own proposals, YOLOX's those that
@@ -27,22 +27,20 @@ def sure_rows(model: Any, batch: dict, least: float) -> Iterator[tuple[Tensor, T
         least: the probability.
 
     Yields:
-        For each head ``(N, C)`` logits of the student and the teacher, 'softmax' or 'sigmoid', and how many of the C
-        are categories of objects.
+        For each head ``(N, C)`` logits of the student and the teacher, and what they mean to the loss.
     """
     for entry in aligned_logits(model, batch):
         yield _sure(entry, model.distiller.loss.activation, least)
 
 
-def _sure(entry: AlignedLogits, activation: str, least: float) -> tuple[Tensor, Tensor, str, int]:
+def _sure(entry: AlignedLogits, activation: str, least: float) -> tuple[Tensor, Tensor, LogitMeaning]:
     student, teacher = entry.student.detach().float(), entry.teacher.detach().float()
+    meaning = entry.meaning.read_as(activation, student.shape[1])
     if activation == "implicit_bg":
         student, teacher = append_background(student), append_background(teacher)
-    kind = "sigmoid" if activation == "sigmoid" else "softmax"
-    categories = num_categories(entry)
-    probability = teacher.sigmoid() if kind == "sigmoid" else teacher.softmax(1)
-    chosen = probability[:, :categories].amax(1) >= least
-    return student[chosen].cpu(), teacher[chosen].cpu(), kind, categories
+    probability = teacher.sigmoid() if meaning.activation == "sigmoid" else teacher.softmax(1)
+    chosen = meaning.categories(probability).amax(1) >= least
+    return student[chosen].cpu(), teacher[chosen].cpu(), meaning
 
 
 class Agreement:
@@ -56,13 +54,13 @@ class Agreement:
         self.top_k, self.rows = top_k, 0
         self._sums = torch.zeros(3, dtype=torch.float64)
 
-    def add(self, student: Tensor, teacher: Tensor, kind: str, categories: int) -> None:
+    def add(self, student: Tensor, teacher: Tensor, meaning: LogitMeaning) -> None:
         """Count ``(N, C)`` rows; the arguments are what :func:`sure_rows` yields."""
-        k = min(self.top_k, categories)
-        heads = [x[:, :categories].topk(k, 1).indices for x in (student, teacher)]
+        k = min(self.top_k, meaning.num_categories(student.shape[1]))
+        heads = [meaning.categories(x).topk(k, 1).indices for x in (student, teacher)]
         first = heads[0][:, 0] == heads[1][:, 0]
         shared = (heads[0][:, :, None] == heads[1][:, None, :]).any(2).double().mean(1)
-        kl = KDLoss(activation=kind, reduction="none")(student, teacher)
+        kl = KDLoss(activation=meaning.activation, reduction="none")(student, teacher)
         self._sums += torch.stack([x.double().sum() for x in (first, shared, kl)])
         self.rows += len(student)
 

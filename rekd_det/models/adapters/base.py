@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 #: head class -> adapter class; filled by :func:`register_adapter`
 ADAPTERS: dict[type[nn.Module], type[HeadAdapter]] = {}
@@ -40,10 +41,15 @@ class HeadAdapter(ABC):
         ValueError: if the two heads do not fit together.
     """
 
-    #: how this family turns logits into probabilities, the default for the loss
+    #: how this family usually turns logits into probabilities; :attr:`meaning` says it of a pair
     activation: str = "softmax"
     #: what a row of this family is, for the log and the table of supported heads
-    rows: str = "rows of the classification loss"
+    row_description: str = "rows of the classification loss"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if isinstance(cls.__dict__.get("rows"), str):  # its name at first
+            cls.row_description = cls.__dict__["rows"]
 
     def __init__(self, student: Any, teacher: Any) -> None:
         self.student = student
@@ -73,6 +79,11 @@ class HeadAdapter(ABC):
     @abstractmethod
     def num_logits(self) -> int:
         """C, the logits per row (background included where the head has one)."""
+
+    @property
+    def meaning(self) -> LogitMeaning:
+        """What the logits of both heads mean; by default what MMDetection's heads mean by :attr:`activation`."""
+        return LogitMeaning.usual(self.activation, self.num_logits)
 
     @abstractmethod
     def tap(self, taps: TapSet) -> None:
@@ -109,7 +120,7 @@ class HeadAdapter(ABC):
         classes = "" if self.num_classes is None else f"{self.num_classes} classes, "
         return (
             f"{type(self.student).__name__} <- {type(self.teacher).__name__}, "
-            f"rows: {self.rows}, {classes}{self.num_logits} logits per row, {self.activation}"
+            f"rows: {self.row_description}, {classes}{self.num_logits} logits per row, {self.meaning.activation}"
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rekd_det.models.adapters.base import check_same_classes
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,7 @@ class Layout:
         priors: rows per cell, one number per level.
         num_classes: foreground classes.
         num_logits: C, logits per row.
-        activation: how they become probabilities.
-        conditional: whether a logit means "this class, given that there is an object" (objectness stands apart).
+        meaning: what they mean.
         anchors: the anchors of one cell ``(A, 4)`` per level, in pixels; () for points.
     """
 
@@ -34,8 +34,7 @@ class Layout:
     priors: tuple[int, ...]
     num_classes: int
     num_logits: int
-    activation: str
-    conditional: bool = False
+    meaning: LogitMeaning
     anchors: tuple[Tensor, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
@@ -43,14 +42,22 @@ class Layout:
         return f"{self.unit} ({cells}) with {_numbers(self.priors)} per location"
 
 
-def grid_layout(head: Any, activation: str, conditional: bool) -> Layout:
-    """The layout of a head with anchors or points on the cells of feature maps."""
+def grid_layout(head: Any, num_logits: int, conditional: bool = False) -> Layout:
+    """The layout of a head with anchors or points on the cells of feature maps.
+
+    Args:
+        head: the head.
+        num_logits: C; a softmax head has one more than it has classes, the last one, for the background.
+        conditional: see :class:`LogitMeaning`.
+    """
+    softmax = num_logits > head.num_classes
+    meaning = LogitMeaning("softmax" if softmax else "sigmoid", head.num_classes if softmax else None, conditional)
     generator = getattr(head, "prior_generator", None) or head.square_anchor_generator
     priors = tuple(generator.num_base_priors)
     # A single square anchor per cell is as good as a point: only the cell matters.
     anchors = tuple(getattr(generator, "base_anchors", ())) if max(priors) > 1 else ()
     strides = tuple(float(s[0] if isinstance(s, (tuple, list)) else s) for s in generator.strides)
-    return Layout("strides", strides, priors, head.num_classes, head.cls_out_channels, activation, conditional, anchors)
+    return Layout("strides", strides, priors, head.num_classes, num_logits, meaning, anchors)
 
 
 def check_same_layout(student: Any, teacher: Any, own: Layout, other: Layout) -> None:
@@ -62,16 +69,16 @@ def check_same_layout(student: Any, teacher: Any, own: Layout, other: Layout) ->
             f"rows of the student's {name} and of the teacher's {source} do not correspond: the student has {own}, "
             f"the teacher {other}. Take a teacher with the student's strides and priors per location"
         )
-    if (own.activation, own.num_logits) != (other.activation, other.num_logits):
+    if (own.meaning.activation, own.num_logits) != (other.meaning.activation, other.num_logits):
         raise ValueError(
-            f"the student's {name} has {own.num_logits} {own.activation} logits per row, the teacher's {source} "
-            f"{other.num_logits} {other.activation} logits: they can't be compared"
+            f"the student's {name} has {own.num_logits} {own.meaning.activation} logits per row, the teacher's "
+            f"{source} {other.num_logits} {other.meaning.activation} logits: they can't be compared"
         )
-    if own.conditional != other.conditional:
-        apart, joint = (name, source) if own.conditional else (source, name)
+    if own.meaning.conditional != other.meaning.conditional:
+        apart, within = (name, source) if own.meaning.conditional else (source, name)
         raise ValueError(
             f"{apart} keeps objectness apart, so its class logits mean something only where there is an object; "
-            f"those of {joint} include it. Student and teacher must be of the same kind"
+            f"those of {within} include it. Student and teacher must be of the same kind"
         )
     if own.anchors and other.anchors and not all(map(_same, own.anchors, other.anchors)):
         raise ValueError(

@@ -22,5 +22,5 @@ class SupportedHead(NamedTuple):
 
 def support_table() -> list[SupportedHead]:
     """All supported heads, by name."""
-    lines = [SupportedHead(h.__name__, a.__name__, a.activation, a.rows) for h, a in ADAPTERS.items()]
+    lines = [SupportedHead(h.__name__, a.__name__, a.activation, a.row_description) for h, a in ADAPTERS.items()]
     return sorted(lines)

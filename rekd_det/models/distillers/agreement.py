@@ -14,8 +14,8 @@ MAX_ROWS = 4096
 def top1_agreement(entry: AlignedLogits) -> Tensor | None:
     """The share of rows whose largest logit is the same category for student and teacher.
 
-    Rows count by their weight. A head with a background category is asked about all rows it samples; where the logits
-    are of categories alone (sigmoid), "which is largest" means something only where there is an object, so the rows
+    Rows count by their weight. A head with a background logit is asked about all rows it samples; where the logits are
+    of categories alone (sigmoid), "which is largest" means something only where there is an object, so the rows
     with a foreground label count. Of more than ``MAX_ROWS`` rows only those with a foreground label are taken, and of
     these at most ``MAX_ROWS``. Their number never reaches the host, so nothing waits for the GPU.
 
@@ -31,27 +31,11 @@ def top1_agreement(entry: AlignedLogits) -> Tensor | None:
     if entry.labels is None and not few:
         return None
     weight = student.new_ones(len(student), dtype=torch.float32) if entry.weight is None else entry.weight.float()
-    if entry.labels is not None and not (few and entry.activation == "softmax"):
-        weight = weight * foreground(entry)
+    is_object = entry.is_object
+    if is_object is not None and not (few and entry.meaning.background is not None):
+        weight = weight * is_object
     if not few:
         weight, chosen = weight.topk(MAX_ROWS)
         student, teacher = student[chosen], teacher[chosen]
     same = student.argmax(1) == teacher.argmax(1)
     return (same * weight).sum() / weight.sum().clamp(min=torch.finfo(torch.float32).eps)
-
-
-def foreground(entry: AlignedLogits) -> Tensor:
-    """Which rows are labelled with an object's category: bool ``(N,)``.
-
-    Raises:
-        ValueError: if the rows have no labels.
-    """
-    if entry.labels is None:
-        raise ValueError(f"the rows of head {entry.tag!r} have no labels")
-    categories = num_categories(entry)
-    return (entry.labels >= 0) & (entry.labels < categories)
-
-
-def num_categories(entry: AlignedLogits) -> int:
-    """How many of the ``C`` logits are categories of objects; a softmax head's last logit is the background's."""
-    return entry.student.shape[1] - (entry.activation == "softmax")

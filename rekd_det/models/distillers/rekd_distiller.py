@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rekd_det.models.adapters import HeadAdapter, build_adapter
 from rekd_det.models.distillers.agreement import top1_agreement
-from rekd_det.models.distillers.row_weighting import check_rows, row_weight
+from rekd_det.models.distillers.row_weighting import check_row_weighting, check_rows_have_scores, row_weight
 from rekd_det.models.losses import LogitLoss
 from rekd_det.models.losses.feature_loss import FeatureLoss
 from rekd_det.models.teachers.lean import LeanRun
@@ -53,8 +53,8 @@ class ReKDDistiller(BaseDistiller):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        check_rows(rows)
-        self.rows = rows
+        check_row_weighting(rows)
+        self.row_weighting = rows
         if not isinstance(loss, dict) and not (loss is None and feature_losses):
             raise TypeError(
                 f"model.distiller.loss must be a config dict (or None beside feature_losses), got {type(loss).__name__}"
@@ -87,8 +87,10 @@ class ReKDDistiller(BaseDistiller):
         if self._loss_cfg is None or self.loss is None:
             return
         self.adapter = build_adapter(student, model)
+        meaning = self.adapter.meaning
         if "activation" not in self._loss_cfg:
-            self.loss = _build_loss({**self._loss_cfg, "activation": self.adapter.activation})
+            self.loss = _build_loss({**self._loss_cfg, "activation": meaning.activation})
+        self._check_meaning(self.loss, self.adapter)
         self.loss.check_num_logits(self.adapter.num_logits)
         self._check_labels(self.adapter.no_labels)
         print_log(f"ReKD pairs {self.adapter.describe()}; {self.loss}", logger="current")
@@ -99,13 +101,23 @@ class ReKDDistiller(BaseDistiller):
             return
         for wanted, name in (
             (self.loss.needs_labels, f"model.distiller.loss: {type(self.loss).__name__}"),
-            (self.rows == "object", "model.distiller.rows='object'"),
+            (self.row_weighting == "object", "model.distiller.rows='object'"),
         ):
             if wanted:
                 raise ValueError(
                     f"{name} needs one label for each row, and there is none: {none_because}. KDLoss, GDKDLoss and "
                     "ReKDLoss need no labels, and rows='all' none either"
                 )
+
+    def _check_meaning(self, loss: LogitLoss, adapter: HeadAdapter) -> None:
+        head, meaning = type(adapter.student).__name__, adapter.meaning
+        check_rows_have_scores(self.row_weighting, meaning, head)
+        if meaning.activation == "softmax" and loss.activation != "softmax":
+            raise ValueError(
+                f"model.distiller.loss.activation={loss.activation!r}: {head} classifies by a softmax over its "
+                f"{adapter.num_logits} logits, so read with {loss.activation!r} they are no probabilities. Leave the "
+                "key out, and the head's own activation is used"
+            )
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -150,30 +162,31 @@ class ReKDDistiller(BaseDistiller):
             self._told_rows = True
             counts = ", ".join(f"{e.tag or 'head'}: {len(e.student)} rows, weight {e.loss_weight:g}" for e in aligned)
             print_log(f"ReKD's first step distils {counts or 'no rows'}", logger="current")
-        out: dict[str, Tensor] = {}
+        losses: dict[str, Tensor] = {}
+        statistics: dict[str, Tensor] = {}
         for entry in aligned:
             prefix = f"{entry.tag}." if entry.tag else ""
-            for name, value in self._components(entry).items():
-                out[prefix + name] = value * (entry.loss_weight * self.scale) if "loss" in name else value
+            parts, values = self._components(entry)
+            losses |= {prefix + name: part * (entry.loss_weight * self.scale) for name, part in parts.items()}
+            statistics |= {prefix + name: value for name, value in values.items()}
             agreement = top1_agreement(entry)
             if agreement is not None:
-                out[f"{prefix}agreement"] = agreement
+                statistics[f"{prefix}agreement"] = agreement
         if self._features is not None:
             for name, loss in self.feature_losses.items():
-                out[name] = loss(self._features.feats, teacher_feats) * self.scale
-        losses = [v.detach() for k, v in out.items() if "loss" in k]
+                losses[name] = loss(self._features.feats, teacher_feats) * self.scale
         if losses:
-            self._finite.check(torch.stack(losses).sum(), aligned)
-        return out
+            self._finite.check(torch.stack([v.detach() for v in losses.values()]).sum(), aligned)
+        return losses | statistics
 
     def idle_losses(self) -> dict[str, Tensor]:
         """What a step without distillation needs: zeros attached to the trained connectors, which DDP waits for."""
         return {name: loss.idle() for name, loss in self.feature_losses.items() if any(True for _ in loss.parameters())}
 
-    def _components(self, entry: AlignedLogits) -> dict[str, Tensor]:
+    def _components(self, entry: AlignedLogits) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         assert self.loss is not None
         avg_factor = entry.avg_factor if self.loss.reduction == "mean" else None
-        weight = row_weight(entry, self.rows)
+        weight = row_weight(entry, self.row_weighting)
         return self.loss.components(entry.student, entry.teacher, weight, avg_factor, entry.labels)
 
 

@@ -4,43 +4,58 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rekd_det.models.distillers.agreement import foreground
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 ROWS = ("all", "object", "teacher")
 
 
-def check_rows(rows: str) -> None:
+def check_row_weighting(row_weighting: str) -> None:
     """Raise ValueError for what :func:`row_weight` does not know."""
-    if rows not in ROWS:
-        raise ValueError(f"model.distiller.rows must be one of {', '.join(map(repr, ROWS))}, got {rows!r}")
+    if row_weighting not in ROWS:
+        raise ValueError(f"model.distiller.rows must be one of {', '.join(map(repr, ROWS))}, got {row_weighting!r}")
 
 
-def row_weight(entry: AlignedLogits, rows: str) -> Tensor | None:
+def check_rows_have_scores(row_weighting: str, meaning: LogitMeaning, head: str) -> None:
+    """Raise ValueError, before training, if the teacher's logits don't tell how probable an object is.
+
+    Args:
+        row_weighting: see :func:`row_weight`.
+        meaning: of the head's logits.
+        head: its name, for the message.
+    """
+    reason = meaning.why_no_object_score()
+    if row_weighting == "teacher" and reason:
+        raise ValueError(
+            "model.distiller.rows='teacher' weighs each row by the teacher's probability of an object in it, which "
+            f"{head} does not give: {reason}. Use 'all' or 'object'"
+        )
+
+
+def row_weight(entry: AlignedLogits, row_weighting: str) -> Tensor | None:
     """The rows' weights in the distillation; what the sum is divided by stays the head's own.
 
     Args:
         entry: the rows of one head.
-        rows: 'all': as the head's own classification loss weights them. 'object': besides, those alone that are
-            labelled with an object's category. 'teacher': besides, each by the teacher's probability of an object in
-            it: all but the background's with a softmax, the largest one's with sigmoids.
+        row_weighting: 'all': as the head's own classification loss weights them. 'object': besides, those alone that
+            are labelled with an object's category. 'teacher': besides, each by the teacher's probability of an object
+            in it: all but the background's with a softmax, the largest one's with sigmoids.
 
     Returns:
         ``(N,)`` without gradient, or None for 1.
 
     Raises:
-        ValueError: for 'object', if the head's rows have no labels.
+        ValueError: for 'object', if the head's rows have no labels; for 'teacher', if its logits don't tell.
     """
-    if rows == "all":
+    if row_weighting == "all":
         return entry.weight
-    if rows == "object":
-        if entry.labels is None:
+    if row_weighting == "object":
+        labelled = entry.is_object
+        if labelled is None:
             raise ValueError(
                 f"model.distiller.rows='object': the rows of head {entry.tag!r} have no labels; use 'teacher' or 'all'"
             )
-        share = foreground(entry).to(entry.teacher.dtype)
-    elif entry.activation == "softmax":
-        share = 1 - entry.teacher.softmax(1)[:, -1]
+        share = labelled.to(entry.teacher.dtype)
     else:
-        share = entry.teacher.amax(1).sigmoid()
+        share = entry.meaning.object_score(entry.teacher)
     return share if entry.weight is None else share * entry.weight

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import torch
 from torch import Tensor, nn
 
 from rekd_det.models.losses.functional import append_background
 from rekd_det.models.losses.kernels import BACKENDS, KDSpec, check_backend, choose, logit_kd
 from rekd_det.models.losses.kernels.dispatch import engine
+from rekd_det.models.losses.kernels.eager import row_terms
 
 ACTIVATIONS = ("softmax", "sigmoid", "implicit_bg")
 REDUCTIONS = ("mean", "sum", "none")
@@ -18,8 +17,8 @@ REDUCTIONS = ("mean", "sum", "none")
 class LogitLoss(nn.Module):
     """Base of the losses between student's and teacher's classification logits.
 
-    A subclass says what each row costs, in :meth:`row_terms`; this class multiplies by ``tau**2`` and ``loss_weight``,
-    weighs the rows and reduces.
+    A subclass says what each row costs: in :meth:`kernel_spec` where it is a weighting of the top-K identity's terms,
+    else in :meth:`row_terms`. This class multiplies by ``tau**2`` and ``loss_weight``, weighs the rows and reduces.
 
     Args:
         tau: temperature, > 0.
@@ -62,17 +61,26 @@ class LogitLoss(nn.Module):
         self.loss_weight = float(loss_weight)
         self.backend = backend
 
+    #: whether kernel_spec() says what row_terms() computes
+    _described = True
+
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
-        # A subclass that changes the formula must not inherit the description of the old one.
-        if "row_terms" in cls.__dict__ and "kernel_spec" not in cls.__dict__:
-            cls.kernel_spec = LogitLoss.kernel_spec  # type: ignore[method-assign]
+        # A subclass that changes the formula must not be computed from the description of the old one.
+        if "kernel_spec" in cls.__dict__ or "row_terms" in cls.__dict__:
+            cls._described = "kernel_spec" in cls.__dict__
 
-    @abstractmethod
+    def kernel_spec(self) -> KDSpec | None:
+        """The loss as weights on the terms of the top-K identity, which every engine computes; None for another kind.
+
+        A loss that returns None defines :meth:`row_terms`, and has an eager form only.
+        """
+        return None
+
     def row_terms(
         self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Weighted parts and statistics per row, before ``tau**2``.
+        """Weighted parts and statistics per row, before ``tau**2``: what :meth:`kernel_spec` says.
 
         Args:
             student: ``(N, C)`` logits (background appended where ``activation='implicit_bg'``).
@@ -80,12 +88,12 @@ class LogitLoss(nn.Module):
             gt_labels: ``(N,)`` int64 or None.
 
         Returns:
-            Parts named ``loss_*`` and statistics whose name lacks "loss"; each ``(N,)``.
+            Parts by name, which starts with "loss", and statistics, whose names lack the word; each ``(N,)``.
         """
-
-    def kernel_spec(self) -> KDSpec | None:
-        """The same loss as :meth:`row_terms` for the fused kernels; None where it has only an eager form."""
-        return None
+        spec = self.kernel_spec()
+        if spec is None:
+            raise NotImplementedError(f"{type(self).__name__} must define kernel_spec() or row_terms()")
+        return row_terms(student, teacher, gt_labels, spec)
 
     def check_labels(self, gt_labels: Tensor | None, num_rows: int) -> None:
         """Raise ValueError if the loss needs labels and these are not ``(num_rows,)``."""
@@ -100,8 +108,8 @@ class LogitLoss(nn.Module):
         weight: Tensor | None = None,
         avg_factor: Tensor | float | None = None,
         gt_labels: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """The parts of the loss by name, already weighted, and its statistics.
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The parts of the loss by name, already weighted, and its statistics by name.
 
         Args:
             preds_S: student logits ``(N, C)``.
@@ -111,8 +119,9 @@ class LogitLoss(nn.Module):
             gt_labels: ``(N,)`` int64 target class of each row, for the losses that need it.
 
         Returns:
-            ``loss_*``: scalars (``(N,)`` for ``reduction='none'``), differentiable. Other names: detached scalar
-            statistics, means over the rows. Zero rows give zeros that stay attached to the graph of ``preds_S``.
+            Losses: scalars (``(N,)`` for ``reduction='none'``), differentiable. Statistics: detached scalars, means
+            over the rows. Zero rows give zeros that stay attached to the graph of ``preds_S``. Names of losses start
+            with "loss", which those of statistics lack: mmengine tells them apart so in the log.
 
         Raises:
             ValueError: if shapes or ``avg_factor`` and ``reduction`` do not fit.
@@ -123,18 +132,17 @@ class LogitLoss(nn.Module):
         self.check_num_logits(preds_S.shape[1])
         self.check_labels(gt_labels, preds_S.shape[0])
         student, teacher = preds_S, preds_T.detach()
-        spec = None if self.backend == "eager" else self.kernel_spec()
+        spec = self.kernel_spec() if self._described and self.backend != "eager" else None
         check_backend(type(self).__name__, self.backend, self.reduction, spec)
         backend = choose(self.backend, student, teacher, weight, self.reduction, spec)
         if backend != "eager" and spec is not None:
             return self._fused(backend, spec, student, teacher, weight, avg_factor, gt_labels)
         if self.activation == "implicit_bg":
             student, teacher = append_background(student), append_background(teacher)
-        terms, statistics = self.row_terms(student, teacher, gt_labels)
+        terms, values = self.row_terms(student, teacher, gt_labels)
         scale = self.loss_weight * self.tau**2
-        out = {k: self._reduce(scale * v, weight, avg_factor) for k, v in terms.items()}
-        out.update((k, _mean(v.detach(), weight)) for k, v in statistics.items())
-        return out
+        losses = {k: self._reduce(scale * v, weight, avg_factor) for k, v in terms.items()}
+        return losses, {k: _mean(v.detach(), weight) for k, v in values.items()}
 
     def forward(
         self,
@@ -144,7 +152,8 @@ class LogitLoss(nn.Module):
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
         """The sum of the parts: a scalar, or ``(N,)`` for ``reduction='none'``. Arguments as in :meth:`components`."""
-        return self._total(self.components(preds_S, preds_T, weight, avg_factor))
+        losses, _ = self.components(preds_S, preds_T, weight, avg_factor)
+        return torch.stack([*losses.values()]).sum(0)
 
     def _fused(
         self,
@@ -155,19 +164,15 @@ class LogitLoss(nn.Module):
         weight: Tensor | None,
         avg_factor: Tensor | float | None,
         gt_labels: Tensor | None,
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         divisor = self._divisor(student.shape[0], avg_factor)
         if isinstance(divisor, Tensor):
             divisor = divisor.to(torch.promote_types(student.dtype, torch.float32))
         scale = self.loss_weight * self.tau**2 / divisor
-        out, mass = logit_kd(student, teacher, spec, engine(backend), gt_labels, weight, scale)
-        if spec.statistic is not None:
-            out[spec.statistic] = mass / _total_weight(student.shape[0], weight)
-        return out
-
-    @staticmethod
-    def _total(components: dict[str, Tensor]) -> Tensor:
-        return torch.stack([v for k, v in components.items() if "loss" in k]).sum(0)
+        losses, mass = logit_kd(student, teacher, spec, engine(backend), gt_labels, weight, scale)
+        if spec.statistic is None:
+            return losses, {}
+        return losses, {spec.statistic: mass / _total_weight(student.shape[0], weight)}
 
     def _check_rows(self, student: Tensor, teacher: Tensor, weight: Tensor | None) -> None:
         name = type(self).__name__
@@ -232,7 +237,7 @@ def check_top_k(owner: str, top_k: object) -> None:
 
 
 def check_tail(owner: str, top_k: int, num_logits: int) -> None:
-    """Raise ValueError if a head of ``top_k`` leaves no tail."""
+    """Raise ValueError if a top-K set of ``top_k`` leaves no tail."""
     if top_k >= num_logits:
         raise ValueError(
             f"{owner}: top_k={top_k} leaves no tail category: the head has {num_logits} logits per row "

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from rekd_det.models.losses.base import LogitLoss, check_number, check_tail, check_top_k
-from rekd_det.models.losses.functional import kl_bernoulli, kl_softmax, topk_index, topk_kl_terms
 from rekd_det.models.losses.kernels import KDSpec, Part
 
 
@@ -17,15 +17,8 @@ class KDLoss(LogitLoss):
     With ``activation='sigmoid'``: the sum over classes of the Bernoulli KLs. Options as in :class:`LogitLoss`.
     """
 
-    def row_terms(
-        self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        if self.activation == "sigmoid":
-            return {"loss_kd": kl_bernoulli(student, teacher, self.tau).sum(1)}, {}
-        return {"loss_kd": kl_softmax(student, teacher, self.tau)}, {}
-
     def kernel_spec(self) -> KDSpec:
-        # Without a head the tail is the whole row.
+        # Without a top-K set the tail is the whole row.
         return KDSpec((Part("loss_kd", tail=1.0),), "none", 0, self.activation, self.tau, statistic=None)
 
 
@@ -33,7 +26,7 @@ class KDLoss(LogitLoss):
 # takes the same arguments with the same defaults, so that it can stand in its place.
 @MODELS.register_module(force=True)
 class DKDLoss(LogitLoss):
-    """Decoupled KD (Zhao et al., CVPR 2022): the head set is the target class.
+    """Decoupled KD (Zhao et al., CVPR 2022): the top-K set is the target class alone.
 
     Args:
         alpha: weight of the target-class part (TCKD).
@@ -58,19 +51,6 @@ class DKDLoss(LogitLoss):
             got = None if gt_labels is None else tuple(gt_labels.shape)
             raise ValueError(f"DKDLoss: gt_labels must be (N,) = ({num_rows},) class indices, got {got}")
 
-    def row_terms(
-        self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        assert gt_labels is not None  # check_labels
-        known = (gt_labels >= 0) & (gt_labels < student.shape[1])
-        target = gt_labels.where(known, 0)
-        terms = topk_kl_terms(student, teacher, target[:, None], self.tau)
-        parts = {
-            "loss_tckd": self.alpha * terms.kl_mass * known,
-            "loss_nckd": self.beta * terms.kl_tail * known,
-        }
-        return parts, {"target_mass": terms.head_mass}
-
     def kernel_spec(self) -> KDSpec:
         parts = (Part("loss_tckd", mass=self.alpha), Part("loss_nckd", tail=self.beta))
         return KDSpec(parts, "target", 1, self.activation, self.tau, statistic="target_mass")
@@ -84,7 +64,8 @@ class DKDLoss(LogitLoss):
         avg_factor: Tensor | float | None = None,
     ) -> Tensor:
         """As :meth:`LogitLoss.forward`, with ``gt_labels`` ``(N,)`` int64."""
-        return self._total(self.components(preds_S, preds_T, weight, avg_factor, gt_labels))
+        losses, _ = self.components(preds_S, preds_T, weight, avg_factor, gt_labels)
+        return torch.stack([*losses.values()]).sum(0)
 
 
 @MODELS.register_module()
@@ -94,7 +75,7 @@ class GDKDLoss(LogitLoss):
     Args:
         top_k: K of the teacher's top-K.
         mass_weight: weight of ``KL_mass``.
-        head_weight: weight of ``KL_head``.
+        head_weight: weight of ``KL_top``.
         tail_weight: weight of ``KL_tail``. The defaults of the three are those of the authors' detection code.
         tau, activation, reduction, loss_weight: see :class:`LogitLoss`; 'softmax' or 'implicit_bg'.
     """
@@ -121,21 +102,10 @@ class GDKDLoss(LogitLoss):
     def check_num_logits(self, num_logits: int) -> None:
         check_tail("GDKDLoss", self.top_k, num_logits + (self.activation == "implicit_bg"))
 
-    def row_terms(
-        self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        terms = topk_kl_terms(student, teacher, topk_index(teacher, self.top_k), self.tau)
-        parts = {
-            "loss_mass": self.mass_weight * terms.kl_mass,
-            "loss_head": self.head_weight * terms.kl_head,
-            "loss_tail": self.tail_weight * terms.kl_tail,
-        }
-        return parts, {"head_mass": terms.head_mass}
-
     def kernel_spec(self) -> KDSpec:
         parts = (
             Part("loss_mass", mass=self.mass_weight),
-            Part("loss_head", head=self.head_weight),
+            Part("loss_head", top=self.head_weight),
             Part("loss_tail", tail=self.tail_weight),
         )
         return KDSpec(parts, "teacher", self.top_k, self.activation, self.tau)

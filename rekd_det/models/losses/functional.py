@@ -1,13 +1,13 @@
-"""Eager oracle of the distillation losses: readable, differentiable by autograd, pure torch.
+"""The terms of the distillation losses: readable, differentiable by autograd, pure torch.
 
-Shape legend: ``N`` rows, ``C`` class logits per row, ``K`` head size, ``tau`` temperature (see
+Shape legend: ``N`` rows, ``C`` class logits per row, ``K`` size of the top-K set, ``tau`` temperature (see
 :mod:`rekd_det.structures.aligned_logits`). Logits are raw scores, never probabilities. The teacher comes first in
 ``KL(teacher || student)``. Everything here is *per row*, before ``tau**2``, row weights and reduction.
 
-With ``p = softmax(teacher / tau)``, ``q = softmax(student / tau)``, ``S`` the K head classes of a row,
+With ``p = softmax(teacher / tau)``, ``q = softmax(student / tau)``, ``S`` the top-K set of a row,
 ``P = sum_S p`` and ``Q = sum_S q``::
 
-    KL(p || q) = KL_mass + P * KL_head + (1 - P) * KL_tail
+    KL(p || q) = KL_mass + P * KL_top + (1 - P) * KL_tail
 
 This is an identity for every choice of S. KD, DKD, GDKD and both readings of ReKD are weightings of its three terms.
 """
@@ -25,45 +25,45 @@ _MASKED = -1.0e9
 
 
 class TopKTerms(NamedTuple):
-    """The three terms of the identity and the teacher's head mass ``P``; each ``(N,)``."""
+    """The three terms of the identity and ``P``, the teacher's mass of the top-K set; each ``(N,)``."""
 
     kl_mass: Tensor
-    kl_head: Tensor
+    kl_top: Tensor
     kl_tail: Tensor
-    head_mass: Tensor
+    top_mass: Tensor
 
 
-def topk_kl_terms(student: Tensor, teacher: Tensor, head_index: Tensor, tau: float = 1.0) -> TopKTerms:
-    """Split ``KL(softmax(teacher / tau) || softmax(student / tau))`` at the head set.
+def topk_kl_terms(student: Tensor, teacher: Tensor, top_index: Tensor, tau: float = 1.0) -> TopKTerms:
+    """Split ``KL(softmax(teacher / tau) || softmax(student / tau))`` at the top-K set.
 
     Args:
         student: ``(N, C)`` logits. fp16 and bf16 are computed in fp32.
         teacher: ``(N, C)`` logits.
-        head_index: the head set S of each row: ``(N, K)`` int64 indices without repetition, or ``(N, C)`` bool mask.
+        top_index: the set S of each row: ``(N, K)`` int64 indices without repetition, or ``(N, C)`` bool mask.
         tau: temperature, > 0.
 
     Returns:
-        :class:`TopKTerms`: ``kl_mass``, ``kl_head``, ``kl_tail`` and ``head_mass``, each ``(N,)``, fp32 (fp64 for fp64
-        input). An empty tail (K = C) or an empty head gives 0 for its term.
+        :class:`TopKTerms`: ``kl_mass``, ``kl_top``, ``kl_tail`` and ``top_mass``, each ``(N,)``, fp32 (fp64 for fp64
+        input). An empty tail (K = C) or an empty set gives 0 for its term.
 
     Raises:
         ValueError: if the shapes do not fit.
     """
     _check_pair(student, teacher)
-    in_head = _as_mask(head_index, student.shape)
+    in_top = _as_mask(top_index, student.shape)
     t, s = _scaled(teacher, tau), _scaled(student, tau)
     # Everything comes from the masked log-sum-exps, so that log(1 - P) never is the logarithm of a difference.
-    t_head, s_head = (_masked_logsumexp(x, in_head) for x in (t, s))
-    t_tail, s_tail = (_masked_logsumexp(x, ~in_head) for x in (t, s))
-    t_all, s_all = torch.logaddexp(t_head, t_tail), torch.logaddexp(s_head, s_tail)
+    t_top, s_top = (_masked_logsumexp(x, in_top) for x in (t, s))
+    t_tail, s_tail = (_masked_logsumexp(x, ~in_top) for x in (t, s))
+    t_all, s_all = torch.logaddexp(t_top, t_tail), torch.logaddexp(s_top, s_tail)
 
-    log_p, log_1p = t_head - t_all, t_tail - t_all
-    log_q, log_1q = s_head - s_all, s_tail - s_all
-    head_mass = log_p.exp()
-    kl_mass = head_mass * (log_p - log_q) + log_1p.exp() * (log_1p - log_1q)
-    kl_head = _kl_within(t, s, t_head, s_head, in_head)
-    kl_tail = _kl_within(t, s, t_tail, s_tail, ~in_head)
-    return TopKTerms(kl_mass, kl_head, kl_tail, head_mass)
+    log_p, log_1p = t_top - t_all, t_tail - t_all
+    log_q, log_1q = s_top - s_all, s_tail - s_all
+    top_mass = log_p.exp()
+    kl_mass = top_mass * (log_p - log_q) + log_1p.exp() * (log_1p - log_1q)
+    kl_top = _kl_within(t, s, t_top, s_top, in_top)
+    kl_tail = _kl_within(t, s, t_tail, s_tail, ~in_top)
+    return TopKTerms(kl_mass, kl_top, kl_tail, top_mass)
 
 
 def topk_index(logits: Tensor, k: int) -> Tensor:
@@ -122,18 +122,18 @@ def _check_pair(student: Tensor, teacher: Tensor) -> None:
         )
 
 
-def _as_mask(head_index: Tensor, shape: torch.Size) -> Tensor:
-    if head_index.dim() != 2 or head_index.shape[0] != shape[0]:
+def _as_mask(top_index: Tensor, shape: torch.Size) -> Tensor:
+    if top_index.dim() != 2 or top_index.shape[0] != shape[0]:
         raise ValueError(
-            f"head_index must be (N, K) indices or an (N, C) bool mask for logits {tuple(shape)}, "
-            f"got {tuple(head_index.shape)}"
+            f"top_index must be (N, K) indices or an (N, C) bool mask for logits {tuple(shape)}, "
+            f"got {tuple(top_index.shape)}"
         )
-    if head_index.dtype == torch.bool:
-        if head_index.shape != shape:
-            raise ValueError(f"a bool head_index must be (N, C) = {tuple(shape)}, got {tuple(head_index.shape)}")
-        return head_index
-    mask = torch.zeros(shape, dtype=torch.bool, device=head_index.device)
-    return mask.scatter_(1, head_index, True)
+    if top_index.dtype == torch.bool:
+        if top_index.shape != shape:
+            raise ValueError(f"a bool top_index must be (N, C) = {tuple(shape)}, got {tuple(top_index.shape)}")
+        return top_index
+    mask = torch.zeros(shape, dtype=torch.bool, device=top_index.device)
+    return mask.scatter_(1, top_index, True)
 
 
 def _scaled(logits: Tensor, tau: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""ReKD: classical distillation split into head (TISD) and tail (NTID) categories, each with its own weight.
+"""ReKD: classical distillation split into the top-K categories (TISD) and the tail (NTID), each with its own weight.
 
 Derived from the abstract of *Improving Knowledge Distillation via Head and Tail Categories* (DOI
 10.1109/tcsvt.2023.3325814), which prints no equations; see docs/method.md for what is quoted and what is derived.
@@ -6,13 +6,9 @@ Derived from the abstract of *Improving Knowledge Distillation via Head and Tail
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mmrazor.registry import MODELS
-from torch import Tensor
 
 from rekd_det.models.losses.base import LogitLoss, check_choice, check_number, check_tail, check_top_k
-from rekd_det.models.losses.functional import kl_bernoulli, topk_index, topk_kl_terms
 from rekd_det.models.losses.kernels import KDSpec, Part
 
 
@@ -23,21 +19,21 @@ class ReKDLoss(LogitLoss):
     For softmax activations NTID is ``KL_tail`` (the KL renormalised inside the tail), freed of the factor ``1 - P``
     that classical distillation puts on it. TISD is, by ``tisd``:
 
-    * 'joint': the KL over K + 1 buckets, ``KL_mass + P * KL_head``. ``alpha = 1, beta = 1 - P`` would be classical KD.
-    * 'within': the KL renormalised inside the head, ``KL_head`` (plus ``mass_weight * KL_mass``).
+    * 'joint': the KL over K + 1 buckets, ``KL_mass + P * KL_top``. ``alpha = 1, beta = 1 - P`` would be classical KD.
+    * 'within': the KL renormalised inside the top-K set, ``KL_top`` (plus ``mass_weight * KL_mass``).
 
-    For 'sigmoid' classical distillation is a sum of Bernoulli KLs over classes; TISD sums the head classes, NTID the
-    rest.
+    For 'sigmoid' classical distillation is a sum of Bernoulli KLs over classes; TISD sums those of the top-K set, NTID
+    the rest.
 
     Args:
-        top_k: K, the number of head categories per row; 1 <= K < number of logits.
+        top_k: K, the size of a row's top-K set; 1 <= K < number of logits.
         alpha: weight of TISD, >= 0.
         beta: weight of NTID, >= 0.
         tau: temperature.
-        tisd: 'joint' or 'within' (softmax activations only; 'sigmoid' has one reading).
-        select_by: whose top-K logits are the head set, 'teacher' or 'student'.
+        tisd: 'joint' or 'within' (softmax activations only; 'sigmoid' has no other reading than 'joint').
+        select_by: whose top-K logits are the set, 'teacher' or 'student'.
         activation: see :class:`LogitLoss`.
-        mass_weight: weight of ``KL_mass`` beside ``KL_head``; only with ``tisd='within'``.
+        mass_weight: weight of ``KL_mass`` beside ``KL_top``; only with ``tisd='within'``.
         gamma: exponent of the modulating factor ``|p_teacher - p_student|``; only with ``activation='sigmoid'``.
         reduction: see :class:`LogitLoss`.
         loss_weight: see :class:`LogitLoss`.
@@ -46,6 +42,9 @@ class ReKDLoss(LogitLoss):
     Raises:
         ValueError: for options that have no meaning, alone or together.
     """
+
+    #: which of its parts the loss has
+    parts: tuple[str, ...] = ("loss_tisd", "loss_ntid")
 
     def __init__(
         self,
@@ -73,7 +72,9 @@ class ReKDLoss(LogitLoss):
         check_number(name, "gamma", gamma, least=0.0)
         if gamma and activation != "sigmoid":
             raise ValueError(f"{name}: gamma needs activation='sigmoid', got activation={activation!r}")
-        if mass_weight and (tisd != "within" or activation == "sigmoid"):
+        if tisd == "within" and activation == "sigmoid":
+            raise ValueError(f"{name}: tisd='within' needs a softmax activation, got activation='sigmoid'")
+        if mass_weight and tisd != "within":
             raise ValueError(
                 f"{name}: mass_weight needs tisd='within' and a softmax activation; "
                 "tisd='joint' already holds the mass term with weight alpha"
@@ -90,61 +91,26 @@ class ReKDLoss(LogitLoss):
     def check_num_logits(self, num_logits: int) -> None:
         check_tail(type(self).__name__, self.top_k, num_logits + (self.activation == "implicit_bg"))
 
-    def row_terms(
-        self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        head = topk_index(teacher if self.select_by == "teacher" else student, self.top_k)
-        if self.activation == "sigmoid":
-            per_class = kl_bernoulli(student, teacher, self.tau, self.gamma)
-            tisd = per_class.gather(1, head).sum(1)
-            ntid = per_class.scatter(1, head, 0.0).sum(1)
-            p = (teacher.to(per_class.dtype) / self.tau).sigmoid()
-            head_mass = p.gather(1, head).sum(1) / p.sum(1).clamp(min=1e-12)
-        else:
-            terms = topk_kl_terms(student, teacher, head, self.tau)
-            head_mass, ntid = terms.head_mass, terms.kl_tail
-            if self.tisd == "joint":
-                tisd = terms.kl_mass + head_mass * terms.kl_head
-            elif self.mass_weight:
-                # mass_weight stands beside alpha, not under it.
-                mass = self.mass_weight * terms.kl_mass
-                return (
-                    {"loss_tisd": self.alpha * terms.kl_head + mass, "loss_ntid": self.beta * ntid},
-                    {"head_mass": head_mass},
-                )
-            else:
-                tisd = terms.kl_head
-        return (
-            {"loss_tisd": self.alpha * tisd, "loss_ntid": self.beta * ntid},
-            {"head_mass": head_mass},
-        )
-
     def kernel_spec(self) -> KDSpec:
         if self.activation == "sigmoid":
-            tisd = Part("loss_tisd", head=self.alpha)
+            tisd = Part("loss_tisd", top=self.alpha)
         elif self.tisd == "joint":
-            tisd = Part("loss_tisd", mass=self.alpha, joint=self.alpha)
+            tisd = Part("loss_tisd", mass=self.alpha, p_top=self.alpha)
         else:
-            tisd = Part("loss_tisd", mass=self.mass_weight, head=self.alpha)
-        parts = (tisd, Part("loss_ntid", tail=self.beta))
+            tisd = Part("loss_tisd", mass=self.mass_weight, top=self.alpha)
+        parts = tuple(part for part in (tisd, Part("loss_ntid", tail=self.beta)) if part.name in self.parts)
         return KDSpec(parts, self.select_by, self.top_k, self.activation, self.tau, self.gamma)
 
 
 @MODELS.register_module()
 class TISDLoss(ReKDLoss):
-    """The head (top-K) part of :class:`ReKDLoss` alone. Options as there, without ``beta``."""
+    """The top-K part of :class:`ReKDLoss` alone. Options as there, without ``beta``."""
+
+    parts = ("loss_tisd",)
 
     def __init__(self, top_k: int = 5, alpha: float = 1.0, **kwargs) -> None:
         _refuse(kwargs, "beta", "TISDLoss")
         super().__init__(top_k=top_k, alpha=alpha, beta=0.0, **kwargs)
-
-    def row_terms(self, student, teacher, gt_labels=None):
-        terms, statistics = super().row_terms(student, teacher, gt_labels)
-        return {"loss_tisd": terms["loss_tisd"]}, statistics
-
-    def kernel_spec(self) -> KDSpec:
-        spec = super().kernel_spec()
-        return replace(spec, parts=spec.parts[:1])
 
 
 @MODELS.register_module()
@@ -154,18 +120,12 @@ class NTIDLoss(ReKDLoss):
     Options as there, without ``alpha``, ``tisd``, ``mass_weight``.
     """
 
+    parts = ("loss_ntid",)
+
     def __init__(self, top_k: int = 5, beta: float = 1.0, **kwargs) -> None:
         for key in ("alpha", "tisd", "mass_weight"):
             _refuse(kwargs, key, "NTIDLoss")
         super().__init__(top_k=top_k, alpha=0.0, beta=beta, **kwargs)
-
-    def row_terms(self, student, teacher, gt_labels=None):
-        terms, statistics = super().row_terms(student, teacher, gt_labels)
-        return {"loss_ntid": terms["loss_ntid"]}, statistics
-
-    def kernel_spec(self) -> KDSpec:
-        spec = super().kernel_spec()
-        return replace(spec, parts=spec.parts[1:])
 
 
 def _refuse(kwargs: dict, key: str, owner: str) -> None:

@@ -62,7 +62,7 @@ def test_identical_teacher_gives_bit_equal_rows_and_no_loss(family):
         assert entry.student.shape == entry.teacher.shape == (2 * QUERIES, NUM_CLASSES + (name in SOFTMAX))
         assert torch.equal(entry.student, entry.teacher)
         assert entry.student.requires_grad and not entry.teacher.requires_grad
-        assert entry.activation == ("softmax" if name in SOFTMAX else "sigmoid")
+        assert entry.meaning.activation == ("softmax" if name in SOFTMAX else "sigmoid")
     distill = distillation(losses)
     assert len(distill) == 2 * layers
     assert_no_pull(model, distill)

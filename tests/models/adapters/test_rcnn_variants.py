@@ -11,6 +11,7 @@ from zoo_pairs import perturbed_pair, zoo_pair
 from rekd_det.models.adapters import build_adapter
 from rekd_det.models.adapters.roi.bbox_logits import joint_seesaw_logits
 from rekd_det.models.utils.taps import TapSet
+from rekd_det.structures import LogitMeaning
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_config
 
 FAST = dict(
@@ -184,7 +185,8 @@ def test_v3det_is_sigmoid_over_the_channels_that_its_loss_asks_for():
     config.roi_head.bbox_head.loss_cls.update(num_classes=30)
     model = pair_of(build_tiny(config), build_tiny(config).eval())
     adapter = model.distiller.adapter
-    assert (adapter.activation, adapter.num_logits, model.distiller.loss.activation) == ("sigmoid", 30, "sigmoid")
+    assert (adapter.meaning, adapter.num_logits) == (LogitMeaning("sigmoid"), 30)
+    assert model.distiller.loss.activation == "sigmoid"
 
 
 def test_trident_branches_must_agree():

@@ -1,10 +1,9 @@
 """Top-1 agreement, by hand."""
 
-import pytest
 import torch
 
 from rekd_det.models.distillers import agreement
-from rekd_det.models.distillers.agreement import foreground, num_categories, top1_agreement
+from rekd_det.models.distillers.agreement import top1_agreement
 from rekd_det.structures.aligned_logits import AlignedLogits
 
 
@@ -31,7 +30,7 @@ def test_sigmoid_rows_count_where_an_object_is():
         labels=torch.tensor([0, 1, 4, -1]),
         activation="sigmoid",
     )
-    assert foreground(entry).tolist() == [True, True, False, False]
+    assert entry.is_object.tolist() == [True, True, False, False]
     assert top1_agreement(entry) == 0.5
 
 
@@ -58,10 +57,3 @@ def test_no_row_counts():
 def test_it_is_no_part_of_the_graph():
     entry = AlignedLogits(one_hot([1]).requires_grad_(), one_hot([1]))
     assert not top1_agreement(entry).requires_grad
-
-
-def test_background_is_the_last_softmax_logit():
-    assert num_categories(AlignedLogits(torch.zeros(1, 81), torch.zeros(1, 81))) == 80
-    assert num_categories(AlignedLogits(torch.zeros(1, 80), torch.zeros(1, 80), activation="sigmoid")) == 80
-    with pytest.raises(ValueError, match="head 's1' have no labels"):
-        foreground(AlignedLogits(torch.zeros(1, 81), torch.zeros(1, 81), tag="s1"))

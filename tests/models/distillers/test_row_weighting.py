@@ -42,7 +42,7 @@ def test_rows_by_the_teacher():
 @pytest.mark.parametrize("rows", ["all", "object", "teacher"])
 def test_in_a_step(rows):
     model = build_pair(tiny_rcnn(), teacher=perturb(build(tiny_rcnn(), seed=5)))
-    model.distiller.rows = rows
+    model.distiller.row_weighting = rows
     seen = []
     components = model.distiller.loss.components
 

@@ -182,8 +182,8 @@ def test_low_precision_is_computed_in_fp32(dtype):
 @pytest.mark.parametrize(
     "head", [torch.zeros(3, 2, dtype=torch.long), torch.zeros(4, 3, dtype=torch.bool), torch.zeros(4)]
 )
-def test_head_index_of_wrong_shape(head):
-    with pytest.raises(ValueError, match="head_index"):
+def test_top_index_of_wrong_shape(head):
+    with pytest.raises(ValueError, match="top_index"):
         topk_kl_terms(torch.randn(4, 5), torch.randn(4, 5), head)
 
 

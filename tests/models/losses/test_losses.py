@@ -31,8 +31,8 @@ def test_joint_with_free_weights_spans_kd():
     # alpha = 1 and, per row, beta = 1 - P give classical KD back.
     s, t, _ = rows()
     tau = 2.0
-    parts = ReKDLoss(top_k=4, alpha=1, beta=1, tau=tau, reduction="none").components(s, t)
-    p = topk_kl_terms(s, t, topk_index(t, 4), tau).head_mass
+    parts, _ = ReKDLoss(top_k=4, alpha=1, beta=1, tau=tau, reduction="none").components(s, t)
+    p = topk_kl_terms(s, t, topk_index(t, 4), tau).top_mass
     kd = KDLoss(tau=tau, reduction="none")(s, t)
     torch.testing.assert_close(parts["loss_tisd"] + (1 - p) * parts["loss_ntid"], kd, rtol=1e-10, atol=1e-10)
     want = F.kl_div((s / tau).log_softmax(1), (t / tau).softmax(1), reduction="batchmean") * tau**2
@@ -70,7 +70,7 @@ def test_dkd_as_its_paper_writes_it():
 def test_dkd_skips_rows_without_a_class():
     s, t, y = rows()
     y[:10] = -1
-    parts = DKDLoss(reduction="none").components(s, t, gt_labels=y)
+    parts, _ = DKDLoss(reduction="none").components(s, t, gt_labels=y)
     assert parts["loss_tckd"][:10].abs().max() == 0
     assert parts["loss_tckd"][10:].min() > 0
 
@@ -92,13 +92,13 @@ def test_shifting_the_teachers_head_changes_nothing_within():
 def test_selection_by_the_student():
     s, t, _ = rows()
     terms = topk_kl_terms(s, t, topk_index(s, 3))
-    parts = ReKDLoss(top_k=3, alpha=1, beta=1, select_by="student", reduction="none").components(s, t)
+    parts, _ = ReKDLoss(top_k=3, alpha=1, beta=1, select_by="student", reduction="none").components(s, t)
     torch.testing.assert_close(parts["loss_ntid"], terms.kl_tail)
 
 
 def test_sigmoid_splits_classical_kd_exactly():
     s, t, _ = rows()
-    parts = ReKDLoss(top_k=4, alpha=1, beta=1, tau=2.0, activation="sigmoid", gamma=1.0).components(s, t)
+    parts, _ = ReKDLoss(top_k=4, alpha=1, beta=1, tau=2.0, activation="sigmoid", gamma=1.0).components(s, t)
     want = kl_bernoulli(s, t, 2.0, 1.0).sum(1).mean() * 4
     torch.testing.assert_close(parts["loss_tisd"] + parts["loss_ntid"], want)
     kd = KDLoss(tau=2.0, activation="sigmoid")(s, t)
@@ -116,10 +116,11 @@ def test_implicit_background_is_softmax_with_a_zero_logit():
 def test_parts_sum_to_the_loss(cls):
     s, t, y = rows()
     loss = cls(loss_weight=2.0, tau=2.0)
-    parts = loss.components(s, t, gt_labels=y)
-    torch.testing.assert_close(evaluate(loss, s, t, y), sum(v for k, v in parts.items() if "loss" in k))
-    assert not any(v.requires_grad for k, v in parts.items() if "loss" not in k)
-    assert all(v.dim() == 0 for v in parts.values())
+    parts, statistics = loss.components(s, t, gt_labels=y)
+    torch.testing.assert_close(evaluate(loss, s, t, y), sum(parts.values()))
+    assert all("loss" in k for k in parts) and not any("loss" in k for k in statistics)  # mmengine's rule
+    assert not any(v.requires_grad for v in statistics.values())
+    assert all(v.dim() == 0 for v in (*parts.values(), *statistics.values()))
 
 
 @pytest.mark.parametrize("cls", EVERY)
@@ -238,6 +239,7 @@ BAD_OPTIONS = [
     (ReKDLoss, dict(gamma=1.0), "gamma needs activation='sigmoid'"),
     (ReKDLoss, dict(mass_weight=1.0), "mass_weight needs tisd='within'"),
     (ReKDLoss, dict(tisd="within", top_k=1), "identically 0"),
+    (ReKDLoss, dict(tisd="within", activation="sigmoid"), "tisd='within' needs a softmax activation"),
     (GDKDLoss, dict(top_k=-3), "top_k must be an int >= 1"),
     (GDKDLoss, dict(head_weight=-1), "head_weight must be"),
     (DKDLoss, dict(activation="sigmoid"), "activation must be one of softmax, implicit_bg"),

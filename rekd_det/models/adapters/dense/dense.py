@@ -17,6 +17,7 @@ from rekd_det.models.adapters.base import ADAPTERS, HeadAdapter, register_adapte
 from rekd_det.models.adapters.layout import Layout, check_same_layout, grid_layout
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 
 @dataclass
@@ -37,7 +38,7 @@ class DenseAdapter(HeadAdapter):
     """
 
     activation = "sigmoid"
-    rows = "all anchors or points"
+    row_description = "all anchors or points"
     #: 'level': one level after the other, image by image inside; 'image': one image after the other
     order = "level"
     #: the convolutions of the classification branch and the layer that gives its logits, where the branch depends on
@@ -52,8 +53,7 @@ class DenseAdapter(HeadAdapter):
         self.reader: type[DenseAdapter] = ADAPTERS[type(teacher)]  # type: ignore[assignment]
         own, other = self.layout(student), self.reader.layout(teacher)
         check_same_layout(student, teacher, own, other)
-        self.activation = own.activation
-        self._num_logits = own.num_logits
+        self._layout = own
         self._calls: list[LossCall] = []
 
     @classmethod
@@ -65,8 +65,7 @@ class DenseAdapter(HeadAdapter):
     @classmethod
     def layout(cls, head: Any) -> Layout:
         """Where the rows of a head lie."""
-        sigmoid = head.cls_out_channels == head.num_classes
-        return grid_layout(head, "sigmoid" if sigmoid else "softmax", cls.conditional)
+        return grid_layout(head, head.cls_out_channels, cls.conditional)
 
     @classmethod
     def class_maps(cls, head: Any, output: Any) -> list[Tensor]:
@@ -85,7 +84,11 @@ class DenseAdapter(HeadAdapter):
 
     @property
     def num_logits(self) -> int:
-        return self._num_logits
+        return self._layout.num_logits
+
+    @property
+    def meaning(self) -> LogitMeaning:
+        return self._layout.meaning
 
     def class_losses(self) -> list[nn.Module]:
         """The student's classification losses."""
@@ -113,7 +116,7 @@ class DenseAdapter(HeadAdapter):
                 f"{type(self.teacher).__name__} {tuple(teacher.shape)}: their feature maps have other sizes"
             )
         labels, weight, avg_factor = self.targets(student, data_samples)
-        return [AlignedLogits(student, teacher, labels, weight, avg_factor, self.activation)]
+        return [AlignedLogits(student, teacher, labels, weight, avg_factor, self.meaning)]
 
     def student_rows(self) -> Tensor:
         """The student's logits ``(N, C)``, attached to the graph."""

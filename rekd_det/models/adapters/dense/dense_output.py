@@ -94,7 +94,7 @@ class MiningAdapter(DenseAdapter):
     """
 
     activation = "softmax"
-    rows = "all anchors, of the negatives the hardest of each image"
+    row_description = "all anchors, of the negatives the hardest of each image"
     order = "image"
     #: the head's method that computes the loss of one image
     per_image = "loss_by_feat_single"
@@ -128,8 +128,9 @@ class MiningAdapter(DenseAdapter):
 
     def _mined(self, logits: Tensor, labels: Tensor, label_weights: Tensor) -> Tensor:
         """Weights ``(M,)`` of one image's anchors: the positives and the hardest negatives, without a device sync."""
-        background = self.num_logits - 1
-        positive, negative = (labels >= 0) & (labels < background), labels == background
+        background = self.meaning.background
+        assert background is not None
+        positive, negative = self.meaning.is_object(labels, self.num_logits), labels == background
         cost = nn.functional.cross_entropy(logits.float(), labels, reduction="none") * label_weights
         # Rank of each anchor among the negatives by falling cost.
         order = cost.masked_fill(~negative, -1.0).argsort(descending=True)

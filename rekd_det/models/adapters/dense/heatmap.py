@@ -13,6 +13,7 @@ from rekd_det.models.adapters.dense.dense import DenseAdapter, flatten_maps
 from rekd_det.models.adapters.dense.dense_output import OutputAdapter
 from rekd_det.models.adapters.layout import Layout
 from rekd_det.models.utils.taps import TapSet
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 
 @register_adapter("CenterNetUpdateHead")
@@ -31,7 +32,7 @@ class CenterNetUpdateAdapter(OutputAdapter):
 class HeatmapAdapter(DenseAdapter):
     """Heads with Gaussian targets; a cell's logits are those of its classes, before the sigmoid."""
 
-    rows = "cells of the heatmaps"
+    row_description = "cells of the heatmaps"
 
     @classmethod
     def pairs_with(cls, teacher: type[HeadAdapter]) -> bool:
@@ -56,7 +57,7 @@ class CenterNetAdapter(HeatmapAdapter):
 
     @classmethod
     def layout(cls, head: Any) -> Layout:
-        return Layout("heatmaps", (1,), (1,), head.num_classes, head.num_classes, "sigmoid")
+        return Layout("heatmaps", (1,), (1,), head.num_classes, head.num_classes, LogitMeaning("sigmoid"))
 
     @classmethod
     def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
@@ -87,7 +88,7 @@ class CornerAdapter(HeatmapAdapter, OutputAdapter):
     @classmethod
     def layout(cls, head: Any) -> Layout:
         stacks = int(head.num_feat_levels)
-        return Layout("stacks", (stacks,), (2,), head.num_classes, head.num_classes, "sigmoid")
+        return Layout("stacks", (stacks,), (2,), head.num_classes, head.num_classes, LogitMeaning("sigmoid"))
 
     @classmethod
     def class_maps(cls, head: Any, output: Any) -> list[Tensor]:

@@ -11,18 +11,21 @@ from torch.nn import functional as F
 from rekd_det.models.adapters.base import register_adapter
 from rekd_det.models.adapters.dense.dense import DenseAdapter, run_convs
 from rekd_det.models.adapters.layout import Layout
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 
 @register_adapter("SOLOHead", "DecoupledSOLOHead", "DecoupledSOLOLightHead")
 class SOLOAdapter(DenseAdapter):
     """SOLO, Decoupled SOLO and its light version; no masks are computed for the teacher."""
 
-    rows = "cells of the grids"
+    row_description = "cells of the grids"
 
     @classmethod
     def layout(cls, head: Any) -> Layout:
         grids = tuple(float(n) for n in head.num_grids)
-        return Layout("grids", grids, (1,) * len(grids), head.num_classes, head.cls_out_channels, "sigmoid")
+        return Layout(
+            "grids", grids, (1,) * len(grids), head.num_classes, head.cls_out_channels, LogitMeaning("sigmoid")
+        )
 
     @classmethod
     def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:

@@ -21,7 +21,7 @@ class YOLOXAdapter(DenseAdapter):
     The class logit is distilled, not its product with objectness, which is trained apart.
     """
 
-    rows = "locations that SimOTA makes positive"
+    row_description = "locations that SimOTA makes positive"
     order = "image"
     conditional = True
 
@@ -83,7 +83,7 @@ class YOLOv3Adapter(DenseAdapter):
 
     @classmethod
     def layout(cls, head: Any) -> Layout:
-        return grid_layout(_WithChannels(head), "sigmoid", cls.conditional)
+        return grid_layout(head, head.num_classes, cls.conditional)
 
     @classmethod
     def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
@@ -103,11 +103,3 @@ class YOLOv3Adapter(DenseAdapter):
         weight = concat([c.weight.flatten() for c in self._calls if c.weight is not None])
         # Background rows have no class; what argmax says of them must not be taken for one.
         return labels.masked_fill(weight == 0, self.num_logits), weight, 1.0
-
-
-class _WithChannels:
-    """A YOLOv3 head with the attribute that other dense heads have."""
-
-    def __init__(self, head: Any) -> None:
-        self.prior_generator = head.prior_generator
-        self.num_classes = self.cls_out_channels = head.num_classes

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from rekd_det.models.adapters.base import HeadAdapter, check_same_classes, refuse_head, register_adapter
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 refuse_head(
     ArcFaceClsHead,
@@ -59,7 +60,7 @@ class ClassifierAdapter(HeadAdapter):
     *and* teacher were trained so (``CrossEntropyLoss(use_sigmoid=True)``).
     """
 
-    rows = "images"
+    row_description = "images"
     #: whether an image has exactly one label
     single_label = True
     #: names of the student's logits where it has several sets of them
@@ -97,6 +98,10 @@ class ClassifierAdapter(HeadAdapter):
         return self._num_logits
 
     @property
+    def meaning(self) -> LogitMeaning:
+        return LogitMeaning(self.activation)  # each logit is a class: an image has no background
+
+    @property
     def num_classes(self) -> int:
         return self._num_logits
 
@@ -123,7 +128,7 @@ class ClassifierAdapter(HeadAdapter):
                 student=logits,
                 teacher=opinion,
                 labels=self._labels(target, data_samples),
-                activation=self.activation,
+                meaning=self.meaning,
                 tag=tag,
             )
             for tag, opinion, (logits, target) in zip(self.tags, opinions, self._calls, strict=True)

@@ -88,7 +88,7 @@ class DDQQueries(SharedQueries):
 class DDQAdapter(QueryAdapter):
     """DDQ-DETR, both detectors."""
 
-    rows = "distinct queries, a set per decoder layer"
+    row_description = "distinct queries, a set per decoder layer"
 
     def bind(self, student: nn.Module, teacher: nn.Module) -> None:
         super().bind(student, teacher)

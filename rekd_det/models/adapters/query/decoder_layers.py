@@ -15,6 +15,7 @@ from rekd_det.models.adapters.base import HeadAdapter, check_same_classes
 from rekd_det.models.adapters.matching import Pairs
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 
 class DecoderLayersAdapter(HeadAdapter):
@@ -25,10 +26,9 @@ class DecoderLayersAdapter(HeadAdapter):
         own, other = self.classifier(student), self.classifier(teacher)
         name = type(student).__name__
         check_same_classes(name, own.num_classes, other.num_classes)
-        self.activation = _activation(own)
-        if self.activation != _activation(other):
+        if _activation(own) != _activation(other):
             raise ValueError(
-                f"{name} classifies by {self.activation}, the teacher's {type(teacher).__name__} by "
+                f"{name} classifies by {_activation(own)}, the teacher's {type(teacher).__name__} by "
                 f"{_activation(other)}: their logits don't mean the same. Take a teacher with the same kind of loss_cls"
             )
         self._class_weight = _class_weight(own)
@@ -41,8 +41,13 @@ class DecoderLayersAdapter(HeadAdapter):
 
     @property
     def num_logits(self) -> int:
+        return self.classifier(self.student).num_classes + (self.meaning.background is not None)
+
+    @property
+    def meaning(self) -> LogitMeaning:
         head = self.classifier(self.student)
-        return head.num_classes + (self.activation == "softmax")
+        activation = _activation(head)
+        return LogitMeaning(activation, head.num_classes if activation == "softmax" else None)
 
     def tap_targets(self, taps: TapSet, loss_cls: nn.Module) -> None:
         """Record labels, weights and avg_factor of every call of a classification loss."""
@@ -98,7 +103,7 @@ class DecoderLayersAdapter(HeadAdapter):
             labels=labels,
             weight=weight,
             avg_factor=avg_factor,
-            activation=self.activation,
+            meaning=self.meaning,
             tag=tag,
             loss_weight=loss_weight,
         )

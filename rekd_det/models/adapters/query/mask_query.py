@@ -25,7 +25,7 @@ from rekd_det.structures.aligned_logits import AlignedLogits
 class MaskQueryAdapter(DecoderLayersAdapter):
     """MaskFormer and Mask2Former; widths, feature levels and numbers of queries may differ."""
 
-    rows = "queries, a set per decoder layer"
+    row_description = "queries, a set per decoder layer"
 
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__(student, teacher)
@@ -51,7 +51,7 @@ class MaskQueryAdapter(DecoderLayersAdapter):
         with same_kernels(self._weights):
             rows, teacher_masks = self.teacher(teacher_feats, data_samples)
         cost = [
-            class_cost(a.detach(), b, self.activation) + mask_cost(m, n)
+            class_cost(a.detach(), b, self.meaning.activation) + mask_cost(m, n)
             for a, b, m, n in zip(logits, rows, masks, teacher_masks, strict=True)
         ]
         pairs = match(torch.stack(cost))

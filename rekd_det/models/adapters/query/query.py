@@ -35,7 +35,7 @@ class QueryAdapter(DecoderLayersAdapter):
     classes, the activation and the number of decoder layers must agree.
     """
 
-    rows = "matching queries, a set per decoder layer"
+    row_description = "matching queries, a set per decoder layer"
 
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__(student, teacher)
@@ -73,7 +73,7 @@ class QueryAdapter(DecoderLayersAdapter):
                 pairs: list[Pairs | None] = [None] * len(logits)
             else:
                 rows, teacher_boxes = _predict(self._teacher_detector, teacher_feats, data_samples)
-                cost = class_cost(torch.stack(logits).detach(), rows, self.activation)
+                cost = class_cost(torch.stack(logits).detach(), rows, self.meaning.activation)
                 pairs = match(cost + box_cost(boxes, teacher_boxes))
         return [self.entry(i, f"d{i}", x, y, p) for i, (x, y, p) in enumerate(zip(logits, rows, pairs, strict=True))]
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from mmdet.models.losses import SeesawLoss
+from mmdet.models.roi_heads.bbox_heads import MultiInstanceBBoxHead
 from torch import Tensor
+
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 
 @dataclass(frozen=True)
@@ -16,12 +19,12 @@ class BBoxLogits:
     """What a box head's classifier gives.
 
     Args:
-        activation: 'softmax' or 'sigmoid'.
+        meaning: what they mean.
         num: logits per row after ``read``.
         read: classifier output to the ``(N, num)`` logits that are distilled.
     """
 
-    activation: str
+    meaning: LogitMeaning
     num: int
     read: Callable[[Tensor], Tensor]
 
@@ -33,28 +36,31 @@ def bbox_logits(head: Any) -> BBoxLogits:
         TypeError: if its loss gives the logits a meaning that is not known here.
     """
     loss = head.loss_cls
+    softmax = LogitMeaning("softmax", background=0 if isinstance(head, MultiInstanceBBoxHead) else head.num_classes)
     if isinstance(loss, SeesawLoss):
-        return BBoxLogits("softmax", head.num_classes + 1, joint_seesaw_logits)
+        return BBoxLogits(softmax, head.num_classes + 1, joint_seesaw_logits)
     sigmoid = bool(getattr(loss, "use_sigmoid", False))
     if head.custom_cls_channels:  # V3Det: may do without a background logit
-        return BBoxLogits("sigmoid" if sigmoid else "softmax", loss.get_cls_channels(head.num_classes), _as_is)
+        return BBoxLogits(
+            LogitMeaning("sigmoid") if sigmoid else softmax, loss.get_cls_channels(head.num_classes), _as_is
+        )
     if sigmoid:
         raise TypeError(
             f"{type(head).__name__} with a sigmoid {type(loss).__name__} does not classify by a softmax over its "
             "classes and a background; use loss_cls.use_sigmoid=False, or a loss that says its channels "
             "(custom_cls_channels)"
         )
-    return BBoxLogits("softmax", head.num_classes + 1, _as_is)
+    return BBoxLogits(softmax, head.num_classes + 1, _as_is)
 
 
 def check_same_logits(student: Any, teacher: Any) -> None:
     """Raise ValueError unless the classifiers of two box heads can be compared."""
     own, other = bbox_logits(student), bbox_logits(teacher)
-    if (own.activation, own.num) != (other.activation, other.num):
+    if (own.meaning, own.num) != (other.meaning, other.num):
         raise ValueError(
-            f"the student's {type(student).__name__} has {own.num} {own.activation} logits per row, the teacher's "
-            f"{type(teacher).__name__} {other.num} {other.activation} logits: they can't be compared. Give both the "
-            "same kind of loss_cls"
+            f"the student's {type(student).__name__} has {own.num} {own.meaning.activation} logits per row, the "
+            f"teacher's {type(teacher).__name__} {other.num} {other.meaning.activation} logits: they can't be "
+            "compared. Give both the same kind of loss_cls"
         )
 
 

@@ -36,7 +36,7 @@ class _Stage:
 class QueryRCNNAdapter(DecoderLayersAdapter):
     """Sparse R-CNN and QueryInst; mask branches are left alone. Numbers of proposals may differ."""
 
-    rows = "proposals, a set per stage"
+    row_description = "proposals, a set per stage"
 
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__(student, teacher)
@@ -66,7 +66,7 @@ class QueryRCNNAdapter(DecoderLayersAdapter):
         logits = [s.logits for s in self._stages if s.logits is not None]
         mine = torch.stack([self._student_boxes(i, metas) for i in range(len(self._stages))])
         rows, boxes = (torch.stack(x) for x in zip(*answers, strict=True))
-        cost = class_cost(torch.stack(logits).detach(), rows, self.activation)
+        cost = class_cost(torch.stack(logits).detach(), rows, self.meaning.activation)
         pairs = match(cost + box_cost(mine, boxes))
         return [
             self.entry(i, f"s{i}", x, y, p, float(self.student.stage_loss_weights[i]))

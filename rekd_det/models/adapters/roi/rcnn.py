@@ -28,6 +28,7 @@ from rekd_det.models.adapters.base import HeadAdapter, check_same_classes, regis
 from rekd_det.models.adapters.roi.bbox_logits import bbox_logits, check_same_logits
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 #: bbox heads that were audited
 BBOX_HEADS = (
@@ -58,7 +59,7 @@ class _Stage:
 class RCNNAdapter(HeadAdapter):
     """Single-stage RoI heads: Faster, Mask, Double-Head and Dynamic R-CNN, and others."""
 
-    rows = "the student's sampled RoIs"
+    row_description = "the student's sampled RoIs"
     #: the bbox heads that this kind of RoI head is known to work with
     supported_bbox_heads: tuple[type, ...] = BBOX_HEADS
 
@@ -76,7 +77,6 @@ class RCNNAdapter(HeadAdapter):
             check_same_classes(type(student).__name__, a.num_classes, b.num_classes)
             check_same_logits(a, b)
         self._logits = bbox_logits(own[0])
-        self.activation = self._logits.activation
         self._stages = [_Stage() for _ in own]
 
     @staticmethod
@@ -94,6 +94,10 @@ class RCNNAdapter(HeadAdapter):
     @property
     def num_logits(self) -> int:
         return self._logits.num
+
+    @property
+    def meaning(self) -> LogitMeaning:
+        return self._logits.meaning
 
     @property
     def num_classes(self) -> int:
@@ -137,7 +141,7 @@ class RCNNAdapter(HeadAdapter):
                     labels=stage.labels,
                     weight=stage.weight,
                     avg_factor=stage.avg_factor,
-                    activation=self.activation,
+                    meaning=self.meaning,
                     tag=self.tag(i),
                     loss_weight=self.stage_weight(i),
                 )

@@ -38,7 +38,7 @@ class SCNetAdapter(CascadeAdapter):
 class TridentAdapter(RCNNAdapter):
     """TridentNet: a student in training has one pseudo-image per branch and image, so the teacher needs as many."""
 
-    rows = "the student's sampled RoIs of all branches"
+    row_description = "the student's sampled RoIs of all branches"
 
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__(student, teacher)
@@ -78,7 +78,7 @@ class MultiInstanceAdapter(RCNNAdapter):
     the number of RoIs, as the head's own loss is.
     """
 
-    rows = "both predictions of the student's sampled RoIs"
+    row_description = "both predictions of the student's sampled RoIs"
     supported_bbox_heads = (MultiInstanceBBoxHead,)
 
     def __init__(self, student: Any, teacher: Any) -> None:
@@ -88,6 +88,10 @@ class MultiInstanceAdapter(RCNNAdapter):
                 "MultiInstanceRoIHead: the student refines its predictions (bbox_head.with_refine), the teacher does "
                 "not, so the refined rows have no counterpart"
             )
+
+    @property
+    def no_labels(self) -> str:
+        return "a RoI of CrowdDet has two predictions, and which object each stands for is decided by its loss"
 
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
         (stage,) = self._stages
@@ -101,7 +105,7 @@ class MultiInstanceAdapter(RCNNAdapter):
             teacher = self._rows(head(extractor(teacher_feats[: extractor.num_inputs], stage.rois)))
         else:
             teacher = student.detach()
-        return [AlignedLogits(student, teacher, avg_factor=max(len(stage.rois), 1), activation=self.activation)]
+        return [AlignedLogits(student, teacher, avg_factor=max(len(stage.rois), 1), meaning=self.meaning)]
 
     def _rows(self, output: tuple[Tensor, ...]) -> Tensor:
         """``(RoIs, 2 * (C + 1))`` scores of a head's output to rows ``(N, C + 1)``."""

@@ -1,7 +1,8 @@
-"""Fast paths of the distillation losses: values and gradients of the oracle, ``functional.py``, in one pass.
+"""What the distillation losses are, and three engines that compute them.
 
-``spec.py`` describes a loss as weights on the terms of the top-K identity, ``fused.py`` (torch) and ``triton.py`` (GPU)
-compute any such loss together with its closed-form gradient, ``function.py`` ties them to autograd, ``dispatch.py``
+``spec.py`` describes a loss as weights on the terms of the top-K identity. ``eager.py`` computes it row by row in plain
+torch, with autograd's gradient: the reference. ``fused.py`` (torch) and ``triton.py`` (GPU) compute the sum over the
+rows together with its closed-form gradient in one pass, and ``function.py`` ties them to autograd. ``dispatch.py``
 chooses.
 """
 

@@ -15,7 +15,7 @@ from rekd_det.models.losses.kernels.spec import KDSpec
 
 
 @dataclass
-class Rows:
+class LossInputs:
     """The inputs of a loss: ``(N, C)`` logits, ``(N,)`` int64 labels or None, ``(N,)`` weights or None."""
 
     student: Tensor
@@ -30,20 +30,24 @@ class Rows:
         return torch.float64 if double else torch.float32
 
 
+#: its name at first
+Rows = LossInputs
+
+
 class Engine(Protocol):
     """Computes the parts of a loss and their gradient. ``scale`` multiplies all parts."""
 
     def forward(
-        self, rows: Rows, spec: KDSpec, scale: float | Tensor, with_grad: bool
+        self, inputs: LossInputs, spec: KDSpec, scale: float | Tensor, with_grad: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The parts ``(J,)``, the weighted sum of the head masses ``()``, and a buffer for :meth:`backward`.
+        """The parts ``(J,)``, the weighted sum of the top-K sets' masses ``()``, and a buffer for :meth:`backward`.
 
         The buffer ``(N, C)``, in the student's dtype, holds the gradient of the sum of the parts where an engine has
         computed it on the way.
         """
 
     def backward(
-        self, rows: Rows, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
+        self, inputs: LossInputs, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
     ) -> Tensor:
         """The gradient ``(N, C)`` for the ``(J,)`` upstream gradients; may overwrite and return ``buffer``."""
 
@@ -68,22 +72,22 @@ class _LogitKD(torch.autograd.Function):
         engine: Engine,
         with_grad: bool,
     ) -> tuple[Tensor, Tensor]:
-        rows = Rows(student, teacher, labels, weight)
-        parts, head_mass, ctx.buffer = engine.forward(rows, spec, scale, with_grad)
+        inputs = LossInputs(student, teacher, labels, weight)
+        parts, mass, ctx.buffer = engine.forward(inputs, spec, scale, with_grad)
         if with_grad:
             ctx.save_for_backward(student, teacher, labels, weight, scale if isinstance(scale, Tensor) else None)
             ctx.spec, ctx.engine = spec, engine
             ctx.scale = None if isinstance(scale, Tensor) else scale
-        ctx.mark_non_differentiable(head_mass)
-        return parts, head_mass
+        ctx.mark_non_differentiable(mass)
+        return parts, mass
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         student, teacher, labels, weight, scale = ctx.saved_tensors
         buffer, ctx.buffer = ctx.buffer, None
-        rows = Rows(student, teacher, labels, weight)
+        inputs = LossInputs(student, teacher, labels, weight)
         with torch.no_grad():
-            grad = ctx.engine.backward(rows, ctx.spec, ctx.scale if scale is None else scale, upstream, buffer)
+            grad = ctx.engine.backward(inputs, ctx.spec, ctx.scale if scale is None else scale, upstream, buffer)
         if torch.is_grad_enabled():  # create_graph=True
             grad = _Once.apply(grad, student, upstream)
         return grad, None, None, None, None, None, None, None
@@ -116,7 +120,7 @@ def logit_kd(
     weight: Tensor | None = None,
     scale: float | Tensor = 1.0,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The parts of a loss, summed over the rows, and the weighted sum of the teacher's head masses.
+    """The parts of a loss, summed over the rows, and the weighted sum of the teacher's masses of the top-K sets.
 
     Args:
         student: ``(N, C)`` logits, any strides.
@@ -133,5 +137,5 @@ def logit_kd(
     with_grad = student.requires_grad and torch.is_grad_enabled()
     # The arithmetic is fp32 or better whatever autocast says.
     with torch.autocast(student.device.type, enabled=False):
-        parts, head_mass = _LogitKD.apply(student, teacher.detach(), labels, weight, scale, spec, engine, with_grad)
-    return {part.name: value for part, value in zip(spec.parts, parts.unbind(0), strict=True)}, head_mass
+        parts, mass = _LogitKD.apply(student, teacher.detach(), labels, weight, scale, spec, engine, with_grad)
+    return {part.name: value for part, value in zip(spec.parts, parts.unbind(0), strict=True)}, mass

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rekd_det.models.losses.functional import topk_index
-from rekd_det.models.losses.kernels.function import Rows
+from rekd_det.models.losses.kernels.function import LossInputs
 from rekd_det.models.losses.kernels.spec import KDSpec
 
 # A logit below this is a masked class. As in the oracle: exp() of it is 0, and products with it stay finite.
@@ -41,39 +41,39 @@ class FusedEngine:
     """
 
     def forward(
-        self, rows: Rows, spec: KDSpec, scale: float | Tensor, with_grad: bool
+        self, inputs: LossInputs, spec: KDSpec, scale: float | Tensor, with_grad: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        on_cpu = rows.student.device.type == "cpu"
-        grad = torch.empty_like(rows.student, memory_format=torch.contiguous_format) if with_grad and on_cpu else None
-        factor = float(scale) if on_cpu and _folds(rows) else 1.0
-        sums = sweep(rows, spec, spec.coefficients([factor] * len(spec.parts)), grad)
+        on_cpu = inputs.student.device.type == "cpu"
+        grad = torch.empty_like(inputs.student, memory_format=torch.contiguous_format) if with_grad and on_cpu else None
+        factor = float(scale) if on_cpu and _folds(inputs) else 1.0
+        sums = sweep(inputs, spec, spec.coefficients([factor] * len(spec.parts)), grad)
         if on_cpu:
             # A few numbers: Python is quicker than a handful of torch calls.
             *terms, mass = sums.tolist()
             parts = [float(scale) * sum(w * v for w, v in zip(part.weights, terms, strict=True)) for part in spec.parts]
-            return sums.new_tensor(parts, dtype=rows.dtype), sums.new_tensor(mass, dtype=rows.dtype), grad
+            return sums.new_tensor(parts, dtype=inputs.dtype), sums.new_tensor(mass, dtype=inputs.dtype), grad
         return (spec.matrix(sums) * sums[:4]).sum(1) * scale, sums[4], grad
 
     def backward(
-        self, rows: Rows, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
+        self, inputs: LossInputs, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
     ) -> Tensor:
-        if rows.student.device.type != "cpu":
+        if inputs.student.device.type != "cpu":
             coef: Coefficients = (upstream[:, None] * spec.matrix(upstream)).sum(0) * scale
         else:
             values = upstream.tolist()
             if buffer is not None and min(values) == max(values):
-                return scale_(buffer, values[0] * (1.0 if _folds(rows) else float(scale)))
+                return scale_(buffer, values[0] * (1.0 if _folds(inputs) else float(scale)))
             coef = [c * float(scale) for c in spec.coefficients(values)]
         if buffer is None:
-            buffer = torch.empty_like(rows.student, memory_format=torch.contiguous_format)
-        sweep(rows, spec, coef, buffer)
+            buffer = torch.empty_like(inputs.student, memory_format=torch.contiguous_format)
+        sweep(inputs, spec, coef, buffer)
         return buffer
 
 
-def _folds(rows: Rows) -> bool:
+def _folds(inputs: LossInputs) -> bool:
     # fp16 gradients divided by a large avg_factor would underflow before the loss scale of AMP, which comes with the
     # upstream gradient, can lift them.
-    return rows.student.dtype != torch.float16
+    return inputs.student.dtype != torch.float16
 
 
 def scale_(x: Tensor, factor: float) -> Tensor:
@@ -86,27 +86,27 @@ def scale_(x: Tensor, factor: float) -> Tensor:
     return x
 
 
-def sweep(rows: Rows, spec: KDSpec, coef: Coefficients, grad: Tensor | None) -> Tensor:
+def sweep(inputs: LossInputs, spec: KDSpec, coef: Coefficients, grad: Tensor | None) -> Tensor:
     """Row-weighted sums of KL_mass, KL_head, P * KL_head, KL_tail and (last) P over all rows: ``(5,)``.
 
     Args:
-        rows: the inputs.
+        inputs: the inputs.
         spec: the loss; its parts are not looked at.
         coef: the weight of each term in the gradient.
         grad: ``(N, C)``, receives the gradient of the weighted sum of the terms; None to leave it out.
     """
-    num_rows, num_logits = rows.student.shape
-    device = rows.student.device
+    num_rows, num_logits = inputs.student.shape
+    device = inputs.student.device
     width = num_logits + (spec.activation == "implicit_bg")
     size = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
     height = min(max(1, num_rows), max(64, size // width))
-    memory = torch.empty(4, height, width, dtype=rows.dtype, device=device)
+    memory = torch.empty(4, height, width, dtype=inputs.dtype, device=device)
     # Block sums are added up in fp64: 100 blocks of fp32 sums would lose two digits.
-    sums = torch.zeros(5, dtype=torch.float64 if device.type == "cpu" else rows.dtype, device=device)
+    sums = torch.zeros(5, dtype=torch.float64 if device.type == "cpu" else inputs.dtype, device=device)
     block_of = _sigmoid_block if spec.activation == "sigmoid" else _softmax_block
     for first in range(0, num_rows, height):
         part = slice(first, min(first + height, num_rows))
-        block = _load(rows, spec, part, memory[:, : part.stop - first])
+        block = _load(inputs, spec, part, memory[:, : part.stop - first])
         terms, block_grad = block_of(block, spec, coef, grad is not None)
         sums += terms.sum(0)
         if grad is not None and block_grad is not None:
@@ -125,12 +125,12 @@ class _Block(NamedTuple):
     masked: Tensor | None  # (R, C) bool, classes that the student masks, or None for none
 
 
-def _load(rows: Rows, spec: KDSpec, part: slice, memory: Tensor) -> _Block:
+def _load(inputs: LossInputs, spec: KDSpec, part: slice, memory: Tensor) -> _Block:
     x, e = memory[:2], memory[2:]
     t, s = x
-    num_logits = rows.student.shape[1]
+    num_logits = inputs.student.shape[1]
     on_cpu = t.device.type == "cpu"
-    for side, source in ((t, rows.teacher[part]), (s, rows.student[part])):
+    for side, source in ((t, inputs.teacher[part]), (s, inputs.student[part])):
         logits = side[:, :num_logits]
         if source.dtype == side.dtype:
             torch.clamp(source, min=_MASKED, out=logits)
@@ -141,16 +141,16 @@ def _load(rows: Rows, spec: KDSpec, part: slice, memory: Tensor) -> _Block:
     masked = None
     # Elsewhere than on CPU the look at the minimum would wait for the device.
     if not on_cpu or float(s.amin()) <= _MASKED:
-        masked = rows.student[part] < _MASKED
+        masked = inputs.student[part] < _MASKED
 
-    if rows.weight is None:
+    if inputs.weight is None:
         weight = torch.ones((), dtype=t.dtype, device=t.device).expand(t.shape[0], 1)
     else:
-        weight = rows.weight[part].to(t.dtype)[:, None]
+        weight = inputs.weight[part].to(t.dtype)[:, None]
     head, row_weight = None, weight
     if spec.select == "target":
-        assert rows.labels is not None
-        labels = rows.labels[part][:, None]
+        assert inputs.labels is not None
+        labels = inputs.labels[part][:, None]
         known = (labels >= 0) & (labels < t.shape[1])
         head, row_weight = labels.where(known, 0), weight * known
     elif spec.select != "none":

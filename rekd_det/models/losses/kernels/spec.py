@@ -1,6 +1,6 @@
-"""What a fused loss computes: weights on the terms of the top-K identity.
+"""What a logit-distillation loss is: weights on the terms of the top-K identity. Every engine computes it from this.
 
-Shape legend: ``N`` rows, ``C`` logits per row, ``K`` head size, ``J`` named parts of a loss.
+Shape legend: ``N`` rows, ``C`` logits per row, ``K`` size of the top-K set, ``J`` named parts of a loss.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import torch
 from torch import Tensor
 
 #: order of the weights in :class:`Part` and of the sums that an engine returns
-TERMS = ("mass", "head", "joint", "tail")
+TERMS = ("mass", "top", "p_top", "tail")
 
 
 class Part(NamedTuple):
-    """A named component of a loss: ``mass * KL_mass + (head + joint * P) * KL_head + tail * KL_tail`` per row.
+    """A named component of a loss: ``mass * KL_mass + (top + p_top * P) * KL_top + tail * KL_tail`` per row.
 
-    For ``activation='sigmoid'`` ``head`` and ``tail`` weigh the sums of the Bernoulli KLs over the head and the tail
-    classes; ``mass`` and ``joint`` must be 0.
+    For ``activation='sigmoid'`` ``top`` and ``tail`` weigh the sums of the Bernoulli KLs over the top-K set and the
+    tail; ``mass`` and ``p_top`` must be 0.
     """
 
     name: str
     mass: float = 0.0
-    head: float = 0.0
-    joint: float = 0.0
+    top: float = 0.0
+    p_top: float = 0.0
     tail: float = 0.0
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
         """In the order of :data:`TERMS`."""
-        return self.mass, self.head, self.joint, self.tail
+        return self.mass, self.top, self.p_top, self.tail
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class KDSpec:
 
     Args:
         parts: the J components.
-        select: how the head set of a row is found: 'teacher' or 'student' (top-K of their logits), 'target' (the
-            label; K = 1), or 'none' (no head: the tail is the whole row, which makes KL_tail classical KD).
+        select: how the top-K set of a row is found: 'teacher' or 'student' (top-K of their logits), 'target' (the
+            label; K = 1), or 'none' (no set: the tail is the whole row, which makes KL_tail classical KD).
         top_k: K; 0 for 'none'.
         activation: 'softmax', 'sigmoid' or 'implicit_bg'.
         tau: temperature.
         gamma: exponent of the modulating factor (sigmoid only).
-        statistic: name of the mean head mass P in the log, or None to leave it out.
+        statistic: name of the mean of P, the mass of the top-K set, in the log, or None to leave it out.
     """
 
     parts: tuple[Part, ...]
