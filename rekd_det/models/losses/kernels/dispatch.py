@@ -14,9 +14,8 @@ from rekd_det.models.losses.kernels.spec import KDSpec
 
 BACKENDS = ("auto", "eager", "fused", "triton")
 
-#: limits of the Triton kernel: a row must fit into the registers of one program
+#: limit of the Triton kernel's loop over the head
 TRITON_MAX_K = 16
-TRITON_MAX_LOGITS = 8192
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -94,7 +93,7 @@ def _has_triton() -> bool:
 
 
 def _why_not_triton(student: Tensor, teacher: Tensor, spec: KDSpec) -> str:
-    from rekd_det.models.losses.kernels.triton import INTERPRETED
+    from rekd_det.models.losses.kernels.triton import INTERPRETED, fits, max_width
 
     rows = Rows(student, teacher, None, None)
     if student.device.type != "cuda" and not INTERPRETED:
@@ -103,6 +102,6 @@ def _why_not_triton(student: Tensor, teacher: Tensor, spec: KDSpec) -> str:
         return f"the logits are {student.dtype} and {teacher.dtype}, not fp32, bf16 or fp16"
     if spec.top_k > TRITON_MAX_K:
         return f"top_k={spec.top_k} is greater than {TRITON_MAX_K}"
-    if student.shape[1] > TRITON_MAX_LOGITS:
-        return f"{student.shape[1]} logits per row are more than {TRITON_MAX_LOGITS}"
+    if not fits(spec, student.shape[1]):
+        return f"{student.shape[1]} logits per row do not fit into {max_width(spec)}"
     return ""
