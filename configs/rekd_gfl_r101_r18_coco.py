@@ -1,6 +1,5 @@
-# The loss of _base_/rekd_distill.py, read with sigmoids; not measured for this one. `rows="teacher"` was better for
-# RetinaNet in docs/study.md (`_base_/rekd_retina.py`).
-_base_ = ["./student_gfl_r18_coco.py", "./_base_/rekd.py"]
+# The loss and rows of _base_/rekd_distill_sigmoid.py; not measured for this pair.
+_base_ = ["./student_gfl_r18_coco.py", "./_base_/rekd_sigmoid.py"]
 model = dict(
     _delete_=True,
     **_base_.distill,

@@ -25,8 +25,7 @@ def pair_text(student: Config, student_base: str, our_bases: str, teacher: str, 
         InputError: the student's head has no adapter.
     """
     own_hooks = bool(student.get("custom_hooks"))
-    rows = issubclass(_adapter(student), RetinaAdapter)
-    base = "rekd_distill" if own_hooks else "rekd_retina" if rows else "rekd"
+    base = ("rekd_distill" if own_hooks else "rekd") + ("_sigmoid" if _classifies_by_sigmoids(student) else "")
     lines = [
         f'_base_ = ["{student_base}", "{our_bases}/{base}.py"]',
         *(["custom_hooks = [*_base_.custom_hooks, *_base_.rekd_hooks]"] if own_hooks else []),
@@ -56,9 +55,22 @@ def supported_settings(student: Config) -> str:
     return "no study of this project has measured this family (docs/study.md): all settings are defaults"
 
 
-def _adapter(student: Config) -> type[HeadAdapter]:
+def _classifies_by_sigmoids(student: Config) -> bool:
+    """Whether the head's logits are sigmoids that tell how probable an object is."""
+    adapter = _adapter(student)
+    if getattr(adapter, "conditional", False):
+        return False
+    loss = _head(student).get("loss_cls")
+    return adapter.activation == "sigmoid" or (isinstance(loss, dict) and bool(loss.get("use_sigmoid")))
+
+
+def _head(student: Config) -> dict:
     model = student.get("model") or {}
-    head = next((model[name] for name in HEAD_ATTRIBUTES if model.get(name)), None)
+    return next((model[name] for name in HEAD_ATTRIBUTES if model.get(name)), {})
+
+
+def _adapter(student: Config) -> type[HeadAdapter]:
+    head = _head(student)
     kind = MODELS.get(head["type"]) if head and isinstance(head.get("type"), str) else None
     if kind not in ADAPTERS:
         named = head["type"] if head else f"a model without {', '.join(HEAD_ATTRIBUTES)}"

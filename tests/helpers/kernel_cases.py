@@ -44,12 +44,30 @@ LOSSES = [
     (ReKDLoss, dict(top_k=3, tisd="within", mass_weight=0.3)),
     (ReKDLoss, dict(top_k=3, tisd="within")),
     (ReKDLoss, dict(top_k=3, activation="sigmoid", tau=2.5)),
-    (ReKDLoss, dict(top_k=3, activation="sigmoid", gamma=1.0, select_by="student")),
-    (ReKDLoss, dict(top_k=3, activation="sigmoid", gamma=1.7, tau=0.5)),
+    (ReKDLoss, dict(top_k=2, activation="sigmoid", tisd="within", select_by="student")),
+    (ReKDLoss, dict(top_k=2, activation="sigmoid", tisd="within", mass_weight=0.3)),
+    (ReKDLoss, dict(top_k=3, activation="sigmoid", tisd="split", tau=2.5)),
+    (ReKDLoss, dict(top_k=3, activation="sigmoid", tisd="split", gamma=1.0, select_by="student")),
+    (ReKDLoss, dict(top_k=3, activation="sigmoid", tisd="split", gamma=1.7, tau=0.5)),
+    (ReKDLoss, dict(top_k=0.8)),
+    (ReKDLoss, dict(top_k=0.8, tisd="within", select_by="student", tau=2.0)),
+    (ReKDLoss, dict(top_k=0.6, activation="sigmoid")),
+    (ReKDLoss, dict(top_k=0.6, activation="sigmoid", tisd="split", gamma=1.0)),
+    (ReKDLoss, dict(top_k=3, activation="implicit_bg", foreground_only=True)),
+    (ReKDLoss, dict(top_k=0.8, activation="implicit_bg", foreground_only=True)),
     (TISDLoss, dict(top_k=3, loss_weight=2.0)),
     (NTIDLoss, dict(top_k=3, loss_weight=2.0)),
 ]
 LOSS_IDS = [f"{cls.__name__}-{'-'.join(str(v) for v in options.values())}" for cls, options in LOSSES]
+
+
+def skip_unless_served(loss: LogitLoss, backend: str) -> None:
+    """Skip what the Triton kernel does not compute yet ('auto' takes another engine there)."""
+    spec = loss.kernel_spec()
+    if backend != "triton" or spec is None:
+        return
+    if (spec.activation == "sigmoid" and not spec.tail_sum) or spec.share is not None or spec.background is not None:
+        pytest.skip("the Triton kernel does not compute this loss yet")
 
 
 def logits(rows: int, classes: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -69,6 +87,7 @@ def run(
     **kwargs,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Losses and statistics, and the student's gradient where part j has the upstream gradient ``upstream[j]``."""
+    skip_unless_served(loss, loss.backend)
     leaf = student.detach().to(device).requires_grad_()
     moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
     parts, statistics = loss.components(leaf, teacher.to(device), **moved)

@@ -60,7 +60,7 @@ class ReKDDistiller(BaseDistiller):
                 f"model.distiller.loss must be a config dict (or None beside feature_losses), got {type(loss).__name__}"
             )
         self._loss_cfg = None if loss is None else dict(loss)
-        self.loss = None if self._loss_cfg is None else _build_loss(self._loss_cfg)
+        self.loss = None if self._loss_cfg is None else _build_loss_for_any_head(self._loss_cfg)
         #: trained with the student where they have connectors
         self.feature_losses = ModuleDict({n: FeatureLoss(n, c) for n, c in (feature_losses or {}).items()})
         self._features: FeatureTap | None = None
@@ -91,6 +91,7 @@ class ReKDDistiller(BaseDistiller):
         if "activation" not in self._loss_cfg:
             self.loss = _build_loss({**self._loss_cfg, "activation": meaning.activation})
         self._check_meaning(self.loss, self.adapter)
+        self.loss.read_meaning(meaning)
         self.loss.check_num_logits(self.adapter.num_logits)
         self._check_labels(self.adapter.no_labels)
         print_log(f"ReKD pairs {self.adapter.describe()}; {self.loss}", logger="current")
@@ -188,6 +189,19 @@ class ReKDDistiller(BaseDistiller):
         avg_factor = entry.avg_factor if self.loss.reduction == "mean" else None
         weight = row_weight(entry, self.row_weighting)
         return self.loss.components(entry.student, entry.teacher, weight, avg_factor, entry.labels)
+
+
+def _build_loss_for_any_head(cfg: dict) -> LogitLoss:
+    """The loss as it will be, but for an activation that the head will give; raises what is wrong with every head."""
+    try:
+        return _build_loss(cfg)
+    except ValueError as error:
+        if "activation" in cfg:
+            raise
+        try:  # some options are for sigmoids only
+            return _build_loss({**cfg, "activation": "sigmoid"})
+        except ValueError:
+            raise error from None
 
 
 def _build_loss(cfg: dict) -> LogitLoss:

@@ -9,6 +9,7 @@ from rekd_det.models.losses.functional import append_background
 from rekd_det.models.losses.kernels import BACKENDS, KDSpec, check_backend, choose, logit_kd
 from rekd_det.models.losses.kernels.dispatch import engine
 from rekd_det.models.losses.kernels.eager import row_terms
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 ACTIVATIONS = ("softmax", "sigmoid", "implicit_bg")
 REDUCTIONS = ("mean", "sum", "none")
@@ -97,6 +98,9 @@ class LogitLoss(nn.Module):
 
     def check_labels(self, gt_labels: Tensor | None, num_rows: int) -> None:
         """Raise ValueError if the loss needs labels and these are not ``(num_rows,)``."""
+
+    def read_meaning(self, meaning: LogitMeaning) -> None:
+        """Take what the loss needs to know of a head's logits; called once, before training."""
 
     def check_num_logits(self, num_logits: int) -> None:
         """Raise ValueError if the loss can't work on ``num_logits`` logits per row (used before training starts)."""
@@ -230,10 +234,13 @@ def check_number(owner: str, key: str, value: object, least: float | None = None
         raise ValueError(f"{owner}: {key} must be a finite number{bound}, got {value!r}")
 
 
-def check_top_k(owner: str, top_k: object) -> None:
-    """Raise ValueError unless ``top_k`` is an int >= 1."""
+def check_top_k(owner: str, top_k: object, share: bool = False) -> None:
+    """Raise ValueError unless ``top_k`` is an int >= 1, or (with ``share``) a float between 0 and 1."""
+    if share and isinstance(top_k, float) and 0.0 < top_k < 1.0:
+        return
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
-        raise ValueError(f"{owner}: top_k must be an int >= 1, got {top_k!r}")
+        other = ", or a float between 0 and 1, a share of the mass" if share else ""
+        raise ValueError(f"{owner}: top_k must be an int >= 1{other}, got {top_k!r}")
 
 
 def check_tail(owner: str, top_k: int, num_logits: int) -> None:
@@ -241,5 +248,5 @@ def check_tail(owner: str, top_k: int, num_logits: int) -> None:
     if top_k >= num_logits:
         raise ValueError(
             f"{owner}: top_k={top_k} leaves no tail category: the head has {num_logits} logits per row "
-            f"(background included), so top_k must be at most {num_logits - 1}"
+            f"(background included){f', so top_k must be at most {num_logits - 1}' if num_logits > 1 else ''}"
         )

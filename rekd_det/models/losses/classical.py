@@ -19,7 +19,7 @@ class KDLoss(LogitLoss):
 
     def kernel_spec(self) -> KDSpec:
         # Without a top-K set the tail is the whole row.
-        return KDSpec((Part("loss_kd", tail=1.0),), "none", 0, self.activation, self.tau, statistic=None)
+        return KDSpec((Part("loss_kd", tail=1.0),), "none", 0, self.activation, self.tau, statistic=None, tail_sum=True)
 
 
 # MMRazor has a DKDLoss too, whose legacy `size_average` argument silently turns 'mean' and 'none' into a sum. This one

@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from rekd_det.models.losses import LogitLoss
+from rekd_det.models.losses.base import LogitLoss
 
 #: by which names MMRazor's connectors call the channels they take
 _IN_CHANNELS = ("in_channels", "in_channel", "student_channels")

@@ -10,6 +10,12 @@ With ``p = softmax(teacher / tau)``, ``q = softmax(student / tau)``, ``S`` the t
     KL(p || q) = KL_mass + P * KL_top + (1 - P) * KL_tail
 
 This is an identity for every choice of S. KD, DKD, GDKD and both readings of ReKD are weightings of its three terms.
+
+A sigmoid head is a product of Bernoullis, whose KL is the sum of ``B_c = KL(Bernoulli(sigmoid(t_c)) ||
+Bernoulli(sigmoid(s_c)))`` over the categories. With ``A`` the probability that some category of the tail is present,
+the chain rule gives the parallel identity::
+
+    sum_c B_c = KL_B(A_t || A_s) + sum_S B_c + A_t * KL(tail || tail | some of it present)
 """
 
 from __future__ import annotations
@@ -22,10 +28,16 @@ from torch import Tensor
 
 # Stands for -inf: exp() of it is 0 in every dtype, and 0 * _MASKED is 0 where 0 * inf is NaN.
 _MASKED = -1.0e9
+# Below every logit, masked ones included.
+_OUT = 2 * _MASKED
 
 
 class TopKTerms(NamedTuple):
-    """The three terms of the identity and ``P``, the teacher's mass of the top-K set; each ``(N,)``."""
+    """The three terms of an identity, and the teacher's mass of the top-K set; each ``(N,)``.
+
+    ``KD = kl_mass + P * kl_top + (1 - P) * kl_tail`` for a softmax, with ``P = top_mass``; ``KD = kl_mass + kl_top +
+    A_t * kl_tail`` for sigmoids.
+    """
 
     kl_mass: Tensor
     kl_top: Tensor
@@ -66,6 +78,92 @@ def topk_kl_terms(student: Tensor, teacher: Tensor, top_index: Tensor, tau: floa
     return TopKTerms(kl_mass, kl_top, kl_tail, top_mass)
 
 
+def sigmoid_terms(student: Tensor, teacher: Tensor, top_index: Tensor, tau: float = 1.0) -> TopKTerms:
+    """Split the sum over categories of ``KL(Bernoulli(teacher) || Bernoulli(student))`` at the top-K set.
+
+    Args:
+        student: ``(N, C)`` logits. fp16 and bf16 are computed in fp32.
+        teacher: ``(N, C)`` logits.
+        top_index: the set S of each row, as in :func:`topk_kl_terms`.
+        tau: temperature, > 0.
+
+    Returns:
+        :class:`TopKTerms`: ``kl_mass = KL_B(A_t || A_s)``; ``kl_top``, the sum of ``B_c`` over S; ``kl_tail``, the KL
+        of the tail given that some category of it is present; ``top_mass``, the share of S in the sum of the teacher's
+        probabilities. Without a tail (K = C, or a teacher that masks all of it) ``kl_tail`` is 0.
+    """
+    _check_pair(student, teacher)
+    in_top = _as_mask(top_index, student.shape)
+    t, s = (_scaled(x, tau) for x in (teacher, student))
+    log_odds_t, given_t = _some_present(t, ~in_top)
+    log_odds_s, _ = _some_present(s, ~in_top)
+    # The tail, given that some of it is present, is an exponential family in its logits: its mean is `given`, its log
+    # partition function is the log-odds of A. So no small A is divided by, and no difference of small numbers is taken.
+    kl_tail = (given_t * (t - s)).sum(1) - log_odds_t + log_odds_s
+    alive = t.masked_fill(in_top, _MASKED).amax(1) > 0.5 * _MASKED
+    per_class = kl_bernoulli(student, teacher, tau)
+    p = t.sigmoid()
+    return TopKTerms(
+        kl_mass=kl_bernoulli(log_odds_s[:, None], log_odds_t[:, None]).squeeze(1),
+        kl_top=per_class.masked_fill(~in_top, 0.0).sum(1),
+        kl_tail=kl_tail.masked_fill(~alive, 0.0),
+        top_mass=p.masked_fill(~in_top, 0.0).sum(1) / p.sum(1).clamp(min=1e-12),
+    )
+
+
+#: below these log-probabilities a tail's categories exclude each other, to the last bit
+RARE = {torch.float32: -25.0, torch.float64: -45.0}
+
+
+def _some_present(logits: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-odds ``(N,)`` of "some category of the tail is present", and each one's probability given that ``(N, C)``.
+
+    Where the largest logit is below ``RARE``, the odds are proportional to ``exp(logit)``: all logits are then shifted
+    up to it, and the log-odds back, so that nothing underflows.
+    """
+    logits = logits.masked_fill(~tail, _OUT)
+    shift = (RARE[logits.dtype] - logits.detach().amax(1, keepdim=True)).clamp(min=0.0)
+    shifted = logits + shift
+    none = F.logsigmoid(-shifted).sum(1, keepdim=True)  # log(1 - A)
+    some = -none.expm1()
+    given = (shifted.sigmoid() / some).masked_fill(~tail, 0.0)
+    return (some.log() - none - shift).squeeze(1), given
+
+
+def top_set(logits: Tensor, k: int, share: float | None = None, tau: float = 1.0, sigmoid: bool = False) -> Tensor:
+    """The top-K set of each row: ``(N, C)`` bool.
+
+    Args:
+        logits: ``(N, C)``; a category at ``-inf`` is chosen last.
+        k: 1 <= k <= C, how many categories; with ``share`` at most that many, and one less than C.
+        share: take the smallest set that holds this share of the row's mass: of its softmax, or of the sum of its
+            sigmoids. None takes k.
+        tau: temperature of the mass.
+        sigmoid: whether the mass is a sum of sigmoids.
+    """
+    index = topk_index(logits, k if share is None else adaptive_k(k, logits.shape[1]))
+    keep = None if share is None else keep_share(logits, index, share, tau, sigmoid)
+    mask = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+    return mask.scatter_(1, index, True if keep is None else keep)
+
+
+def adaptive_k(k: int, num_logits: int) -> int:
+    """How many categories a set that holds a share may have: k, but leave a tail where there is more than one."""
+    return min(k, max(1, num_logits - 1))
+
+
+def keep_share(logits: Tensor, index: Tensor, share: float, tau: float, sigmoid: bool) -> Tensor:
+    """Which of the largest logits ``index`` ``(N, K)``, by falling size, it takes to hold a share: ``(N, K)`` bool."""
+    x = _scaled(logits.detach(), tau)
+    p = x.sigmoid() if sigmoid else x.softmax(1)
+    largest = p.gather(1, index)
+    # A category is needed where those before it do not hold the share yet; the first always is.
+    before = largest.cumsum(1) - largest
+    keep = before < share * p.sum(1, keepdim=True)
+    keep[:, 0] = True  # also in a row whose probabilities all underflow
+    return keep
+
+
 def topk_index(logits: Tensor, k: int) -> Tensor:
     """Indices of the k largest logits of each row; a tie goes to the lowest class index.
 
@@ -74,19 +172,11 @@ def topk_index(logits: Tensor, k: int) -> Tensor:
         k: 1 <= k <= C.
 
     Returns:
-        ``(N, k)`` int64, by falling logit.
+        ``(N, k)`` int64, by falling logit. ``torch.topk`` leaves the order of ties open, a stable sort does not.
     """
     if not 1 <= k <= logits.shape[1]:
         raise ValueError(f"top_k must lie in 1..{logits.shape[1]} (the number of logits), got {k}")
-    logits = logits.detach()
-    if logits.dtype == torch.float64:
-        return logits.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    # torch.topk is far cheaper than a sort, but leaves open which of equal numbers it takes. No two of these are equal:
-    # an integer with the order of the logits, and below it the place in the row.
-    bits = (logits.float() + 0.0).view(torch.int32)  # + 0.0 makes a 0 of -0
-    order = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    place = torch.arange(logits.shape[1] - 1, -1, -1, device=logits.device)
-    return ((order.long() << 32) | place).topk(k, dim=1).indices
+    return logits.detach().sort(dim=1, descending=True, stable=True).indices[:, :k]
 
 
 def kl_softmax(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
@@ -100,8 +190,7 @@ def kl_bernoulli(student: Tensor, teacher: Tensor, tau: float = 1.0, gamma: floa
     """Classical distillation of a sigmoid head, class by class: ``(N, C)``.
 
     Entry (n, c) is ``KL(Bernoulli(sigmoid(teacher/tau)) || Bernoulli(sigmoid(student/tau)))``, times
-    ``|sigmoid(teacher) - sigmoid(student)| ** gamma`` where gamma > 0 (the modulating factor of BCKD and CrossKD,
-    taken as a constant: no gradient flows through it).
+    ``|sigmoid(teacher) - sigmoid(student)| ** gamma`` where gamma > 0, taken as a constant: no gradient flows through.
     """
     _check_pair(student, teacher)
     s, t = _scaled(student, tau), _scaled(teacher, tau)

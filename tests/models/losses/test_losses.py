@@ -96,13 +96,14 @@ def test_selection_by_the_student():
     torch.testing.assert_close(parts["loss_ntid"], terms.kl_tail)
 
 
-def test_sigmoid_splits_classical_kd_exactly():
+def test_the_split_of_sigmoids_is_classical_kd():
     s, t, _ = rows()
-    parts, _ = ReKDLoss(top_k=4, alpha=1, beta=1, tau=2.0, activation="sigmoid", gamma=1.0).components(s, t)
+    split = dict(alpha=1, beta=1, tau=2.0, activation="sigmoid", tisd="split")
+    parts, _ = ReKDLoss(top_k=4, **split, gamma=1.0).components(s, t)
     want = kl_bernoulli(s, t, 2.0, 1.0).sum(1).mean() * 4
     torch.testing.assert_close(parts["loss_tisd"] + parts["loss_ntid"], want)
     kd = KDLoss(tau=2.0, activation="sigmoid")(s, t)
-    torch.testing.assert_close(kd, ReKDLoss(top_k=4, alpha=1, beta=1, tau=2.0, activation="sigmoid")(s, t))
+    torch.testing.assert_close(kd, ReKDLoss(top_k=4, **split)(s, t))
 
 
 def test_implicit_background_is_softmax_with_a_zero_logit():
@@ -231,7 +232,7 @@ BAD_OPTIONS = [
     (ReKDLoss, dict(beta="0.25"), "beta must be a finite number"),
     (ReKDLoss, dict(tau=0.0), "tau must be a finite number > 0"),
     (ReKDLoss, dict(tau=-2), "tau must be a finite number > 0"),
-    (ReKDLoss, dict(tisd="outer"), "tisd must be one of joint, within"),
+    (ReKDLoss, dict(tisd="outer"), "tisd must be one of joint, within, split"),
     (ReKDLoss, dict(select_by="label"), "select_by must be one of teacher, student"),
     (ReKDLoss, dict(activation="softplus"), "activation must be one of"),
     (ReKDLoss, dict(reduction="batchmean"), "reduction must be one of"),
@@ -239,7 +240,12 @@ BAD_OPTIONS = [
     (ReKDLoss, dict(gamma=1.0), "gamma needs activation='sigmoid'"),
     (ReKDLoss, dict(mass_weight=1.0), "mass_weight needs tisd='within'"),
     (ReKDLoss, dict(tisd="within", top_k=1), "identically 0"),
-    (ReKDLoss, dict(tisd="within", activation="sigmoid"), "tisd='within' needs a softmax activation"),
+    (ReKDLoss, dict(tisd="split"), "tisd='split' needs activation='sigmoid'"),
+    (ReKDLoss, dict(gamma=1.0, activation="sigmoid"), "gamma needs activation='sigmoid' and tisd='split'"),
+    (ReKDLoss, dict(top_k=1.0), "or a float between 0 and 1"),
+    (ReKDLoss, dict(top_k=0.0), "or a float between 0 and 1"),
+    (ReKDLoss, dict(activation="sigmoid", foreground_only=True), "foreground_only needs a background logit"),
+    (GDKDLoss, dict(top_k=0.9), "top_k must be an int >= 1, got 0.9"),
     (GDKDLoss, dict(top_k=-3), "top_k must be an int >= 1"),
     (GDKDLoss, dict(head_weight=-1), "head_weight must be"),
     (DKDLoss, dict(activation="sigmoid"), "activation must be one of softmax, implicit_bg"),

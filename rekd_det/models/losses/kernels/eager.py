@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rekd_det.models.losses.functional import TopKTerms, kl_bernoulli, kl_softmax, topk_index, topk_kl_terms
+from rekd_det.models.losses.functional import (
+    TopKTerms,
+    kl_bernoulli,
+    kl_softmax,
+    sigmoid_terms,
+    top_set,
+    topk_kl_terms,
+)
 from rekd_det.models.losses.kernels.spec import KDSpec
 
 
@@ -27,12 +34,16 @@ def row_terms(
     if spec.select == "target":
         assert labels is not None
         known = (labels >= 0) & (labels < student.shape[1])
-        index = labels.where(known, 0)[:, None]
+        top: Tensor | None = labels.where(known, 0)[:, None]
     elif spec.select == "none":
-        index = None
+        top = None
     else:
-        index = topk_index(teacher if spec.select == "teacher" else student, spec.top_k)
-    terms = (_sigmoid_terms if spec.activation == "sigmoid" else _softmax_terms)(student, teacher, index, spec)
+        logits = (teacher if spec.select == "teacher" else student).detach()
+        if spec.background is not None:
+            logits = logits.clone()
+            logits[:, spec.background] = float("-inf")
+        top = top_set(logits, spec.top_k, spec.share, spec.tau, spec.activation == "sigmoid")
+    terms = (_sigmoid_terms if spec.activation == "sigmoid" else _softmax_terms)(student, teacher, top, spec)
     stacked = torch.stack([terms.kl_mass, terms.kl_top, terms.top_mass * terms.kl_top, terms.kl_tail])
     if known is not None:
         stacked = stacked * known
@@ -41,21 +52,25 @@ def row_terms(
     return parts, {} if spec.statistic is None else {spec.statistic: terms.top_mass}
 
 
-def _softmax_terms(student: Tensor, teacher: Tensor, index: Tensor | None, spec: KDSpec) -> TopKTerms:
-    if index is None:
-        kl = kl_softmax(student, teacher, spec.tau)
-        zero = torch.zeros_like(kl)
-        return TopKTerms(zero, zero, kl, zero)
-    return topk_kl_terms(student, teacher, index, spec.tau)
+def _softmax_terms(student: Tensor, teacher: Tensor, top: Tensor | None, spec: KDSpec) -> TopKTerms:
+    if top is None:
+        return _tail_alone(kl_softmax(student, teacher, spec.tau))
+    return topk_kl_terms(student, teacher, top, spec.tau)
 
 
-def _sigmoid_terms(student: Tensor, teacher: Tensor, index: Tensor | None, spec: KDSpec) -> TopKTerms:
+def _sigmoid_terms(student: Tensor, teacher: Tensor, top: Tensor | None, spec: KDSpec) -> TopKTerms:
     per_class = kl_bernoulli(student, teacher, spec.tau, spec.gamma)
-    if index is None:
-        tail = per_class.sum(1)
-        zero = torch.zeros_like(tail)
-        return TopKTerms(zero, zero, tail, zero)
-    p = (teacher.to(per_class.dtype) / spec.tau).sigmoid()
-    mass = p.gather(1, index).sum(1) / p.sum(1).clamp(min=1e-12)
-    zero = torch.zeros_like(mass)
-    return TopKTerms(zero, per_class.gather(1, index).sum(1), per_class.scatter(1, index, 0.0).sum(1), mass)
+    if top is None:
+        return _tail_alone(per_class.sum(1))
+    terms = sigmoid_terms(student, teacher, top, spec.tau)
+    if not spec.tail_sum:
+        return terms
+    zero = torch.zeros_like(terms.kl_top)
+    return TopKTerms(
+        zero, per_class.masked_fill(~top, 0.0).sum(1), per_class.masked_fill(top, 0.0).sum(1), terms.top_mass
+    )
+
+
+def _tail_alone(kl: Tensor) -> TopKTerms:
+    zero = torch.zeros_like(kl)
+    return TopKTerms(zero, zero, kl, zero)

@@ -3,8 +3,9 @@
 The naive formulation moves some twenty ``(N, C)`` tensors through main memory. Here a block of rows passes through all
 steps while its temporaries are in the cache; only the gradient is written out.
 
-Shape legend: ``N`` rows, ``C`` logits, ``K`` head size, ``R`` rows of a block, ``W`` columns of a block (C, or C + 1
-with an implicit background). Row quantities are ``(R, 1)``. ``x`` is a logit, ``e`` its shifted exponential.
+Shape legend: ``N`` rows, ``C`` logits, ``K`` size of the top-K set, ``R`` rows of a block, ``W`` columns of a block
+(C, or C + 1 with an implicit background). Row quantities are ``(R, 1)``. ``x`` is a logit, ``e`` its shifted
+exponential.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rekd_det.models.losses.functional import topk_index
+from rekd_det.models.losses.functional import RARE, adaptive_k, keep_share, topk_index
 from rekd_det.models.losses.kernels.function import LossInputs
 from rekd_det.models.losses.kernels.spec import KDSpec
 
@@ -30,7 +31,10 @@ _DEVICE_BLOCK = 1 << 22
 _MAX_SWEEPS = 12
 _EXP_FLOOR = {torch.float32: -60.0, torch.float64: -500.0}
 
-#: weights of the terms mass, head, joint, tail: floats, or 0-dim tensors on a device
+#: the same where a shift has lifted the largest exponent to RARE at least
+_RARE_FLOOR = {torch.float32: -80.0, torch.float64: -500.0}
+
+#: weights of the terms mass, top, p_top, tail: floats, or 0-dim tensors on a device
 Coefficients = Sequence[float] | Tensor
 
 
@@ -87,7 +91,7 @@ def scale_(x: Tensor, factor: float) -> Tensor:
 
 
 def sweep(inputs: LossInputs, spec: KDSpec, coef: Coefficients, grad: Tensor | None) -> Tensor:
-    """Row-weighted sums of KL_mass, KL_head, P * KL_head, KL_tail and (last) P over all rows: ``(5,)``.
+    """Row-weighted sums of KL_mass, KL_top, P * KL_top, KL_tail and (last) P over all rows: ``(5,)``.
 
     Args:
         inputs: the inputs.
@@ -103,7 +107,9 @@ def sweep(inputs: LossInputs, spec: KDSpec, coef: Coefficients, grad: Tensor | N
     memory = torch.empty(4, height, width, dtype=inputs.dtype, device=device)
     # Block sums are added up in fp64: 100 blocks of fp32 sums would lose two digits.
     sums = torch.zeros(5, dtype=torch.float64 if device.type == "cpu" else inputs.dtype, device=device)
-    block_of = _sigmoid_block if spec.activation == "sigmoid" else _softmax_block
+    block_of = _softmax_block
+    if spec.activation == "sigmoid":
+        block_of = _bernoulli_block if spec.tail_sum else _sigmoid_block
     for first in range(0, num_rows, height):
         part = slice(first, min(first + height, num_rows))
         block = _load(inputs, spec, part, memory[:, : part.stop - first])
@@ -119,7 +125,8 @@ def sweep(inputs: LossInputs, spec: KDSpec, coef: Coefficients, grad: Tensor | N
 class _Block(NamedTuple):
     x: Tensor  # (2, R, W) teacher's and student's logits, finite
     e: Tensor  # (2, R, W) scratch
-    head: Tensor | None  # (R, K) int64
+    top: Tensor | None  # (R, K) int64
+    keep: Tensor | None  # (R, K) bool, which of them are in the row's set, or None for all
     row_weight: Tensor  # (R, 1) weight in the loss
     mass_weight: Tensor  # (R, 1) weight in the statistic
     masked: Tensor | None  # (R, C) bool, classes that the student masks, or None for none
@@ -147,15 +154,59 @@ def _load(inputs: LossInputs, spec: KDSpec, part: slice, memory: Tensor) -> _Blo
         weight = torch.ones((), dtype=t.dtype, device=t.device).expand(t.shape[0], 1)
     else:
         weight = inputs.weight[part].to(t.dtype)[:, None]
-    head, row_weight = None, weight
+    top, keep, row_weight = None, None, weight
     if spec.select == "target":
         assert inputs.labels is not None
         labels = inputs.labels[part][:, None]
         known = (labels >= 0) & (labels < t.shape[1])
-        head, row_weight = labels.where(known, 0), weight * known
+        top, row_weight = labels.where(known, 0), weight * known
     elif spec.select != "none":
-        head = _top_k(t if spec.select == "teacher" else s, spec.top_k, *e)
-    return _Block(x, e, head, row_weight, weight, masked)
+        top, keep = _top_set(t if spec.select == "teacher" else s, spec, e)
+    return _Block(x, e, top, keep, row_weight, weight, masked)
+
+
+def _top_set(x: Tensor, spec: KDSpec, scratch: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Indices ``(R, K)`` of the top-K sets, and which of them count; ``x`` is left as it was."""
+    background = None
+    if spec.background is not None:
+        background = x[:, spec.background].clone()
+        x[:, spec.background] = _OUT
+    keep = None
+    if spec.share is None:
+        top = _top_k(x, spec.top_k, *scratch)
+    else:
+        top = _sorted_top_k(x, adaptive_k(spec.top_k, x.shape[1]))
+        keep = keep_share(x, top, spec.share, spec.tau, spec.activation == "sigmoid")
+    if background is not None:
+        x[:, spec.background] = background
+    return top, keep
+
+
+def _sorted_top_k(x: Tensor, k: int) -> Tensor:
+    """As ``topk_index``, by falling logit."""
+    if x.device.type != "cpu" or k >= x.shape[1]:
+        return topk_index(x, k)
+    values, index = x.topk(k + 1, dim=1)
+    unsure = (values[:, 1:] == values[:, :-1]).any(1)
+    index = index[:, :k]
+    if unsure.any():
+        index[unsure] = topk_index(x[unsure], k)
+    return index
+
+
+def _put(x: Tensor, index: Tensor, keep: Tensor | None, value: Tensor | float) -> Tensor:
+    """Write a value at the indices ``(..., R, K)`` of the last axis, where ``keep`` says so; in place."""
+    if not isinstance(value, Tensor):
+        value = x.new_full(index.shape, value)  # much faster than scattering a number
+    if keep is not None:
+        value = value.where(keep, x.gather(-1, index))
+    return x.scatter_(-1, index, value)
+
+
+def _take(x: Tensor, index: Tensor, keep: Tensor | None, other: float) -> Tensor:
+    """What lies at the indices ``(..., R, K)`` of the last axis, ``other`` where ``keep`` says no."""
+    taken = x.gather(-1, index)
+    return taken if keep is None else taken.masked_fill_(~keep, other)
 
 
 def _top_k(x: Tensor, k: int, scratch: Tensor, scratch2: Tensor) -> Tensor:
@@ -197,7 +248,7 @@ def _sweep_top_k(x: Tensor, k: int, scratch: Tensor, scratch2: Tensor) -> tuple[
 
 
 class _Sides(NamedTuple):
-    """Teacher's (first) and student's distributions inside a set of classes, the head or the tail.
+    """Teacher's (first) and student's distributions inside a set of classes, the top-K set or the tail.
 
     Both go through every step together: for few rows the number of calls is what costs.
     """
@@ -210,11 +261,12 @@ class _Sides(NamedTuple):
     alive: Tensor  # (R, 1), False where the teacher masks every class of the set
 
 
-def _sides(x: Tensor, e: Tensor | None, outside: Tensor | None, tau: float) -> _Sides:
-    """Shift ``x`` in place and exponentiate it into ``e``, except the columns ``outside`` ``(2, R, K)`` of each row."""
+def _sides(
+    x: Tensor, e: Tensor | None, tau: float, outside: Tensor | None = None, keep: Tensor | None = None
+) -> _Sides:
+    """Shift ``x`` in place and exponentiate it into ``e``, except the columns ``outside`` ``(2, R, K)`` that count."""
     if outside is not None:
-        # Much faster than scattering a number.
-        x.scatter_(2, outside, x.new_full(outside.shape, _OUT))
+        _put(x, outside, keep, _OUT)
     top = x.amax(2, keepdim=True)
     x.sub_(top)
     alive = top[0] > 0.5 * _MASKED
@@ -224,7 +276,7 @@ def _sides(x: Tensor, e: Tensor | None, outside: Tensor | None, tau: float) -> _
     # exp() of numbers whose result underflows is ten times as slow on a CPU; a floor this low changes no digit.
     e = torch.clamp(x, min=_EXP_FLOOR[x.dtype], out=e).exp_()
     if outside is not None:
-        e.scatter_(2, outside, e.new_zeros(outside.shape))
+        _put(e, outside, keep, 0.0)
     total = e.sum(2, keepdim=True)
     return _Sides(x, e, top, total, total.log(), alive)
 
@@ -245,16 +297,16 @@ def _grad(sides: _Sides, on_kl: Tensor, on_mass: Tensor) -> Tensor:
 
 def _softmax_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
     weight = block.row_weight
-    index = None if block.head is None else block.head.expand(2, *block.head.shape)
-    head = None if index is None else _sides(block.x.gather(2, index), None, None, spec.tau)
-    tail = _sides(block.x, block.e, index, spec.tau)
+    index = None if block.top is None else block.top.expand(2, *block.top.shape)
+    top = None if index is None else _sides(_take(block.x, index, block.keep, _OUT), None, spec.tau)
+    tail = _sides(block.x, block.e, spec.tau, index, block.keep)
     kl_tail = _kl(tail)
-    if head is None:
-        kl_mass = kl_head = mass = gap = torch.zeros_like(kl_tail)
+    if top is None:
+        kl_mass = kl_top = mass = gap = torch.zeros_like(kl_tail)
     else:
-        kl_head = _kl(head)
-        kl_mass, mass, gap = _mass_terms((head.top - tail.top) + (head.log_total - tail.log_total))
-    terms = torch.cat([kl_mass, kl_head, mass * kl_head, kl_tail], 1) * weight
+        kl_top = _kl(top)
+        kl_mass, mass, gap = _mass_terms((top.top - tail.top) + (top.log_total - tail.log_total))
+    terms = torch.cat([kl_mass, kl_top, mass * kl_top, kl_tail], 1) * weight
     terms = torch.cat([terms, mass * block.mass_weight], 1)
     if not with_grad:
         return terms, None
@@ -262,22 +314,67 @@ def _softmax_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: b
     by_tau = weight / spec.tau
     on_mass = by_tau * coef[0] * gap
     grad = _grad(tail, by_tau * coef[3] * tail.alive, on_mass)
-    if head is not None and block.head is not None:
-        on_head = by_tau * (coef[1] + coef[2] * mass) * head.alive
-        grad.scatter_(1, block.head, _grad(head, on_head, -on_mass))
+    if top is not None and block.top is not None:
+        on_top = by_tau * (coef[1] + coef[2] * mass) * top.alive
+        _put(grad, block.top, block.keep, _grad(top, on_top, -on_mass))
     return terms, grad
 
 
 def _mass_terms(odds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """KL_mass, P and P - Q, each ``(R, 1)``, from the log-odds ``(2, R, 1)`` of the head against the tail."""
-    # Seen from the rarer side of the teacher: see _sigmoid_block.
+    """KL_mass, P and P - Q, each ``(R, 1)``, from the log-odds ``(2, R, 1)`` of P and Q."""
+    # Seen from the rarer side of the teacher: see _bernoulli_block.
     flip = torch.copysign(torch.ones_like(odds[0]), odds[0]).neg_()
     seen = odds * flip
-    (p, q), (t, s), (t_plus, s_plus) = seen.sigmoid(), seen, _softplus(seen)
+    (t, s), (t_plus, s_plus) = seen, _softplus(seen)
+    p, q = t.sigmoid(), s.sigmoid()
     return p * (t - s) + (s_plus - t_plus), odds[0].sigmoid(), (p - q) * flip
 
 
 def _sigmoid_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+    """The chain rule: the top-K set's Bernoullis, "some of the tail", and the tail given that."""
+    weight, x = block.row_weight, block.x
+    if spec.tau != 1.0:
+        x.div_(spec.tau)
+    kl_top = top_total = torch.zeros_like(x[0, :, :1])
+    top_grad = None
+    if block.top is not None:
+        index = block.top.expand(2, *block.top.shape)
+        t, s = _take(x, index, block.keep, _OUT)
+        top_total = t.sigmoid().sum(1, keepdim=True)
+        kl, top_grad = _bernoulli(t, s)
+        kl_top = kl.sum(1, keepdim=True)
+        _put(x, index, block.keep, _OUT)
+
+    # As in the oracle: a tail whose categories are all rare is shifted up, where nothing underflows.
+    top = x.amax(2, keepdim=True)
+    alive = top[0] > 0.5 * _MASKED
+    shift = (RARE[x.dtype] - top).clamp_(min=0.0)
+    y = torch.add(x, shift, out=block.e).clamp_(min=_RARE_FLOOR[x.dtype])
+    none = F.logsigmoid(-y).sum(2, keepdim=True)
+    some = none.expm1().neg_()
+    log_odds = some.log() - none - shift
+    for side in y:
+        side.sigmoid_()  # by itself: torch rounds an odd end of a tensor otherwise, and equal sides would differ
+    tail_total = y[0].sum(1, keepdim=True) * (-shift[0]).exp()
+    p, q = y.div_(some)  # given that some of the tail is present
+    kl_tail = x[0].sub_(x[1]).mul_(p).sum(1, keepdim=True) - log_odds[0] + log_odds[1]
+    kl_mass, _, gap = _mass_terms(log_odds)
+    terms = torch.cat([kl_mass, kl_top, torch.zeros_like(kl_top), kl_tail * alive], 1) * weight
+    mass = top_total / (top_total + tail_total).clamp(min=1e-12)
+    terms = torch.cat([terms, mass * block.mass_weight], 1)
+    if not with_grad:
+        return terms, None
+
+    by_tau = weight / spec.tau
+    on_tail = by_tau * coef[3] * alive
+    grad = q.mul_(on_tail - by_tau * coef[0] * gap).sub_(p.mul_(on_tail))
+    if block.top is not None and top_grad is not None:
+        _put(grad, block.top, block.keep, top_grad.mul_(by_tau * coef[1]))
+    return terms, grad
+
+
+def _bernoulli_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+    """The sums of the Bernoulli KLs over the top-K set and over the tail."""
     (t, s), (t_exp, s_exp) = block.x, block.e
     if spec.gamma:
         factor = (t.sigmoid() - s.sigmoid()).abs_().pow_(spec.gamma)
@@ -288,40 +385,43 @@ def _sigmoid_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: b
     p = torch.sigmoid(t, out=t_exp)
     total = p.sum(1, keepdim=True)
     mass = torch.zeros_like(total)
-    if block.head is not None:
-        mass = p.gather(1, block.head).sum(1, keepdim=True) / total.clamp(min=1e-12)
+    if block.top is not None:
+        mass = _take(p, block.top, block.keep, 0.0).sum(1, keepdim=True) / total.clamp(min=1e-12)
 
-    # A Bernoulli KL is the same for the complements. Seen from the side where the teacher's probability is at most a
-    # half, neither 1 - p nor a difference of large logits costs digits.
-    flip = torch.copysign(torch.ones((), dtype=t.dtype, device=t.device), t).neg_()
-    t.mul_(flip)
-    s.mul_(flip)
-    p = torch.sigmoid(t, out=t_exp)
-    q = torch.sigmoid(s, out=s_exp)
-    kl = _softplus(s).sub_(_softplus(t))
-    kl.add_(t.sub_(s).mul_(p))
+    kl, grad = _bernoulli(t, s, t_exp, s_exp)
     if spec.gamma:
         kl.mul_(factor)
-    kl_head = torch.zeros_like(total)
-    if block.head is not None:
-        kl_head = kl.gather(1, block.head).sum(1, keepdim=True)
-        kl.scatter_(1, block.head, 0.0)
+        grad.mul_(factor)
+    kl_top = torch.zeros_like(total)
+    if block.top is not None:
+        kl_top = _take(kl, block.top, block.keep, 0.0).sum(1, keepdim=True)
+        _put(kl, block.top, block.keep, 0.0)
     kl_tail = kl.sum(1, keepdim=True)
     zero = torch.zeros_like(total)
-    terms = torch.cat([zero, kl_head, zero, kl_tail], 1) * weight
+    terms = torch.cat([zero, kl_top, zero, kl_tail], 1) * weight
     terms = torch.cat([terms, mass * block.mass_weight], 1)
     if not with_grad:
         return terms, None
 
     by_tau = weight / spec.tau
-    grad = q.sub_(p).mul_(flip)
-    if spec.gamma:
-        grad.mul_(factor)
-    head_grad = None if block.head is None else grad.gather(1, block.head) * (by_tau * coef[1])
+    top_grad = None if block.top is None else grad.gather(1, block.top) * (by_tau * coef[1])
     grad.mul_(by_tau * coef[3])
-    if block.head is not None and head_grad is not None:
-        grad.scatter_(1, block.head, head_grad)
+    if block.top is not None and top_grad is not None:
+        _put(grad, block.top, block.keep, top_grad)
     return terms, grad
+
+
+def _bernoulli(t: Tensor, s: Tensor, t_exp: Tensor | None = None, s_exp: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """KL of Bernoullis with logits ``t`` and ``s``, entry by entry, and its derivative by ``s``; overwrites both."""
+    # A Bernoulli KL is the same for the complements. Seen from the side where the teacher's probability is at most a
+    # half, neither 1 - p nor a difference of large logits costs digits.
+    flip = torch.copysign(torch.ones((), dtype=t.dtype, device=t.device), t).neg_()
+    t.mul_(flip)
+    s.mul_(flip)
+    p, q = torch.sigmoid(t, out=t_exp), torch.sigmoid(s, out=s_exp)
+    kl = _softplus(s).sub_(_softplus(t))
+    kl.add_(t.sub_(s).mul_(p))
+    return kl, q.sub_(p).mul_(flip)
 
 
 def _softplus(x: Tensor) -> Tensor:

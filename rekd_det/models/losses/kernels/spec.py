@@ -19,8 +19,9 @@ TERMS = ("mass", "top", "p_top", "tail")
 class Part(NamedTuple):
     """A named component of a loss: ``mass * KL_mass + (top + p_top * P) * KL_top + tail * KL_tail`` per row.
 
-    For ``activation='sigmoid'`` ``top`` and ``tail`` weigh the sums of the Bernoulli KLs over the top-K set and the
-    tail; ``mass`` and ``p_top`` must be 0.
+    For ``activation='sigmoid'`` ``KL_mass`` is that of "some category of the tail is present", ``KL_top`` the sum of
+    the Bernoulli KLs over the top-K set, and ``KL_tail`` the KL of the tail given that some of it is present; ``p_top``
+    must be 0.
     """
 
     name: str
@@ -43,11 +44,15 @@ class KDSpec:
         parts: the J components.
         select: how the top-K set of a row is found: 'teacher' or 'student' (top-K of their logits), 'target' (the
             label; K = 1), or 'none' (no set: the tail is the whole row, which makes KL_tail classical KD).
-        top_k: K; 0 for 'none'.
+        top_k: K; 0 for 'none'; at most that many with ``share``.
         activation: 'softmax', 'sigmoid' or 'implicit_bg'.
         tau: temperature.
-        gamma: exponent of the modulating factor (sigmoid only).
+        gamma: exponent of the modulating factor (sigmoid with ``tail_sum`` only).
         statistic: name of the mean of P, the mass of the top-K set, in the log, or None to leave it out.
+        share: the top-K set is the smallest that holds this share of the mass of the row, see
+            :func:`rekd_det.models.losses.functional.top_set`. None takes ``top_k`` categories in every row.
+        tail_sum: for sigmoids: ``KL_tail`` is the sum of the Bernoulli KLs over the tail, and ``KL_mass`` is 0.
+        background: index of a logit that is never in the top-K set, or None.
     """
 
     parts: tuple[Part, ...]
@@ -57,6 +62,9 @@ class KDSpec:
     tau: float = 1.0
     gamma: float = 0.0
     statistic: str | None = "head_mass"
+    share: float | None = None
+    tail_sum: bool = False
+    background: int | None = None
 
     def coefficients(self, upstream: Sequence[float]) -> list[float]:
         """The weight of each of :data:`TERMS` in ``sum_j upstream[j] * part_j``."""
