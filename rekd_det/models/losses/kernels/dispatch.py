@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from rekd_det.models.losses.kernels.function import Engine, Rows
 from rekd_det.models.losses.kernels.fused import FusedEngine
+from rekd_det.models.losses.kernels.self_check import WrongKernel, compare
 from rekd_det.models.losses.kernels.spec import KDSpec
 
 BACKENDS = ("auto", "eager", "fused", "triton")
 
-#: limits of the Triton kernel: a row must fit into the registers of one program
+#: the engine that 'auto' takes on a kind of device; 'eager' on any other
+FASTEST = {"cpu": "fused", "cuda": "triton"}
+
+#: limit of the Triton kernel's loop over the head
 TRITON_MAX_K = 16
-TRITON_MAX_LOGITS = 8192
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -47,8 +52,9 @@ def choose(
 ) -> str:
     """The backend that computes this input: 'eager', 'fused' or 'triton'.
 
-    'auto' takes the fastest that can: 'fused' on CPU; on a GPU 'triton' where it is installed and the rows fit; 'eager'
-    for everything else.
+    'auto' takes the fastest that can: 'fused' on CPU; on a GPU 'triton' where it is installed and builds and the rows
+    fit; 'eager' for everything else. What is given up on a GPU is said once in the log. A kernel's first use on a GPU
+    compares it with the eager formulation on a few rows (see :mod:`~rekd_det.models.losses.kernels.self_check`).
 
     Args:
         backend: what was asked for, one of :data:`BACKENDS`.
@@ -60,6 +66,7 @@ def choose(
 
     Raises:
         ValueError: if 'triton' was asked for by name and can't serve these tensors; the message says why.
+        WrongKernel: if a kernel computes something else than the eager formulation.
     """
     if backend != "auto":
         if backend == "triton" and spec is not None:
@@ -72,11 +79,13 @@ def choose(
     # A compiler fuses the eager formulation itself, and can't look into an autograd node.
     if torch.compiler.is_compiling():
         return "eager"
-    if student.device.type == "cpu":
-        return "fused"
-    if student.device.type == "cuda" and _has_triton() and not _why_not_triton(student, teacher, spec):
-        return "triton"
-    return "eager"
+    fastest = FASTEST.get(student.device.type, "eager")
+    if fastest == "triton":
+        reason = _why_not_built(student, teacher, weight, spec)
+        if reason:
+            _tell_once(reason)
+            return "eager"
+    return fastest
 
 
 def engine(name: str) -> Engine:
@@ -88,13 +97,51 @@ def engine(name: str) -> Engine:
     return FusedEngine()
 
 
+#: why a kernel does not serve, or '' where it does; by what is compiled anew
+_BUILT: dict[tuple, str] = {}
+_TOLD: set[str] = set()
+
+
+def _why_not_built(student: Tensor, teacher: Tensor, weight: Tensor | None, spec: KDSpec) -> str:
+    """Build and compare a kernel the first time that it is asked for; the answer is kept."""
+    key = (spec, student.device, student.dtype, teacher.dtype, student.shape[1], weight is not None)
+    if key not in _BUILT:
+        _BUILT[key] = _build(student, teacher, weight, spec)
+    return _BUILT[key]
+
+
+def _build(student: Tensor, teacher: Tensor, weight: Tensor | None, spec: KDSpec) -> str:
+    if not _has_triton():
+        return "triton is not installed"
+    try:
+        reason = _why_not_triton(student, teacher, spec)
+        if not reason:
+            compare(engine("triton"), "triton", spec, student, teacher, weight is not None)
+        return reason
+    except (WrongKernel, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # no compiler, a compiler's own error, a driver too old: exceptions of all kinds
+        lines = str(error).strip().splitlines() or [""]
+        return f"its kernel can't be built: {type(error).__name__}: {lines[0]}"
+
+
+def _tell_once(reason: str) -> None:
+    if reason not in _TOLD:
+        _TOLD.add(reason)
+        print_log(
+            f"the distillation loss runs in plain torch, slower and with more memory, because {reason}",
+            logger="current",
+            level=logging.WARNING,
+        )
+
+
 @functools.lru_cache(maxsize=1)
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
 def _why_not_triton(student: Tensor, teacher: Tensor, spec: KDSpec) -> str:
-    from rekd_det.models.losses.kernels.triton import INTERPRETED
+    from rekd_det.models.losses.kernels.triton import INTERPRETED, fits, max_width
 
     rows = Rows(student, teacher, None, None)
     if student.device.type != "cuda" and not INTERPRETED:
@@ -107,6 +154,6 @@ def _why_not_triton(student: Tensor, teacher: Tensor, spec: KDSpec) -> str:
         return "its top-K set is not simply the K largest logits"
     if spec.top_k > TRITON_MAX_K:
         return f"top_k={spec.top_k} is greater than {TRITON_MAX_K}"
-    if student.shape[1] > TRITON_MAX_LOGITS:
-        return f"{student.shape[1]} logits per row are more than {TRITON_MAX_LOGITS}"
+    if not fits(spec, student.shape[1]):
+        return f"{student.shape[1]} logits per row do not fit into {max_width(spec)}"
     return ""

@@ -1,16 +1,23 @@
 """Losses and closed-form gradients in one Triton kernel: a row is read once, kept in registers, and written once.
 
-Shape legend: ``N`` rows, ``C`` logits, ``K`` head size, ``J`` named parts. In the kernel a tile is ``(ROWS, COLS)``
-with COLS the power of two at or above C (or C + 1 with an implicit background); row quantities are ``(ROWS,)``.
+Shape legend: ``N`` rows, ``C`` logits, ``K`` head size, ``J`` named parts. In the kernel a tile is
+``(STEPS, ROWS, LANES)``: a row's columns, ``STEPS * LANES`` of them, the power of two at or above C (or C + 1 with an
+implicit background). Row quantities are ``(ROWS,)``.
+
+Column ``step * LANES + lane``: the steps of a row lie in the registers of one thread, so a reduction over a row adds up
+inside the thread first and then shuffles between the few threads that share the row. How many those are, and with that
+the registers of a thread, is what :func:`tile` decides; ``tools/benchmark/kernel_resources.py`` shows what a compiler
+makes of it, without a GPU.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime.interpreter import InterpretedFunction
 
 from rekd_det.models.losses.kernels.function import Rows
 from rekd_det.models.losses.kernels.spec import KDSpec
@@ -20,14 +27,14 @@ _MASKED = tl.constexpr(-1.0e9)
 _OUT = tl.constexpr(-4.0e9)
 # Programs in the grid at most; each strides over the rows. Bounds the partial sums that remain to be added up.
 _MAX_PROGRAMS = 4096
-_TILE = 2048
+_SCALE_BLOCK = 2048
 _SELECT = {"none": 0, "teacher": 1, "student": 2, "target": 3}
 
 
 @triton.jit
-def _log1p(u):
-    """log(1 + u) for u in [0, 1] by 2 atanh(u / (2 + u)); tl.log(1 + u) loses every digit of a small u."""
-    z = u / (2.0 + u)
+def _log_ratio(a, b):
+    """log((1 + a) / (1 + b)) for a, b in [0, 1], by 2 atanh(z); tl.log(1 + a) loses every digit of a small a."""
+    z = (a - b) / (2.0 + a + b)
     w = z * z
     series = 1.0 / 15.0
     series = series * w + 1.0 / 13.0
@@ -41,6 +48,28 @@ def _log1p(u):
 
 
 @triton.jit
+def _sum(x):
+    """``(STEPS, ROWS, LANES)`` to ``(ROWS,)``: first inside a thread, then across threads."""
+    return tl.sum(tl.sum(x, 0), 1)
+
+
+@triton.jit
+def _max(x):
+    return tl.max(tl.max(x, 0), 1)
+
+
+@triton.jit
+def _min(x):
+    return tl.min(tl.min(x, 0), 1)
+
+
+@triton.jit
+def _wide(x):
+    """``(ROWS,)`` to a shape that broadcasts over a tile."""
+    return x[None, :, None]
+
+
+@triton.jit
 def _all_equal(upstream_ptr, J: tl.constexpr):
     first = tl.load(upstream_ptr)
     different = 0
@@ -49,7 +78,7 @@ def _all_equal(upstream_ptr, J: tl.constexpr):
     return different == 0
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _rows_kernel(
     student_ptr,
     teacher_ptr,
@@ -62,9 +91,7 @@ def _rows_kernel(
     num_rows,
     num_logits,
     student_row,
-    student_col,
     teacher_row,
-    teacher_col,
     tau,
     gamma,
     J: tl.constexpr,
@@ -77,18 +104,20 @@ def _rows_kernel(
     GRAD: tl.constexpr,
     SUMS: tl.constexpr,
     UNLESS_EQUAL: tl.constexpr,
+    STEPS: tl.constexpr,
     ROWS: tl.constexpr,
-    COLS: tl.constexpr,
+    LANES: tl.constexpr,
 ):
     """Sums of the terms (SUMS) and their gradient (GRAD) over the rows of this program.
 
     UNLESS_EQUAL: do nothing where all J upstream gradients are equal. The device decides, so the host need not wait.
     """
+    COLS: tl.constexpr = STEPS * LANES
     pid = tl.program_id(0)
     end = num_rows
     if UNLESS_EQUAL:
         end = tl.where(_all_equal(upstream_ptr, J), 0, num_rows)
-    cols = tl.arange(0, COLS)
+    cols = tl.arange(0, STEPS)[:, None, None] * LANES + tl.arange(0, LANES)[None, None, :]
     stored = cols < num_logits
     valid = cols < num_logits + BACKGROUND
     c_mass = tl.load(coef_ptr)
@@ -100,20 +129,16 @@ def _rows_kernel(
     sum_joint = tl.zeros((ROWS,), tl.float32)
     sum_tail = tl.zeros((ROWS,), tl.float32)
     sum_p = tl.zeros((ROWS,), tl.float32)
+    per_tau = 1.0 / tau
 
     for start in range(pid * ROWS, end, tl.num_programs(0) * ROWS):
         rows = start + tl.arange(0, ROWS)
         row_ok = rows < num_rows
         # N * C may pass 2**31.
         rows = rows.to(tl.int64)
-        inside = row_ok[:, None] & stored[None, :]
-        cols64 = cols.to(tl.int64)
-        s = tl.load(
-            student_ptr + rows[:, None] * student_row + cols64[None, :] * student_col, mask=inside, other=0.0
-        ).to(tl.float32)
-        t = tl.load(
-            teacher_ptr + rows[:, None] * teacher_row + cols64[None, :] * teacher_col, mask=inside, other=0.0
-        ).to(tl.float32)
+        inside = _wide(row_ok) & stored
+        s = tl.load(_wide(student_ptr + rows * student_row) + cols, mask=inside, other=0.0).to(tl.float32)
+        t = tl.load(_wide(teacher_ptr + rows * teacher_row) + cols, mask=inside, other=0.0).to(tl.float32)
         s_masked = s < _MASKED
         # Not maximum(): that would swallow a NaN.
         s = tl.where(s_masked, _MASKED, s)
@@ -123,26 +148,24 @@ def _rows_kernel(
             row_weight = tl.load(weight_ptr + rows, mask=row_ok, other=0.0).to(tl.float32)
         mass_weight = row_weight
 
-        head = (cols[None, :] < 0) & row_ok[:, None]
+        head = (cols < 0) & _wide(row_ok)
         if SELECT == 3:
             label = tl.load(label_ptr + rows, mask=row_ok, other=-1)
             known = (label >= 0) & (label < num_logits + BACKGROUND)
             row_weight = tl.where(known, row_weight, 0.0)
-            label = tl.where(known, label, 0)
-            head = cols64[None, :] == label[:, None]
+            label = tl.where(known, label, 0).to(tl.int32)
+            head = cols == _wide(label)
         elif SELECT > 0:
-            rest = tl.where(valid[None, :], t if SELECT == 1 else s, _OUT)
-            for _ in tl.static_range(K):
-                best = tl.max(rest, 1)
-                at = tl.min(tl.where(rest == best[:, None], cols[None, :], COLS), 1)
-                hit = cols[None, :] == at[:, None]
-                head = head | hit
-                rest = tl.where(hit, _OUT, rest)
-        tail = valid[None, :] & (head == 0)
-        by_tau = row_weight / tau
+            rest = tl.where(valid, t if SELECT == 1 else s, _OUT)
+            for _ in range(K):
+                best = _max(rest)
+                at = _min(tl.where(rest == _wide(best), cols, COLS))
+                rest = tl.where(cols == _wide(at), _OUT, rest)
+            head = valid & (rest == _OUT)
+        tail = valid & (head == 0)
+        by_tau = row_weight * per_tau
 
         if SIGMOID:
-            factor = tl.full((ROWS, COLS), 1.0, tl.float32)
             if GAMMA:
                 e_t = tl.exp(-tl.abs(t))
                 e_s = tl.exp(-tl.abs(s))
@@ -152,41 +175,45 @@ def _rows_kernel(
                 factor = tl.where(apart > 0, tl.exp(gamma * tl.log(tl.where(apart > 0, apart, 1.0))), 0.0)
             # From the side where the teacher's probability is at most a half: see _sigmoid_block of the fused engine.
             flip = tl.where(t > 0, -1.0, 1.0)
-            t = t * flip / tau
-            s = s * flip / tau
+            t = t * flip * per_tau
+            s = s * flip * per_tau
             e_t = tl.exp(t)
             e_s = tl.exp(-tl.abs(s))
-            p = e_t / (1.0 + e_t)
-            q = tl.where(s > 0, 1.0, e_s) / (1.0 + e_s)
-            kl = p * (t - s) + tl.where(s > 0, s, 0.0) + (_log1p(e_s) - _log1p(e_t))
-            kl = kl * factor
+            rest_t = 1.0 / (1.0 + e_t)
+            p = e_t * rest_t
+            kl = p * (t - s) + tl.where(s > 0, s, 0.0) + _log_ratio(e_s, e_t)
+            if GAMMA:
+                kl = kl * factor
             kl_mass = tl.zeros((ROWS,), tl.float32)
-            kl_head = tl.sum(tl.where(head, kl, 0.0), 1)
-            kl_tail = tl.sum(tl.where(tail, kl, 0.0), 1)
-            p = tl.where(flip < 0, 1.0 / (1.0 + e_t), p)
-            total = tl.sum(tl.where(valid[None, :], p, 0.0), 1)
-            mass = tl.sum(tl.where(head, p, 0.0), 1) / tl.where(total > 1e-12, total, 1e-12)
+            kl_head = _sum(tl.where(head, kl, 0.0))
+            kl_tail = _sum(tl.where(tail, kl, 0.0))
+            p_t = tl.where(flip < 0, rest_t, p)
+            total = _sum(tl.where(valid, p_t, 0.0))
+            mass = _sum(tl.where(head, p_t, 0.0)) / tl.where(total > 1e-12, total, 1e-12)
             if GRAD:
-                p = e_t / (1.0 + e_t)
-                grad = (q - p) * flip * factor * by_tau[:, None] * tl.where(head, c_head, c_tail)
+                # As p is computed, to the last bit: equal logits have no gradient.
+                q = tl.where(s > 0, 1.0, e_s) * (1.0 / (1.0 + e_s))
+                grad = (q - p) * flip * tl.where(head, _wide(by_tau * c_head), _wide(by_tau * c_tail))
+                if GAMMA:
+                    grad = grad * factor
         else:
             # Head and tail are shifted by their own maxima, so that neither underflows beside the other.
-            t_top = tl.max(tl.where(tail, t, _OUT), 1)
-            s_top = tl.max(tl.where(tail, s, _OUT), 1)
-            t_top_head = tl.max(tl.where(head, t, _OUT), 1)
-            s_top_head = tl.max(tl.where(head, s, _OUT), 1)
+            t_top = _max(tl.where(tail, t, _OUT))
+            s_top = _max(tl.where(tail, s, _OUT))
+            t_top_head = _max(tl.where(head, t, _OUT))
+            s_top_head = _max(tl.where(head, s, _OUT))
             tail_alive = (t_top > 0.5 * _MASKED).to(tl.float32)
             head_alive = (t_top_head > 0.5 * _MASKED).to(tl.float32)
-            t = (t - tl.where(head, t_top_head[:, None], t_top[:, None])) / tau
-            s = (s - tl.where(head, s_top_head[:, None], s_top[:, None])) / tau
-            e_t = tl.exp(tl.where(valid[None, :], t, _OUT))
-            e_s = tl.exp(tl.where(valid[None, :], s, _OUT))
-            z_t = tl.sum(tl.where(tail, e_t, 0.0), 1)
-            z_s = tl.sum(tl.where(tail, e_s, 0.0), 1)
+            t = (t - tl.where(head, _wide(t_top_head), _wide(t_top))) * per_tau
+            s = (s - tl.where(head, _wide(s_top_head), _wide(s_top))) * per_tau
+            e_t = tl.exp(tl.where(valid, t, _OUT))
+            e_s = tl.exp(tl.where(valid, s, _OUT))
+            z_t = _sum(tl.where(tail, e_t, 0.0))
+            z_s = _sum(tl.where(tail, e_s, 0.0))
             log_z_t = tl.log(z_t)
             log_z_s = tl.log(z_s)
             kl = e_t * (t - s)
-            kl_tail = tl.sum(tl.where(tail, kl, 0.0), 1) / z_t - log_z_t + log_z_s
+            kl_tail = _sum(tl.where(tail, kl, 0.0)) / z_t - log_z_t + log_z_s
             kl_tail = kl_tail * tail_alive
             if K == 0:
                 kl_mass = tl.zeros((ROWS,), tl.float32)
@@ -194,41 +221,40 @@ def _rows_kernel(
                 mass = kl_mass
                 if GRAD:
                     on_tail = by_tau * c_tail * tail_alive
-                    grad = e_s * (on_tail / z_s)[:, None] - e_t * (on_tail / z_t)[:, None]
+                    grad = e_s * _wide(on_tail / z_s) - e_t * _wide(on_tail / z_t)
             else:
-                z_t_head = tl.sum(tl.where(head, e_t, 0.0), 1)
-                z_s_head = tl.sum(tl.where(head, e_s, 0.0), 1)
+                z_t_head = _sum(tl.where(head, e_t, 0.0))
+                z_s_head = _sum(tl.where(head, e_s, 0.0))
                 log_z_t_head = tl.log(z_t_head)
                 log_z_s_head = tl.log(z_s_head)
-                kl_head = tl.sum(tl.where(head, kl, 0.0), 1) / z_t_head - log_z_t_head + log_z_s_head
+                kl_head = _sum(tl.where(head, kl, 0.0)) / z_t_head - log_z_t_head + log_z_s_head
                 kl_head = kl_head * head_alive
                 # log-odds of the head's mass; log P = -softplus(-odds)
-                t_odds = (t_top_head - t_top) / tau + log_z_t_head - log_z_t
-                s_odds = (s_top_head - s_top) / tau + log_z_s_head - log_z_s
+                t_odds = (t_top_head - t_top) * per_tau + log_z_t_head - log_z_t
+                s_odds = (s_top_head - s_top) * per_tau + log_z_s_head - log_z_s
                 # A Bernoulli KL again, seen from the side with the smaller teacher's probability.
                 side = tl.where(t_odds > 0, -1.0, 1.0)
                 t_odds = t_odds * side
                 s_odds = s_odds * side
                 e_t_odds = tl.exp(t_odds)
                 e_s_odds = tl.exp(-tl.abs(s_odds))
-                p_side = e_t_odds / (1.0 + e_t_odds)
-                q_side = tl.where(s_odds > 0, 1.0, e_s_odds) / (1.0 + e_s_odds)
+                rest_t = 1.0 / (1.0 + e_t_odds)
+                p_side = e_t_odds * rest_t
+                q_side = tl.where(s_odds > 0, 1.0, e_s_odds) * (1.0 / (1.0 + e_s_odds))
                 kl_mass = p_side * (t_odds - s_odds) + tl.where(s_odds > 0, s_odds, 0.0)
-                kl_mass = kl_mass + (_log1p(e_s_odds) - _log1p(e_t_odds))
-                mass = tl.where(side < 0, 1.0 / (1.0 + e_t_odds), p_side)
+                kl_mass = kl_mass + _log_ratio(e_s_odds, e_t_odds)
+                mass = tl.where(side < 0, rest_t, p_side)
                 if GRAD:
                     on_mass = by_tau * c_mass * (p_side - q_side) * side
                     on_head = by_tau * (c_head + c_joint * mass) * head_alive
                     on_tail = by_tau * c_tail * tail_alive
-                    on_s = tl.where(
-                        head, ((on_head - on_mass) / z_s_head)[:, None], ((on_tail + on_mass) / z_s)[:, None]
-                    )
-                    on_t = tl.where(head, (on_head / z_t_head)[:, None], (on_tail / z_t)[:, None])
+                    on_s = tl.where(head, _wide((on_head - on_mass) / z_s_head), _wide((on_tail + on_mass) / z_s))
+                    on_t = tl.where(head, _wide(on_head / z_t_head), _wide(on_tail / z_t))
                     grad = e_s * on_s - e_t * on_t
 
         if GRAD:
             grad = tl.where(s_masked, 0.0, grad)
-            tl.store(grad_ptr + rows[:, None] * num_logits + cols64[None, :], grad, mask=inside)
+            tl.store(_wide(grad_ptr + rows * num_logits) + cols, grad, mask=inside)
         if SUMS:
             sum_mass += tl.where(row_ok, kl_mass * row_weight, 0.0)
             sum_head += tl.where(row_ok, kl_head * row_weight, 0.0)
@@ -244,7 +270,7 @@ def _rows_kernel(
         tl.store(sums_ptr + pid * 5 + 4, tl.sum(sum_p, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["numel"])
 def _scale_kernel(grad_ptr, upstream_ptr, factor_ptr, numel, J: tl.constexpr, BLOCK: tl.constexpr):
     """``grad *= factor`` where all upstream gradients are equal; touches no memory where the factor is 1."""
     factor = tl.load(factor_ptr)
@@ -259,7 +285,70 @@ def _scale_kernel(grad_ptr, upstream_ptr, factor_ptr, numel, J: tl.constexpr, BL
 
 
 #: whether kernels run in Triton's interpreter, on CPU tensors (a debugging aid of Triton itself)
-INTERPRETED = isinstance(_rows_kernel, InterpretedFunction)
+INTERPRETED = not isinstance(_rows_kernel, triton.JITFunction)
+
+#: the widest row, implicit background included, that fits into the registers; the modulating factor takes more of them
+MAX_WIDTH = 4096
+MAX_WIDTH_WITH_GAMMA = 1024
+
+#: Compiler options beside the number of warps. Without fused multiply-adds equal logits give a gradient of exactly 0.
+OPTIONS = {"enable_fp_fusion": False}
+
+
+def fits(spec: KDSpec, num_logits: int) -> bool:
+    """Whether a row fits into the registers of one program."""
+    return num_logits + (spec.activation == "implicit_bg") <= max_width(spec)
+
+
+def max_width(spec: KDSpec) -> int:
+    """The most logits per row that the kernel serves, an implicit background included."""
+    return MAX_WIDTH_WITH_GAMMA if spec.gamma else MAX_WIDTH
+
+
+class Tile(NamedTuple):
+    """How rows lie in a program: constants of the kernel and its number of warps."""
+
+    steps: int
+    rows: int
+    lanes: int
+    warps: int
+
+
+def tile(spec: KDSpec, num_logits: int, itemsize: int) -> Tile:
+    """The tile that keeps every variant below 128 registers per thread without a spill, as few threads to a row.
+
+    Args:
+        spec: the loss.
+        num_logits: C.
+        itemsize: bytes of one of the student's logits.
+    """
+    cols = max(16, triton.next_power_of_2(num_logits + (spec.activation == "implicit_bg")))
+    # Sigmoid terms need more registers for each element, and have fewer sums that a row's threads must share.
+    per_thread = 4 if spec.activation == "sigmoid" and cols <= 1024 else 8
+    threads = max(4, cols // per_thread)
+    # Adjacent columns of a thread: 16 bytes where rows start at multiples of 16 elements, which Triton looks at.
+    adjacent = min(16 // itemsize, cols // threads) if num_logits % 16 == 0 else 1
+    lanes = threads * adjacent
+    return Tile(cols // lanes, max(1, 32 // threads), lanes, max(1, threads // 32))
+
+
+def constants(spec: KDSpec, at: Tile, weighted: bool, grad: bool, sums: bool, unless_equal: bool) -> dict[str, object]:
+    """The kernel's constants: what is compiled anew for each of their values."""
+    return dict(
+        J=len(spec.parts),
+        SELECT=_SELECT[spec.select],
+        K=spec.top_k,
+        SIGMOID=spec.activation == "sigmoid",
+        BACKGROUND=int(spec.activation == "implicit_bg"),
+        GAMMA=spec.gamma > 0,
+        WEIGHT=weighted,
+        GRAD=grad,
+        SUMS=sums,
+        UNLESS_EQUAL=unless_equal,
+        STEPS=at.steps,
+        ROWS=at.rows,
+        LANES=at.lanes,
+    )
 
 
 class TritonEngine:
@@ -292,8 +381,11 @@ class TritonEngine:
             return grad
         if buffer.numel():
             factor = upstream[0] if _folds(rows) else upstream[0] * scale
-            programs = min(triton.cdiv(buffer.numel(), _TILE), _MAX_PROGRAMS)
-            _scale_kernel[(programs,)](buffer, upstream, factor, buffer.numel(), J=len(spec.parts), BLOCK=_TILE)
+            programs = min(triton.cdiv(buffer.numel(), _SCALE_BLOCK), _MAX_PROGRAMS)
+            with torch.cuda.device_of(buffer):
+                _scale_kernel[(programs,)](
+                    buffer, upstream, factor, buffer.numel(), J=len(spec.parts), BLOCK=_SCALE_BLOCK
+                )
         if len(spec.parts) > 1:
             _launch(rows, spec, coef, upstream, buffer, with_sums=False)
         return buffer
@@ -322,41 +414,32 @@ def _launch(
 
     With ``upstream`` the kernel leaves ``grad`` as it is where all of ``upstream`` are equal.
     """
-    student, teacher = rows.student, rows.teacher
+    # Columns of a row must be adjacent; rows may lie apart.
+    student, teacher = (x if x.stride(1) == 1 else x.contiguous() for x in (rows.student, rows.teacher))
     num_rows, num_logits = student.shape
-    background = int(spec.activation == "implicit_bg")
-    cols = max(16, triton.next_power_of_2(num_logits + background))
-    height = max(1, _TILE // cols)
-    programs = min(triton.cdiv(num_rows, height), _MAX_PROGRAMS)
+    at = tile(spec, num_logits, student.element_size())
+    programs = min(triton.cdiv(num_rows, at.rows), _MAX_PROGRAMS)
     sums = torch.empty(programs, 5, device=student.device) if with_sums else None
     if programs:
-        _rows_kernel[(programs,)](
-            student,
-            teacher,
-            rows.labels if spec.select == "target" else student,
-            student if rows.weight is None else rows.weight.contiguous(),
-            coef,
-            coef if upstream is None else upstream,
-            student if grad is None else grad,
-            coef if sums is None else sums,
-            num_rows,
-            num_logits,
-            *student.stride(),
-            *teacher.stride(),
-            spec.tau,
-            spec.gamma,
-            J=len(spec.parts),
-            SELECT=_SELECT[spec.select],
-            K=spec.top_k,
-            SIGMOID=spec.activation == "sigmoid",
-            BACKGROUND=background,
-            GAMMA=spec.gamma > 0,
-            WEIGHT=rows.weight is not None,
-            GRAD=grad is not None,
-            SUMS=with_sums,
-            UNLESS_EQUAL=upstream is not None,
-            ROWS=height,
-            COLS=cols,
-            num_warps=4 if cols <= 2048 else 8 if cols <= 4096 else 16,
-        )
+        # Triton launches on the current device, which need not be that of the tensors.
+        with torch.cuda.device_of(student):
+            _rows_kernel[(programs,)](
+                student,
+                teacher,
+                rows.labels if spec.select == "target" else student,
+                student if rows.weight is None else rows.weight.contiguous(),
+                coef,
+                coef if upstream is None else upstream,
+                student if grad is None else grad,
+                coef if sums is None else sums,
+                num_rows,
+                num_logits,
+                student.stride(0),
+                teacher.stride(0),
+                spec.tau,
+                spec.gamma,
+                **constants(spec, at, rows.weight is not None, grad is not None, with_sums, upstream is not None),
+                num_warps=at.warps,
+                **OPTIONS,
+            )
     return sums
