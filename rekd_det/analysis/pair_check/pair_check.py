@@ -235,8 +235,8 @@ def _check_schedule(cfg: Config, found: Findings) -> None:
             f"the learning rate is meant for {base} images per step, {base // images or 1} GPUs at {images} per GPU; "
             "with another number of GPUs train with --auto-scale-lr"
         )
-    if cfg.get("runner_type") != "ReKDRunner":
-        found.notes.append("without runner_type='ReKDRunner' a resumed training is not exact")
+    if not str(cfg.get("runner_type")).endswith("ReKDRunner"):
+        found.notes.append("without runner_type='rekd_det.ReKDRunner' a resumed training is not exact")
 
 
 def _data_classes(cfg: Config) -> tuple[str, ...] | None:

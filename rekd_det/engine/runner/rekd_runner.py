@@ -53,7 +53,17 @@ class ReKDRunner(Runner):
 
     @classmethod
     def from_cfg(cls, cfg: Config | dict) -> Runner:
-        """Build from a config; a resumed run has the seed that its checkpoint names."""
+        """Build from a config; a resumed run has the seed that its checkpoint names.
+
+        The config that is written beside the log and into checkpoints names this package in ``custom_imports``, so
+        that it can be read without the file it came from.
+        """
+        cfg = copy.copy(cfg)
+        imports = dict(cfg.get("custom_imports") or {})
+        names = imports.get("imports") or []
+        names = [names] if isinstance(names, str) else list(names)
+        if "rekd_det" not in names:
+            cfg["custom_imports"] = {**imports, "imports": [*names, "rekd_det"]}
         if cfg.get("resume"):
             path = cfg.get("load_from") or find_latest_checkpoint(cfg["work_dir"])
             if path is not None and can_be_checked(path):
