@@ -7,18 +7,25 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from rekd_det.apis.command_line import exit_on_input_error
-from rekd_det.apis.export import check_distilled, count_parameters, export_student, stored_megabytes
+from rekd_det.apis.command_line import ToolParser, exit_on_input_error
+from rekd_det.apis.export import (
+    check_carried_config,
+    check_distilled,
+    count_parameters,
+    export_student,
+    stored_megabytes,
+)
 from rekd_det.apis.preflight import check_work_dir, read_config
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, load_checkpoint_file
 from rekd_det.utils.config_text import parse_config_text
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair, teacher_config
+from rekd_det.utils.registered_names import check_registered
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("checkpoint", help="checkpoint of a distillation")
     parser.add_argument("-o", "--out", required=True, help="the file to write; an older one is replaced")
     parser.add_argument("--config", help="config of the pair or its student; by default the one in the checkpoint")
@@ -33,14 +40,26 @@ def find_config(args: argparse.Namespace, checkpoint: dict) -> Config:
     text = (checkpoint.get("meta") or {}).get("cfg")
     if not isinstance(text, str):
         raise CheckpointError(f"checkpoint '{args.checkpoint}' carries no config: give it with --config")
-    return parse_config_text(text, f"checkpoint '{args.checkpoint}'")
+    source = f"checkpoint '{args.checkpoint}'"
+    cfg = parse_config_text(text, source)
+    check_carried_config(cfg, source)
+    return cfg
 
 
-def describe(cfg: Config, student: torch.nn.Module, exported: dict, path: str) -> str:
-    """What was written, beside the teacher where the config names it."""
+def may_be_built(teacher: object) -> bool:
+    """Whether the teacher in a checkpoint's own config can be built without running a file that it names."""
+    try:
+        check_registered({"teacher": dict(cfg_path=teacher) if isinstance(teacher, str) else teacher}, "")
+    except InputError:
+        return False
+    return True
+
+
+def describe(cfg: Config, student: torch.nn.Module, exported: dict, path: str, trusted: bool) -> str:
+    """What was written, beside the teacher where the config names it and is trusted, or names no file for it."""
     params = count_parameters(student)
     lines = [f"wrote {path}: {params / 1e6:.2f} M parameters, {os.path.getsize(path) / 1e6:.1f} MB"]
-    if is_pair(cfg.get("model")):
+    if is_pair(cfg.get("model")) and (trusted or may_be_built(cfg.model.teacher)):
         teacher = MODELS.build(teacher_config(cfg).model)
         theirs, size = count_parameters(teacher), stored_megabytes(teacher.state_dict())
         share = stored_megabytes(exported["state_dict"]) / size
@@ -64,7 +83,7 @@ def main() -> None:
     check_work_dir(folder)
     with replacing(args.out) as partial:
         torch.save(exported, partial)
-    print(describe(cfg, student, exported, args.out))
+    print(describe(cfg, student, exported, args.out, trusted=args.config is not None))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +13,8 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, load_weights, strip_student_prefix
-from rekd_det.utils.pair_config import student_config
+from rekd_det.utils.pair_config import is_pair, student_config
+from rekd_det.utils.registered_names import check_registered
 
 #: what a pair's config has at its top level for the training alone
 _TRAINING_KEYS = ("distill", "rekd_hooks", "runner_type", "resume", "load_from", "work_dir")
@@ -34,6 +36,16 @@ def stock_config(cfg: Config) -> Config:
         if not imports["imports"]:
             cfg.pop("custom_imports")
     return cfg
+
+
+def check_carried_config(cfg: Config, source: str) -> None:
+    """Raise InputError, naming ``source``, unless the student's part of a checkpoint's own config runs nothing."""
+    left_out = (*_TRAINING_KEYS, "model", "custom_hooks")
+    parts = {key: value for key, value in cfg.items() if key not in left_out}
+    parts["model"] = cfg.model.architecture if is_pair(cfg.get("model")) else cfg.get("model")
+    ours = re.compile(r"(mmrazor|rekd_det)\.\w+")  # which the export drops
+    parts["custom_hooks"] = [h for h in cfg.get("custom_hooks") or [] if not ours.fullmatch(str(h.get("type")))]
+    check_registered(parts, source)
 
 
 def check_distilled(checkpoint: Mapping, source: str) -> None:

@@ -36,6 +36,14 @@ def parse_config_text(text: str, source: str) -> Config:
     return Config(values)
 
 
+def _key(node: ast.expr) -> Any:
+    key = _value(node)
+    if isinstance(key, str) and any(c in "'\\" or not c.isprintable() for c in key):
+        # mmengine writes keys without escapes: this one would be code in the text of another checkpoint
+        raise ValueError(f"line {node.lineno}: {key!r} is no plain key")
+    return key
+
+
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
         # dict({...}) is how keys are written that are no names; **{...} stands for some of them
@@ -45,7 +53,7 @@ def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Dict):
         if None in node.keys:
             raise ValueError(f"line {node.lineno}: `**` inside braces is not supported")
-        return {_value(k): _value(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
+        return {_key(k): _value(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
     if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
         kind = {ast.List: list, ast.Tuple: tuple, ast.Set: set}[type(node)]
         return kind(map(_value, node.elts))

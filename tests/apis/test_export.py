@@ -65,6 +65,8 @@ def test_the_student_under_its_own_names_and_with_its_config(export, pair):
     assert "mmrazor" not in text
     assert exported["meta"]["dataset_meta"]["classes"] == Config.fromfile(str(pair.student)).metainfo.classes
     assert "0.22 M parameters" in said
+    assert "its teacher" not in said  # its config is a file that only the checkpoint names
+    _, said = export(pair.folder / "iter_6.pth", "--config", pair.pair)
     assert "its teacher: 0.75 M parameters" in said
     assert "29% of the size" in said
     assert os.listdir(path.parent) == ["student.pth"]
@@ -72,7 +74,7 @@ def test_the_student_under_its_own_names_and_with_its_config(export, pair):
 
 def test_fp16_halves_the_file_and_loads(export, pair):
     full = export(pair.folder / "iter_6.pth")[0].stat().st_size
-    path, said = export(pair.folder / "iter_6.pth", "--fp16")
+    path, said = export(pair.folder / "iter_6.pth", "--fp16", "--config", pair.pair)
     assert path.stat().st_size < 0.6 * full
     assert "15% of the size" in said
     weights = torch.load(path, weights_only=True)["state_dict"]
@@ -157,11 +159,53 @@ def test_values_of_every_kind():
         ("a = dict([1, 2])", "can't be read"),
         ("a = {**b}", "inside braces"),
         ("a = (", "can't be read"),
+        ("a = dict({\"b': print(1), 'c\": 2})", "is no plain key"),
+        ("a = dict({'b\\\\': 2})", "is no plain key"),
     ],
 )
 def test_code_in_a_config_is_not_run(text, message):
     with pytest.raises(InputError, match=f"the config inside some.pth.*{message}.*--config"):
         parse_config_text(text, "some.pth")
+
+
+RUN = dict(type="os.system", command="mkdir made-by-a-checkpoint")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"model.architecture.backbone": RUN},
+        {"model.architecture": RUN},
+        {"model.architecture": dict(cfg_path="forged.py")},
+        {"model.architecture.test_cfg.rcnn.nms": dict(type="__import__('os').system('mkdir made-by-a-checkpoint')")},
+        {"model.architecture.backbone.cmc": dict(type="CameraMotionCompensation", warp_mode="print()")},
+        {"model.architecture.backbone.type": "mmengine.fileio.io.os.system"},
+        {"model.architecture.backbone.type": "antigravity"},
+        {"custom_hooks": [RUN]},
+        {"default_hooks.logger": RUN},
+        {"optim_wrapper.constructor": "os.system"},
+    ],
+    ids=lambda forged: "-".join(forged),
+)
+def test_a_config_in_a_checkpoint_names_registered_classes_alone(export, pair, tmp_path, monkeypatch, forged):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "forged.py").write_text(
+        "import os\nos.mkdir('made-by-a-checkpoint')\nmodel = dict(type='FasterRCNN')\n"
+    )
+    cfg = Config.fromfile(str(pair.pair))
+    for key, value in forged.items():
+        *parents, last = key.split(".")
+        owner = cfg
+        for name in parents:
+            owner = owner[name]
+        owner[last] = value
+    checkpoint = torch.load(pair.folder / "iter_6.pth", weights_only=True)
+    checkpoint["meta"]["cfg"] = cfg.pretty_text
+    torch.save(checkpoint, tmp_path / "forged.pth")
+    with pytest.raises(SystemExit, match=r"the config inside checkpoint 'forged.pth' names .* with --config"):
+        export("forged.pth")
+    assert not (tmp_path / "made-by-a-checkpoint").exists()
+    assert not (tmp_path / "student.pth").exists()
 
 
 @pytest.mark.data

@@ -1,0 +1,89 @@
+"""Check that a config which comes out of a checkpoint makes nothing run but registered classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import mmcv.ops
+import mmengine.registry
+from mmengine.registry import Registry
+from mmengine.utils import get_object_from_string
+
+from rekd_det.utils.errors import InputError
+
+_PACKAGES = ("mmengine", "mmcv", "mmdet", "mmpretrain", "torch")
+#: modules of registered classes that evaluate an option as Python, or read a config file that it names
+_RUN_OPTIONS = (
+    *("mmcv.cnn.rfsearch", "mmdet.models.mot", "mmdet.models.task_modules.tracking", "mmdet.models.trackers"),
+    *("mmdet.models.detectors.kd_one_stage", "mmrazor"),
+)
+
+
+def check_registered(config: Any, source: str) -> None:
+    """Check every class that a config names.
+
+    A registry takes ``type='os.system'`` for what stands there, and ``cfg_path`` names a file that is run as Python. So
+    a config is as good as code, unless all it names are classes that OpenMMLab's registries hold.
+
+    Args:
+        config: a config, or a part of one.
+        source: where it comes from, for the message.
+
+    Raises:
+        InputError: for any other name.
+    """
+    for key, value in _named(config):
+        if key == "cfg_path":
+            package, separated, path = str(value).partition("::")
+            allowed = bool(separated) and package in _PACKAGES and ".." not in path
+        elif key == "type" or "." in value:
+            allowed = _is_registered(value)
+        else:  # `ema_type`, `bbox_type`: no path to an object
+            allowed = True
+        if not allowed:
+            raise InputError(
+                f"the config inside {source} names {key}={value!r}, which is no class of OpenMMLab's that is safe to "
+                "take from a file; give a config that you trust with --config"
+            )
+
+
+def _named(config: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            names = key in ("type", "cfg_path", "constructor") or str(key).endswith("_type")
+            if names and (isinstance(value, str) or key == "cfg_path"):
+                yield key, value
+            yield from _named(value)
+    elif isinstance(config, (list, tuple, set)):
+        for value in config:
+            yield from _named(value)
+
+
+def _is_registered(name: str) -> bool:
+    scope, _, rest = name.rpartition(".")
+    if name in mmcv.ops.__all__:  # the kinds of NMS
+        return True
+    if scope in ("", *_PACKAGES):
+        found = [cls for registry in _registries() for cls in (registry.module_dict.get(rest),) if cls is not None]
+    elif scope.partition(".")[0] in _PACKAGES:  # the place of a class, as mmengine's other style of configs has it
+        cls = get_object_from_string(name)
+        found = [cls] if any(cls is c for registry in _registries() for c in registry.module_dict.values()) else []
+    else:
+        return False
+    return bool(found) and not any(_module(cls).startswith(_RUN_OPTIONS) for cls in found)
+
+
+def _module(cls: Any) -> str:
+    return getattr(cls, "__module__", "")
+
+
+def _registries() -> Iterator[Registry]:
+    todo = [r for r in vars(mmengine.registry).values() if isinstance(r, Registry)]
+    while todo:
+        registry = todo.pop()
+        if registry.scope == "mmdet":
+            registry.import_from_location()  # it registers its classes when they are first asked for
+        if registry.scope in _PACKAGES:
+            yield registry
+        todo += registry.children.values()
