@@ -10,7 +10,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
 from rekd_det.analysis.pair_check.pair_check import Findings, check_pair
-from rekd_det.apis.command_line import build_runner, exit_on_input_error
+from rekd_det.apis.command_line import ToolParser, build_runner, exit_on_input_error
 from rekd_det.apis.data_subset import limit_test_images
 from rekd_det.apis.preflight import PreflightError, check_data, read_config
 from rekd_det.utils.pair_config import teacher_config
@@ -20,7 +20,7 @@ LEAST_AP = 0.02
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("config", help="config file of a distillation pair")
     parser.add_argument("--limit", type=int, metavar="N", help="with data: the teacher's AP on the first N images")
     parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("H", "W"), help="generated images")

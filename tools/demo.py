@@ -23,7 +23,7 @@ from pathlib import Path
 import cv2
 from mmengine.config import Config
 
-from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.datasets.synthetic import build_dataset
 from rekd_det.datasets.synthetic.contact_sheet import comparison_sheet
 from rekd_det.utils.errors import InputError
@@ -47,7 +47,7 @@ _QUICK_OPTIONS = {
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("--work-dir", type=Path, help="default: work_dirs/demo")
     parser.add_argument("--fresh", action="store_true", help="do all steps again")
     parser.add_argument(

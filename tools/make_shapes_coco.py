@@ -11,13 +11,13 @@ from pathlib import Path
 
 import cv2
 
-from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.datasets.synthetic import PRESETS, build_dataset
 from rekd_det.datasets.synthetic.contact_sheet import contact_sheet
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="folder to create")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="demo")
     parser.add_argument("--seed", type=int, default=0)

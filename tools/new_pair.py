@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 import rekd_det  # noqa: F401 - registers
-from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.new_pair import control_text, pair_text, supported_settings
 from rekd_det.apis.zoo_models import ZOO, find_zoo_model, read_zoo
 from rekd_det.utils.errors import InputError
@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("student", help="a name in MMDetection's zoo (retinanet_r18_fpn_1x_coco), or a config file")
     parser.add_argument("teacher", help="the same for the teacher")
     parser.add_argument("--checkpoint", help="the teacher's checkpoint; by default the one that the zoo names")

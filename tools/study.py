@@ -14,14 +14,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from rekd_det.apis.command_line import exit_on_input_error  # noqa: E402
+from rekd_det.apis.command_line import ToolParser, exit_on_input_error  # noqa: E402
 from studies.runner.processes import SILENCE_S  # noqa: E402
 from studies.runner.run_study import report_study, run_study  # noqa: E402
 from studies.runner.spec import read_study  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("study", type=Path, metavar="STUDY.yml", help="a study file, such as studies/frcnn.yml")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/study"), help="default: %(default)s")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at once: one per GPU, or two without a GPU")

@@ -14,6 +14,7 @@ from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict
 
 from rekd_det.apis.command_line import (
+    ToolParser,
     add_common_arguments,
     build_runner,
     choose_work_dir,
@@ -27,7 +28,7 @@ from rekd_det.utils.pair_config import student_config, teacher_config
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Test (and evaluate) a detector")
+    parser = ToolParser(description="Test (and evaluate) a detector")
     parser.add_argument("config", help="config file of a detector, or of a distillation pair")
     parser.add_argument(
         "checkpoint",

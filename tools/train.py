@@ -7,19 +7,21 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from rekd_det.apis.command_line import (
+    ToolParser,
     add_common_arguments,
     build_runner,
     choose_work_dir,
     exit_on_input_error,
     export_local_rank,
 )
+from rekd_det.apis.hook_options import check_hooks
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir, read_config
 from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
 from rekd_det.utils.checkpoint import can_be_checked, check_checkpoint_file
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train a detector")
+    parser = ToolParser(description="Train a detector")
     parser.add_argument("config", help="config file of a detector, or of a distillation pair")
     parser.add_argument("--work-dir", help="folder for logs and checkpoints")
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision (bf16 on a CPU)")
@@ -82,6 +84,7 @@ def main() -> None:
     apply_arguments(cfg, args)
     check_work_dir(cfg.work_dir)
     check_start(cfg)
+    check_hooks(cfg)
     check_data(cfg, ("train", "val"))
     build_runner(cfg).train()
 

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import os.path as osp
 import re
+import sys
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
@@ -21,6 +22,23 @@ _KINDS = (ValueError, TypeError, KeyError, AssertionError, OSError, ImportError)
 _SOURCES = ("ann_file", "data_root", "checkpoint", "img_folder", "cfg_path")
 #: what the Runner builds with more than a registry
 _RUNNER_BUILDERS = {getattr(Runner, n).__code__ for n in dir(Runner) if n.startswith("build_")}
+#: whose code is not the user's own: this package, OpenMMLab, and what these call
+_WELL_KNOWN = {
+    *("rekd_det", "mmengine", "mmcv", "mmdet", "mmrazor", "mmpretrain", "torch", "torchvision", "numpy", "cv2", "PIL"),
+    *(
+        "addict",
+        "faster_coco_eval",
+        "pycocotools",
+        "lvis",
+        "scipy",
+        "skimage",
+        "sklearn",
+        "timm",
+        "transformers",
+        "yaml",
+    ),
+    *sys.stdlib_module_names,
+}
 _UNKNOWN_OPTION = re.compile(r"got an unexpected keyword argument '(\w+)'")
 
 
@@ -61,6 +79,13 @@ def explain_build_error(error: BaseException, always: bool = False) -> BuildErro
     if unknown and owner is not None:
         message = _explain_option(unknown[1], owner, options or {})
     return BuildError(f"{name}({given}) can't be built: {message} (raised in {where})")
+
+
+def went_through_own_code(error: BaseException) -> bool:
+    """Whether mmengine had called code of the user's when an error was raised: a backbone, a loss, a hook."""
+    packages = [str(f.f_globals.get("__name__")).partition(".")[0] for f in _frames(error)]
+    called = packages[packages.index("mmengine") :] if "mmengine" in packages else []
+    return any(name not in _WELL_KNOWN for name in called)
 
 
 def _explain_option(option: str, owner: Any, options: Mapping) -> str:

@@ -1,18 +1,22 @@
-"""What ``tools/train.py`` and ``tools/test.py`` share."""
+"""What the programs in ``tools/`` share: options, the Runner, and how they end on an error."""
 
 import argparse
 import functools
+import logging
 import os
 import os.path as osp
 import sys
+import traceback
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from rekd_det.apis.build_errors import explain_build_error
+from rekd_det.apis.build_errors import BuildError, explain_build_error, went_through_own_code
 from rekd_det.engine.runner.cpu_dist import start_gloo, wrap_without_device
 from rekd_det.models.utils.finite_guard import NonFiniteLoss
 from rekd_det.utils.errors import InputError
@@ -67,22 +71,58 @@ def build_runner(cfg: Config) -> Runner:
         raise message from error
 
 
+class ToolParser(argparse.ArgumentParser):
+    """The parser of a program that :func:`exit_on_input_error` guards: it takes ``--traceback`` too."""
+
+    traceback_wanted = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_argument("--traceback", action="store_true", help="show where in the code an error was raised")
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:  # parse_args calls it
+        """As argparse's, and note whether tracebacks are wanted."""
+        parsed, rest = super().parse_known_args(*args, **kwargs)
+        ToolParser.traceback_wanted = parsed.traceback
+        return parsed, rest
+
+
 def exit_on_input_error(main: Callable[[], None]) -> Callable[[], None]:
     """Let a program end with one message and status 1, not a traceback, on a mistake in what it was given.
 
     That is an `InputError`, an error while something is built from a config, or losses that are no numbers any more.
+    The run's log file has the traceback of every error. It is shown as well if the program got ``--traceback``, and
+    where the error came through code that is not of this package, OpenMMLab or torch: its author needs it.
     """
 
     @functools.wraps(main)
     def guarded() -> None:
+        ToolParser.traceback_wanted = False
         try:
             main()
-        except (InputError, NonFiniteLoss) as error:
-            sys.exit(f"error: {error}")
         except Exception as error:
-            message = explain_build_error(error)
-            if message is None:
+            log = _write_to_log(error)
+            explained = error if isinstance(error, (InputError, NonFiniteLoss)) else explain_build_error(error)
+            if explained is None:
                 raise
-            sys.exit(f"error: {message}")
+            cause = error.__cause__ if isinstance(error, BuildError) and error.__cause__ else error
+            if ToolParser.traceback_wanted or (isinstance(explained, BuildError) and went_through_own_code(cause)):
+                traceback.print_exception(cause)
+                sys.exit(f"error: {explained}")
+            where = f"the traceback is in {log}" if log else "--traceback shows where it was raised"
+            sys.exit(f"error: {explained}\n({where})")
 
     return guarded
+
+
+def _write_to_log(error: Exception) -> str | None:
+    """Write an error with its traceback to the log file of the run, where there is one; returns the file's path."""
+    if not MMLogger._instance_dict:
+        return None
+    logger = MMLogger.get_current_instance()
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            trace = (type(error), error, error.__traceback__)
+            handler.handle(logger.makeRecord(logger.name, logging.ERROR, "", 0, "the run has failed", (), trace))
+            return osp.relpath(handler.baseFilename)
+    return None

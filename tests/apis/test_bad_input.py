@@ -66,6 +66,7 @@ def _write_configs(folder: Path) -> None:
         "no_teacher_cfg": "model = dict(teacher=dict(_delete_=True))",
         "order": f"train_dataloader = dict(dataset=dict(metainfo=dict(classes={[b, a, *others]})))",
         "hook": "custom_hooks = [dict(type='NoSuchHook')]",
+        "stopping": "custom_hooks = [dict(type='EarlyStoppingHook', monitor='bbox_mAP')]",
         "warmup": "custom_hooks = [dict(type='mmrazor.DistillWarmupHook', iters=0)]",
         "schedule": "param_scheduler = [dict(type='MultiStepLR', milestone=[1])]",
         "unscaled": "auto_scale_lr = dict(_delete_=True)",
@@ -163,6 +164,21 @@ CASES = [
     ),
     Case("class of a hook", "NoSuchHook is not in the mmdet::hook registry", config="hook.py"),
     Case("class of the model", "ReKDDistil is not in the", ("model.type=mmrazor.ReKDDistil",)),
+    Case(
+        "option of the checkpoint hook",
+        "default_hooks.checkpoint has no option 'save_bset'; did you mean 'save_best'?",
+        ("default_hooks.checkpoint.save_bset=auto",),
+    ),
+    Case(
+        "metric of the checkpoint hook",
+        "default_hooks.checkpoint.save_best: the validation gives no metric 'coco/bbox_mPA'; did you mean",
+        ("default_hooks.checkpoint.save_best=coco/bbox_mPA",),
+    ),
+    Case(
+        "metric of early stopping",
+        "custom_hooks.0.monitor: the validation gives no metric 'bbox_mAP'; did you mean 'coco/bbox_mAP",
+        config="stopping.py",
+    ),
     Case("option of a hook", "DistillWarmupHook: iters must be an int >= 1, got 0", config="warmup.py"),
     # --- the loss
     loss("loss key typo", "topk=3", "model.distiller.loss has no option topk"),

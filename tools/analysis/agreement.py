@@ -20,12 +20,12 @@ from rekd_det.analysis.utils.pair import (
     seed_samplers,
 )
 from rekd_det.analysis.utils.tables import markdown, write_csv
-from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.preflight import read_config
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     add_pair_arguments(parser, split="val")
     parser.add_argument("checkpoints", nargs="+", metavar="STUDENT.pth", help="trained students, distilled or not")
     parser.add_argument("--least", type=float, default=0.3, metavar="P", help="the teacher is sure from here on")

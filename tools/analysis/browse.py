@@ -14,7 +14,7 @@ from rekd_det.analysis.utils import html
 from rekd_det.analysis.utils.arguments import add_pair_arguments, check_counts
 from rekd_det.analysis.utils.figures import save
 from rekd_det.analysis.utils.pair import build_images, build_pair, check_images, choose, class_names, quiet
-from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.preflight import check_work_dir, read_config
 from rekd_det.utils.checkpoint import check_checkpoint_file
 
@@ -22,7 +22,7 @@ DEFAULT_TOP_K = 5
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     add_pair_arguments(parser, split="val", limit=20)
     parser.add_argument("checkpoint", help="weights of the student, distilled or plain")
     parser.add_argument("--out", type=Path, required=True, help="folder of the pictures and index.html")

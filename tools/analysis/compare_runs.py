@@ -9,12 +9,12 @@ from rekd_det.analysis.runs.category_ap import find_results, recompute
 from rekd_det.analysis.runs.comparison import write_comparison
 from rekd_det.analysis.runs.runs import Run, read_runs
 from rekd_det.analysis.utils.pair import AnalysisError
-from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.preflight import check_work_dir
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="DIR", help="work dirs; the others are compared with the first")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/compare_runs"), help="folder of the report")
     parser.add_argument(

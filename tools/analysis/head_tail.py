@@ -24,14 +24,14 @@ from rekd_det.analysis.utils.pair import (
     seed_samplers,
 )
 from rekd_det.analysis.utils.tables import markdown, write_csv
-from rekd_det.apis.command_line import exit_on_input_error
+from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.preflight import check_work_dir, read_config
 
 DEFAULT_TOP_K = 5
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ToolParser(description=__doc__)
     add_pair_arguments(parser, split="train")
     parser.add_argument("--checkpoint", help="weights of a trained student: it then proposes the rows, and judges too")
     parser.add_argument("--top-k", type=int, metavar="K", help="K of the matrix; by default the loss's, or 5")

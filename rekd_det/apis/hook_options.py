@@ -1,0 +1,83 @@
+"""Find what is mistyped in a hook's config and would be noticed only when it is used, after an epoch or more."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import HOOKS, METRICS
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+
+from rekd_det.evaluation.faster_coco_metric import FasterCocoMetric
+from rekd_det.utils.errors import InputError
+
+_COCO_ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+
+
+class HookError(InputError):
+    """A hook's option that means nothing."""
+
+
+def check_hooks(cfg: Config) -> None:
+    """Check options of hooks that mmengine reads late.
+
+    ``CheckpointHook`` hands what it does not know on to the first save; it and ``EarlyStoppingHook`` look for their
+    metric after the first validation. A metric's name is checked where COCO's metric alone evaluates.
+
+    Args:
+        cfg: the config of a run.
+
+    Raises:
+        HookError: for a mistyped one; it names the config key.
+    """
+    metrics = _coco_names(cfg)
+    for key, hook, kind in _hooks(cfg):
+        if issubclass(kind, CheckpointHook):
+            known = {name for cls in kind.__mro__ for name in inspect.signature(cls).parameters} - {"args", "kwargs"}
+            for option in sorted(hook.keys() - known - {"type", "priority", "_scope_"}):
+                raise HookError(f"{key} has no option '{option}'{_closest(option, known)}")
+            _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
+        elif issubclass(kind, EarlyStoppingHook):
+            _check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
+
+
+def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping, type]]:
+    default = {f"default_hooks.{name}": hook for name, hook in (cfg.get("default_hooks") or {}).items()}
+    custom = {f"custom_hooks.{index}": hook for index, hook in enumerate(cfg.get("custom_hooks") or [])}
+    for key, hook in {**default, **custom}.items():
+        kind = hook.get("type") if isinstance(hook, Mapping) else None
+        kind = HOOKS.get(kind) if isinstance(kind, str) else kind
+        if inspect.isclass(kind):
+            yield key, hook, kind
+
+
+def _coco_names(cfg: Config) -> set[str] | None:
+    """The names of the validation's metrics; None where they are not known beforehand."""
+    evaluators = cfg.get("val_evaluator")
+    evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators or []
+    names = set()
+    for evaluator in evaluators:
+        kind = evaluator.get("type") if isinstance(evaluator, Mapping) else None
+        kind = METRICS.get(kind) if isinstance(kind, str) else kind
+        kinds = evaluator.get("metric", "bbox") if kind in (CocoMetric, FasterCocoMetric) else "proposal"
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        if evaluator.get("classwise") or evaluator.get("metric_items") or not {"bbox", "segm"} >= set(kinds):
+            return None
+        prefix = evaluator.get("prefix") or "coco"
+        names |= {f"{prefix}/{metric}_{item}" for metric in kinds for item in _COCO_ITEMS}
+    return names or None
+
+
+def _check_metrics(key: str, named: Any, known: set[str] | None) -> None:
+    for name in [named] if isinstance(named, str) else named or []:
+        if known and name != "auto" and name not in known:
+            raise HookError(f"{key}: the validation gives no metric '{name}'{_closest(name, known)}")
+
+
+def _closest(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f": it has {', '.join(sorted(known))}"
