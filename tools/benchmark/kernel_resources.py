@@ -54,8 +54,8 @@ MODES: dict[str, LogitLoss] = {
     "target": DKDLoss(),
     "kd": KDLoss(),
     "kd_sigmoid": KDLoss(activation="sigmoid"),
-    "sigmoid": ReKDLoss(top_k=5, activation="sigmoid"),
-    "sigmoid_gamma": ReKDLoss(top_k=5, activation="sigmoid", gamma=1.0),
+    "sigmoid": ReKDLoss(top_k=5, activation="sigmoid", tisd="split"),
+    "sigmoid_gamma": ReKDLoss(top_k=5, activation="sigmoid", tisd="split", gamma=1.0),
 }
 #: name of a pass: constants of the kernel
 PASSES = {

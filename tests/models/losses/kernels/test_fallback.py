@@ -129,7 +129,7 @@ def test_memory_that_runs_out_is_no_fault_of_the_kernel(warnings, monkeypatch):
     ("loss", "kwargs"),
     [
         (ReKDLoss(top_k=2), dict(weight=torch.rand(6))),
-        (ReKDLoss(top_k=2, activation="sigmoid"), {}),
+        (ReKDLoss(top_k=2, activation="sigmoid", tisd="split"), {}),
         (DKDLoss(activation="implicit_bg"), dict(gt_labels=torch.arange(6))),
         (KDLoss(tau=2.0), dict(dtype=torch.bfloat16)),
     ],
