@@ -29,6 +29,7 @@ def apply() -> None:
     _mend_mmrazor_import()
     _allow_training_state_in_checkpoints()
     _load_checkpoints_as_data()
+    _load_files_as_data()
     _serve_torchvision_urls()
     _give_bf16_to_ops_as_fp32()
     torchvision_stand_in.install()
@@ -113,6 +114,18 @@ def _load_checkpoints_as_data() -> None:
     schemes = theirs.CheckpointLoader._schemes
     schemes.update({prefix: load_from_http for prefix, loader in schemes.items() if loader is theirs.load_from_http})
     theirs.load_from_http = load_from_http  # which the loaders of torchvision:// and the like call
+
+
+def _load_files_as_data() -> None:
+    """Let ``mmengine.load`` execute nothing: data sets read proposals and annotations with it, as pickles or YAML."""
+    from mmdet.datasets import OpenImagesChallengeDataset
+    from mmengine.fileio.handlers import PickleHandler, YamlHandler, file_handlers
+
+    from rekd_det.utils.data_files import DataPickleHandler, DataYamlHandler, read_relations
+
+    safe = {PickleHandler: DataPickleHandler(), YamlHandler: DataYamlHandler()}  # a user's own handler stays
+    file_handlers.update({name: safe.get(type(handler), handler) for name, handler in file_handlers.items()})
+    OpenImagesChallengeDataset._get_relation_matrix = read_relations
 
 
 def _serve_torchvision_urls() -> None:

@@ -1,0 +1,116 @@
+"""Read pickles and YAML as data: proposals, annotations and results are not code."""
+
+from __future__ import annotations
+
+import collections
+import copyreg
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from mmengine.fileio import get_local_path
+from mmengine.fileio.handlers import PickleHandler, YamlHandler
+
+from rekd_det.utils.errors import InputError
+
+
+class DataPickleHandler(PickleHandler):
+    """mmengine's handler of pickles, which loads containers, numbers, arrays, tensors and data samples alone."""
+
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+        """Read one object.
+
+        Raises:
+            InputError: if the pickle carries anything else, or is damaged.
+        """
+        try:
+            return _DataUnpickler(file, **kwargs).load()
+        except InputError as error:
+            raise InputError(
+                f"a pickle that the config names (a .pkl file of proposals or annotations) carries code ({error}) and "
+                "was refused: loading it could run anything. If you trust who made it, allow the class with "
+                "torch.serialization.add_safe_globals([...]) in a module of `custom_imports`"
+            ) from error
+        except Exception as error:  # a damaged pickle raises nearly anything
+            raise InputError(
+                "a pickle that the config names (a .pkl file of proposals or annotations) is damaged or none "
+                f"({type(error).__name__}: {error})"
+            ) from error
+
+
+class DataYamlHandler(YamlHandler):
+    """mmengine's handler of YAML, without the tags that call Python."""
+
+    def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
+        """Read one document; tuples, which mmengine writes, are read as such."""
+        return yaml.load(file, **{"Loader": yaml.FullLoader, **kwargs})
+
+
+class _DataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        found = _ALLOWED.get(f"{module}.{name}") or _allowed_by_user().get(f"{module}.{name}")
+        if found is None:
+            raise InputError(f"{module}.{name}")
+        return found
+
+
+def read_relations(dataset: Any, hierarchy_file: str) -> np.ndarray:
+    """In the place of ``OpenImagesChallengeDataset._get_relation_matrix``, which allows pickles in the file.
+
+    Returns:
+        ``(classes, classes)``: which category is which one's parent.
+    """
+    with get_local_path(hierarchy_file, backend_args=dataset.backend_args) as path:
+        return np.load(path)[1:, 1:]
+
+
+def _tensor_bytes(content: bytes) -> Any:
+    """In the place of torch's function of that purpose, which loads anything."""
+    return torch.load(io.BytesIO(content), weights_only=True)
+
+
+def _allowed_by_user() -> dict[str, Any]:
+    named = (
+        entry if isinstance(entry, tuple) else (entry, f"{entry.__module__}.{entry.__qualname__}")
+        for entry in torch.serialization.get_safe_globals()
+    )
+    return {name: allowed for allowed, name in named}
+
+
+def _allowed() -> dict[str, Callable]:
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import BaseDataElement, InstanceData, LabelData, PixelData
+
+    classes = [
+        *(object, set, frozenset, complex, bytes, bytearray, slice, range, list, dict, int, float, str, tuple, bool),
+        *(collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque),
+        *(np.ndarray, np.dtype, torch.Size, torch.device),
+    ]
+    found: dict[str, Any] = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
+    found.update({f"__builtin__.{cls.__name__}": cls for cls in classes if cls.__module__ == "builtins"})  # Python 2's
+    found["copy_reg._reconstructor"] = copyreg._reconstructor  # type: ignore[attr-defined]
+    found["copyreg._reconstructor"] = copyreg._reconstructor  # type: ignore[attr-defined]
+    for cls in (BaseDataElement, DetDataSample, InstanceData, LabelData, PixelData):
+        found[f"{cls.__module__}.{cls.__qualname__}"] = cls
+    for package in ("numpy.core", "numpy._core"):  # NumPy 2 moved it
+        found[f"{package}.multiarray._reconstruct"] = np.ndarray.__reduce__(np.empty(0))[0]
+        found[f"{package}.multiarray.scalar"] = np.float64(0).__reduce__()[0]
+        found[f"{package}.numeric._frombuffer"] = np.empty(1).__reduce_ex__(5)[0]
+    found["_codecs.encode"] = _encode
+    found["torch._utils._rebuild_tensor_v2"] = torch._utils._rebuild_tensor_v2
+    found["torch.storage._load_from_bytes"] = _tensor_bytes
+    return found
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How bytes are written in old pickles."""
+    if encoding != "latin1":
+        raise InputError(f"_codecs.encode to {encoding}")
+    return text.encode(encoding)
+
+
+_ALLOWED = _allowed()

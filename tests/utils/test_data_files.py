@@ -1,0 +1,99 @@
+"""Pickles and YAML that a config names are data: what OpenMMLab writes loads, what calls something is refused."""
+
+import os
+import pickle
+from collections import OrderedDict, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.fileio import dump, load
+from mmengine.structures import InstanceData
+
+from rekd_det.utils.errors import InputError
+
+
+class Code:
+    """Pickles as a call."""
+
+    def __init__(self, *call):
+        self.call = call or (os.mkdir, "made-by-a-file")
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
+class Own:
+    """A class of the user's."""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_what_openmmlab_writes_is_read(protocol):
+    proposals = InstanceData(bboxes=torch.rand(3, 4), scores=torch.rand(3), labels=np.arange(3))
+    content = {
+        "000.jpg": proposals,
+        "array": np.float32([[1, 2]]),
+        "objects": np.array([None, "a"], dtype=object),
+        "scalar": np.float64(3),
+        "nested": OrderedDict(a=[1, (2, {3}), b"x"], b=defaultdict(list, c=[1.5])),
+        "sample": DetDataSample(metainfo=dict(img_id=1), gt_instances=proposals),
+    }
+    dump(content, "a.pkl", protocol=protocol)
+    loaded = load("a.pkl")
+    assert torch.equal(loaded["000.jpg"].bboxes, proposals.bboxes)
+    assert (loaded["array"] == content["array"]).all()
+    assert loaded["objects"].tolist() == [None, "a"]
+    assert loaded["nested"] == content["nested"]
+    assert torch.equal(loaded["sample"].gt_instances.scores, proposals.scores)
+
+
+@pytest.mark.parametrize("name", ["a.pkl", "a.pickle"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        Code(),
+        Code(getattr, InstanceData, "to_dict"),
+        Code(eval, "1"),
+        np.array([Code()], dtype=object),
+        Code(torch.storage._load_from_bytes, b""),
+        Own(),
+    ],
+    ids=["mkdir", "getattr", "eval", "in an array", "bytes that are no tensor", "own class"],
+)
+def test_a_pickle_that_calls_something_is_refused(name, code):
+    with open(name, "wb") as file:
+        pickle.dump({"a": code}, file)
+    with pytest.raises(InputError, match=r"a pickle .* (carries code|is damaged)"):
+        load(name)
+    assert not Path("made-by-a-file").exists()
+
+
+def test_a_tensor_inside_a_pickle_carries_no_code():
+    torch.save(Code(), "a.pth")
+    with open("a.pkl", "wb") as file:
+        pickle.dump(Code(torch.storage._load_from_bytes, Path("a.pth").read_bytes()), file)
+    with pytest.raises(InputError):
+        load("a.pkl")
+    assert not Path("made-by-a-file").exists()
+
+
+def test_a_class_that_the_user_allows_is_read():
+    dump(Own(), "a.pkl")
+    with torch.serialization.safe_globals([Own]):
+        assert isinstance(load("a.pkl"), Own)
+
+
+def test_yaml_calls_nothing_and_keeps_tuples():
+    dump(dict(a=(1, 2)), "a.yaml")
+    assert load("a.yaml") == dict(a=(1, 2))
+    Path("b.yml").write_text("!!python/object/apply:os.mkdir [made-by-a-file]")
+    with pytest.raises(Exception, match="could not determine a constructor"):
+        load("b.yml")
+    assert not Path("made-by-a-file").exists()
