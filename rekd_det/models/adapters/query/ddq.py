@@ -24,8 +24,7 @@ from rekd_det.structures.aligned_logits import AlignedLogits
 class DDQQueries(SharedQueries):
     """DDQ: content is the encoder's (mapped) feature at the point that proposed the place.
 
-    The teacher takes its own feature at the same point. Dense and denoising queries go along without content, as for
-    DINO: distinct queries can't see them.
+    The teacher takes its own feature at the same point.
     """
 
     def __init__(self, student: Any, teacher: Any) -> None:
@@ -37,9 +36,8 @@ class DDQQueries(SharedQueries):
         # Called once per image; the queries are rows of its output.
         taps.add(self.student.query_map, lambda args, kwargs, output: self._features.append(output))
 
-    @property
-    def distinct(self) -> slice:
-        """Where the distinct queries lie among all queries of the student's decoder."""
+    def matching(self, total: int) -> slice:
+        # Between the denoising and the dense queries.
         start, count = self.student.cache_dict["dis_query_info"]
         return slice(start, start + count)
 
@@ -57,27 +55,36 @@ class DDQQueries(SharedQueries):
         return cache["distinct_query_mask"][layer][:: cache["num_heads"]]
 
     def embed(self, memory: Tensor) -> dict[str, Tensor]:
-        places, distinct = self.places["reference_points"], self.distinct
-        query = memory.new_zeros(*places.shape[:2], memory.shape[-1])
-        for i, features in enumerate(self._features):
-            if len(features) != len(memory[i]):
+        contents = []
+        for features, own, queries in zip(self._features, memory, self.places["query"], strict=True):
+            if len(features) != len(own):
                 raise ValueError(
-                    f"DDQDETR: the student's feature maps have {len(features)} points, the teacher's {len(memory[i])}: "
+                    f"DDQDETR: the student's feature maps have {len(features)} points, the teacher's {len(own)}: "
                     "a query's content is the feature of one point. Take a teacher with the student's number of levels "
                     "and strides (num_feature_levels, neck)"
                 )
-            index, found = _rows_of(features, self.places["query"][i, distinct])
-            content = self.teacher.query_map(memory[i])[index]
-            query[i, distinct] = content * found[:, None]
-        return dict(query=query, reference_points=places, dn_mask=self.places["self_attn_mask"])
+            index, found = _rows_of(features, queries)
+            contents.append(self.teacher.query_map(own)[index] * found[:, None])
+        return dict(query=torch.stack(contents), reference_points=self.places["reference_points"], dn_mask=None)
 
     def decode(self, feats: Sequence[Tensor], data_samples: list) -> Tensor:
-        with _decode_as_student(self):
+        with self._students_selection():
             return super().decode(feats, data_samples)
 
-    def classify(self, hidden: Tensor) -> Tensor:
-        # The head cuts the dense queries off before it classifies; as long a product gives the same last bit.
-        return super().classify(hidden[:, :, : self.distinct.stop])
+    @contextmanager
+    def _students_selection(self) -> Iterator[None]:
+        """Let the teacher's decoder drop, between layers, the queries that the student dropped."""
+        decoder = self.teacher.decoder
+        heads = self.teacher.cache_dict["num_heads"]
+
+        def select(*args, **kwargs) -> Tensor:
+            return ~self._selection(argument(args, kwargs, 3, "layer_index")).repeat_interleave(heads, 0)
+
+        decoder.select_distinct_queries = select  # shadows the class's method
+        try:
+            yield
+        finally:
+            del decoder.select_distinct_queries
 
     def clear(self) -> None:
         super().clear()
@@ -95,41 +102,16 @@ class DDQAdapter(QueryAdapter):
         self._queries = self._shared = DDQQueries(student, teacher)
 
     def _matching_part(self, total: int) -> slice:
-        return self._queries.distinct
+        return self._queries.matching(total)
 
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
         assert self._output is not None
         logits = self._output[0]
-        with self.teacher_kernels():
-            rows = self._matching_queries(self._queries.decode(teacher_feats, data_samples))
+        rows = self._queries.decode(teacher_feats, data_samples)
         kept = [self._queries.kept(i) for i in range(len(logits))]
         with torch.enable_grad():
             mine = [x[mask] for x, mask in zip(logits, kept, strict=True)]
         return [self.entry(i, f"d{i}", x, rows[i][kept[i]]) for i, x in enumerate(mine)]
-
-
-@contextmanager
-def _decode_as_student(queries: DDQQueries) -> Iterator[None]:
-    """For one decoding, set the teacher's decoder to the student's query layout and selection."""
-    decoder, cache = queries.teacher.decoder, queries.teacher.cache_dict
-    heads, part = cache["num_heads"], queries.distinct
-
-    def select(*args, **kwargs) -> Tensor:
-        mask = argument(args, kwargs, 2, "self_attn_mask").clone()
-        mask[:, part, part] = ~queries._selection(argument(args, kwargs, 3, "layer_index")).repeat_interleave(heads, 0)
-        return mask
-
-    # Dense queries are refined by branches of their own, which the decoder uses in training only. Its layers stay in
-    # eval mode: this is the flag of the decoder alone.
-    decoder.training = True
-    decoder.select_distinct_queries = select
-    decoder.__dict__["aux_reg_branches"] = queries.teacher.bbox_head.aux_reg_branches
-    cache["num_dense_queries"] = queries.student.cache_dict["num_dense_queries"]
-    try:
-        yield
-    finally:
-        decoder.training = False
-        del decoder.select_distinct_queries, decoder.__dict__["aux_reg_branches"]
 
 
 def _rows_of(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,6 @@ import torch
 from mmdet.models.dense_heads import Mask2FormerHead
 from torch import Tensor
 
-from rekd_det.models.adapters.attention import same_kernels
 from rekd_det.models.adapters.base import register_adapter
 from rekd_det.models.adapters.matching import class_cost, mask_cost, match
 from rekd_det.models.adapters.query.decoder_layers import DecoderLayersAdapter, check_same_layers
@@ -32,7 +31,6 @@ class MaskQueryAdapter(DecoderLayersAdapter):
         check_same_layers(type(student).__name__, _predictions(student), _predictions(teacher))
         #: of the student, per layer: logits ``(B, Q, C)``, mask logits ``(B, Q, h, w)``
         self._output: tuple[list[Tensor], list[Tensor]] | None = None
-        self._weights = [*teacher.parameters()]
 
     def tap(self, taps: TapSet) -> None:
         self.clear()
@@ -48,8 +46,7 @@ class MaskQueryAdapter(DecoderLayersAdapter):
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
         assert self._output is not None
         logits, masks = self._output
-        with same_kernels(self._weights):
-            rows, teacher_masks = self.teacher(teacher_feats, data_samples)
+        rows, teacher_masks = self.teacher(teacher_feats, data_samples)
         cost = [
             class_cost(a.detach(), b, self.meaning.activation) + mask_cost(m, n)
             for a, b, m, n in zip(logits, rows, masks, teacher_masks, strict=True)

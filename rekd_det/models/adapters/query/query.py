@@ -12,13 +12,11 @@ Two ways to make the teacher's rows correspond, see docs/query_heads.md:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rekd_det.models.adapters.attention import same_kernels
 from rekd_det.models.adapters.base import register_adapter
 from rekd_det.models.adapters.matching import Pairs, box_cost, class_cost, match
 from rekd_det.models.adapters.query.decoder_layers import DecoderLayersAdapter, check_same_layers
@@ -49,7 +47,6 @@ class QueryAdapter(DecoderLayersAdapter):
         self._student_detector: Any = student
         self._teacher_detector: Any = teacher
         self._shared = share_queries(student, teacher)
-        self._teacher_transformer = _transformer_weights(teacher)
 
     def tap(self, taps: TapSet) -> None:
         self.clear()
@@ -67,22 +64,17 @@ class QueryAdapter(DecoderLayersAdapter):
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
         assert self._output is not None
         logits, boxes = self._output
-        with self.teacher_kernels():
-            if self._shared is not None:
-                rows = self._matching_queries(self._shared.decode(teacher_feats, data_samples))
-                pairs: list[Pairs | None] = [None] * len(logits)
-            else:
-                rows, teacher_boxes = _predict(self._teacher_detector, teacher_feats, data_samples)
-                cost = class_cost(torch.stack(logits).detach(), rows, self.meaning.activation)
-                pairs = match(cost + box_cost(boxes, teacher_boxes))
+        if self._shared is not None:
+            rows = self._shared.decode(teacher_feats, data_samples)
+            pairs: list[Pairs | None] = [None] * len(logits)
+        else:
+            rows, teacher_boxes = _predict(self._teacher_detector, teacher_feats, data_samples)
+            cost = class_cost(torch.stack(logits).detach(), rows, self.meaning.activation)
+            pairs = match(cost + box_cost(boxes, teacher_boxes))
         return [self.entry(i, f"d{i}", x, y, p) for i, (x, y, p) in enumerate(zip(logits, rows, pairs, strict=True))]
 
-    def teacher_kernels(self) -> AbstractContextManager[None]:
-        """The context in which the teacher's transformer computes."""
-        return same_kernels(self._teacher_transformer)
-
     def _matching_queries(self, x: Tensor) -> Tensor:
-        """``(D, B, Q, ...)`` of ``(D, B, Q', ...)`` for what the student's decoder gave or was given."""
+        """``(D, B, Q, ...)`` of ``(D, B, N, ...)``, what the student's decoder gave for all its queries."""
         return x[:, :, self._matching_part(x.shape[2])]
 
     def _matching_part(self, total: int) -> slice:
@@ -104,8 +96,3 @@ class QueryAdapter(DecoderLayersAdapter):
 def _predict(detector: Any, feats: Sequence[Tensor], data_samples: list) -> tuple[Tensor, Tensor]:
     """A detector's own predictions: logits ``(D, B, R, C)`` and boxes ``(D, B, R, 4)`` (cx, cy, w, h), normalised."""
     return detector.bbox_head(**detector.forward_transformer(feats, data_samples))
-
-
-def _transformer_weights(detector: nn.Module) -> list[nn.Parameter]:
-    skipped = ("backbone", "neck")
-    return [p for name, part in detector.named_children() if name not in skipped for p in part.parameters()]

@@ -3,12 +3,14 @@
 A query of a two-stage decoder is a place (a box, found by the encoder) and a content (an embedding). The place means
 the same to both networks, so the teacher gets the student's, in the student's order. The content lives in each
 network's own space: a teacher was never trained on the student's embeddings, so it embeds the student's places itself,
-with its own weights. Equal networks embed equally, and their rows are equal to the last bit.
+with its own weights. Equal networks embed equally, and their rows are equal up to rounding.
+
+The teacher decodes the matching queries alone: no other query, of denoising or DDQ's dense ones, can be seen by them.
 
 Shared queries as the points at which two transformers are compared are the idea of KD-DETR (Wang et al., CVPR 2024,
 "consistent distillation points").
 
-Shapes: D decoder layers, B images, Q matching queries, N all queries of the decoder, c embedding width.
+Shapes: D decoder layers, B images, Q matching queries, N all queries of the student's decoder, c embedding width.
 """
 
 from __future__ import annotations
@@ -35,18 +37,25 @@ class SharedQueries(ABC):
     def __init__(self, student: Any, teacher: Any) -> None:
         self.student = student
         self.teacher = teacher
+        #: of the matching queries, as the student's decoder gets them: ``query`` ``(B, Q, c)``, and
+        #: ``reference_points`` ``(B, Q, 4)``
         self.places: dict[str, Tensor] = {}
+
+    def matching(self, total: int) -> slice:
+        """Where the matching queries lie among all ``total`` queries of the student's decoder."""
+        return slice(None)
 
     def tap(self, taps: TapSet) -> None:
         """Add the taps on the student."""
 
         def on_decoder(args: tuple, kwargs: dict, output: object) -> None:
-            self.places = {k: kwargs[k] for k in ("query", "reference_points", "self_attn_mask") if k in kwargs}
+            part = self.matching(kwargs["query"].shape[1])
+            self.places = {k: kwargs[k][:, part] for k in ("query", "reference_points")}
 
         taps.add(self.student.decoder, on_decoder)
 
     def decode(self, feats: Sequence[Tensor], data_samples: list) -> Tensor:
-        """The teacher's logits ``(D, B, N, C)`` of the recorded queries.
+        """The teacher's logits ``(D, B, Q, C)`` of the recorded queries.
 
         Args:
             feats: the teacher's own feature maps.
@@ -56,16 +65,12 @@ class SharedQueries(ABC):
         memory = self.teacher.forward_encoder(**encoder_inputs)["memory"]
         queries = self.embed(memory)
         hidden = self.teacher.forward_decoder(memory=memory, **queries, **decoder_inputs)["hidden_states"]
-        return self.classify(hidden)
+        branches = self.teacher.bbox_head.cls_branches  # no boxes are regressed
+        return torch.stack([branches[i](h) for i, h in enumerate(hidden)])
 
     @abstractmethod
     def embed(self, memory: Tensor) -> dict[str, Tensor]:
         """The arguments of the teacher's ``forward_decoder`` that make the queries; ``memory`` is its encoder's."""
-
-    def classify(self, hidden: Tensor) -> Tensor:
-        """Logits ``(D, B, N, C)`` of the decoder's states ``(D, B, N, c)``; no boxes are regressed."""
-        branches = self.teacher.bbox_head.cls_branches
-        return torch.stack([branches[i](h) for i, h in enumerate(hidden)])
 
     def clear(self) -> None:
         """Forget the recorded queries."""
@@ -98,18 +103,15 @@ class TwoStageQueries(SharedQueries):
 
 
 class DINOQueries(SharedQueries):
-    """DINO: content is a learned embedding per rank of the place among the encoder's proposals.
+    """DINO: content is a learned embedding per rank of the place among the encoder's proposals."""
 
-    The decoder gets the student's denoising queries as well, without content: matching queries can't see them, and
-    with them every sum is as long as the student's.
-    """
+    def matching(self, total: int) -> slice:
+        return slice(total - self.student.num_queries, None)  # denoising queries come first
 
     def embed(self, memory: Tensor) -> dict[str, Tensor]:
         places = self.places["reference_points"]
-        count = self.student.num_queries
-        query = memory.new_zeros(*places.shape[:2], memory.shape[-1])
-        query[:, -count:] = self.teacher.query_embedding.weight[:count]
-        return dict(query=query, reference_points=places, dn_mask=self.places["self_attn_mask"])
+        query = self.teacher.query_embedding.weight[: places.shape[1]].expand(len(places), -1, -1)
+        return dict(query=query, reference_points=places, dn_mask=None)
 
 
 def share_queries(student: Any, teacher: Any) -> SharedQueries | None:

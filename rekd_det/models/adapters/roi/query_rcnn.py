@@ -15,7 +15,6 @@ import torch
 from mmdet.structures.bbox import bbox2roi, bbox_xyxy_to_cxcywh
 from torch import Tensor, nn
 
-from rekd_det.models.adapters.attention import same_kernels
 from rekd_det.models.adapters.base import register_adapter
 from rekd_det.models.adapters.matching import box_cost, class_cost, match
 from rekd_det.models.adapters.query.decoder_layers import DecoderLayersAdapter, check_same_layers
@@ -49,7 +48,6 @@ class QueryRCNNAdapter(DecoderLayersAdapter):
 
     def bind(self, student: nn.Module, teacher: nn.Module) -> None:
         self._proposals: Any = teacher.rpn_head
-        self._weights = [*self.teacher.bbox_head.parameters()]
 
     def tap(self, taps: TapSet) -> None:
         self.clear()
@@ -61,8 +59,7 @@ class QueryRCNNAdapter(DecoderLayersAdapter):
 
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
         metas = [sample.metainfo for sample in data_samples]
-        with same_kernels(self._weights):
-            answers = self._teacher_stages(teacher_feats, data_samples, metas)
+        answers = self._teacher_stages(teacher_feats, data_samples, metas)
         logits = [s.logits for s in self._stages if s.logits is not None]
         mine = torch.stack([self._student_boxes(i, metas) for i in range(len(self._stages))])
         rows, boxes = (torch.stack(x) for x in zip(*answers, strict=True))
