@@ -25,8 +25,8 @@ from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, settle, shrink, tiny_batch
 from rekd_det.utils.log_names import is_loss
 
-#: teacher's and student's logits differ by no more, relative to ``1 + |logit|``, where torch computes attention by another
-#: kernel because no weight is trained; everywhere else by nothing
+#: teacher's and student's logits differ by no more, relative to ``1 + |logit|``, where torch takes another kernel for
+#: attention because no weight is trained; everywhere else by nothing
 ATTENTION_TOLERANCE = 1e-5
 #: sizes in pixels that are tried in turn, until the detector itself can be trained on one
 _SIZES = ((96, 128), (288, 320), (320, 320))

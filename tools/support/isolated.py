@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection, wait
+from concurrent.futures import Future, TimeoutError, as_completed
 from pathlib import Path
 from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
 
 
 class Ended(RuntimeError):
@@ -31,56 +34,51 @@ def run_isolated(
     Yields:
         ``(argument, result, seconds)`` as they finish; the result is the exception where there was one.
     """
-    context = multiprocessing.get_context("fork")  # everything is imported already
-    waiting = list(reversed(arguments))
-    running: dict[Any, tuple[Any, Any, float]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                argument = waiting.pop()
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_call, args=(function, argument, theirs, gigabytes), daemon=True)
-                process.start()
-                theirs.close()
-                running[ours] = (process, argument, time.monotonic())
-            ready = wait(list(running), timeout=1.0)
-            for pipe, (process, argument, start) in list(running.items()):
-                taken = time.monotonic() - start
-                if pipe in ready:
-                    result = _receive(pipe, process)
-                elif taken > seconds:
-                    result = Ended(f"took more than {seconds:g} s")
-                else:
-                    continue
-                process.kill()
-                process.join()
-                del running[pipe]
-                yield argument, result, taken
-    finally:
-        for process, _, _ in running.values():
-            process.kill()
+    fork = multiprocessing.get_context(
+        "fork"
+    )  # everything is imported already, and nothing has to pickle on its way in
+    start = (function, arguments, gigabytes)
+    with ProcessPool(jobs, max_tasks=1, context=fork, initializer=_confine, initargs=start) as pool:
+        calls: dict[Future, Any] = {
+            pool.schedule(_call, (i,), timeout=seconds): argument for i, argument in enumerate(arguments)
+        }
+        try:
+            for call in as_completed(calls):
+                try:
+                    result, taken = call.result()
+                except TimeoutError:
+                    result, taken = Ended(f"took more than {seconds:g} s"), seconds
+                except ProcessExpired as error:
+                    result, taken = Ended(f"its process ended with code {error.exitcode}"), 0.0
+                yield calls[call], result, taken
+        finally:
+            pool.stop()
 
 
-def _receive(pipe: Any, process: Any) -> Any:
-    try:
-        return pipe.recv()
-    except EOFError:
-        process.join()
-        return Ended(f"its process ended with code {process.exitcode}")
+#: in a forked process: what to call, and with what
+_WORK: tuple[Callable[[Any], Any], Sequence[Any]]
 
 
-def _call(function: Callable[[Any], Any], argument: Any, pipe: Connection, gigabytes: float) -> None:
+def _confine(function: Callable[[Any], Any], arguments: Sequence[Any], gigabytes: float) -> None:
+    global _WORK
+    _WORK = function, arguments
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = used + int(gigabytes * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     with open(os.devnull, "w") as nowhere:  # what detectors print would tear the progress apart
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
+
+
+def _call(index: int) -> tuple[Any, float]:
+    function, arguments = _WORK
+    start = time.monotonic()
     try:
-        result = function(argument)
+        result = function(arguments[index])
     except Exception as error:  # handed to the caller, as a value
         result = error
     try:
-        pipe.send(result)
+        pickle.loads(pickle.dumps(result))
     except Exception:  # an exception that does not pickle
-        pipe.send(RuntimeError(f"{type(result).__name__}: {result}"))
+        result = RuntimeError(f"{type(result).__name__}: {result}")
+    return result, time.monotonic() - start
