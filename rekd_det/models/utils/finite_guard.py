@@ -7,49 +7,70 @@ from torch import Tensor
 
 from rekd_det.structures.aligned_logits import AlignedLogits
 
+#: bad steps in a row that a run in fp16 survives
+PATIENCE = 20
+
+
+_EARLIER = (
+    "the distillation loss became NaN or infinite in an earlier step; the student has diverged (lower the learning "
+    "rate or the distillation weights) or the teacher's logits are not finite"
+)
+
 
 class NonFiniteLoss(FloatingPointError):
     """A distillation loss is NaN or infinite."""
 
 
 class FiniteGuard:
-    """Checks each step's distillation loss without waiting for the GPU.
+    """Counts the steps in a row whose distillation loss is NaN or infinite, without waiting for the GPU.
 
-    On the CPU the step that goes wrong is stopped at once. On a GPU the verdict is copied to pinned memory behind the
-    kernels and read one step later or more, whenever it has arrived.
+    One such step ends a run, because it would make every weight NaN. Under autocast to fp16 it takes ``PATIENCE`` steps
+    in a row: numbers overflow there now and then, and the gradient scaler leaves such a step out.
+
+    On the CPU the run ends at once. On a GPU the count is copied to pinned memory behind the kernels and read one step
+    later or more, whenever it has arrived. mmdet's ``CheckInvalidLossHook`` waits for the GPU, looks at every 50th step
+    alone, ends runs in fp16 too, and does not say whose logits are wrong.
     """
 
     def __init__(self) -> None:
+        self._in_a_row: Tensor | None = None
         self._pending: tuple[Tensor, torch.cuda.Event] | None = None
 
     def __deepcopy__(self, memo: dict) -> FiniteGuard:
         return FiniteGuard()  # events can't be copied, and a copy (EMA) trains nothing
 
     def check(self, total: Tensor, aligned: list[AlignedLogits]) -> None:
-        """Raise NonFiniteLoss if ``total`` (this step's on the CPU, an earlier step's on a GPU) is NaN or infinite.
+        """Raise NonFiniteLoss if too many losses in a row (an earlier step's included, on a GPU) are NaN or infinite.
 
         Args:
             total: scalar, the sum of the step's distillation losses, detached.
             aligned: the logits it came from, looked at only to explain a failure.
         """
-        if total.device.type != "cuda":
-            if not torch.isfinite(total):
-                raise NonFiniteLoss(_explain(aligned))
-            return
+        bad = ~torch.isfinite(total)
+        self._in_a_row = bad.long() if self._in_a_row is None else (self._in_a_row + 1) * bad
+        arrived = self._in_a_row if total.device.type != "cuda" else self._exchange(self._in_a_row)
+        if arrived is not None and arrived >= (PATIENCE if _scales(total.device.type) else 1):
+            # Nothing trains on from here: now it may wait for the GPU.
+            raise NonFiniteLoss(_explain(aligned) if bad else _EARLIER)
+
+    def _exchange(self, count: Tensor) -> Tensor | None:
+        """Send a count on its way to the CPU, and take the one that was sent before, if it is there."""
+        arrived = None
         if self._pending is not None:
-            value, event = self._pending
+            arrived, event = self._pending
             if not event.query():
-                return  # still on its way; look again next step
-            if not torch.isfinite(value):
-                raise NonFiniteLoss(
-                    "the distillation loss became NaN or infinite in an earlier step; the student has diverged (lower "
-                    "the learning rate or the distillation weights) or the teacher's logits are not finite"
-                )
-        value = torch.empty((), dtype=total.dtype, pin_memory=True)
-        value.copy_(total, non_blocking=True)
+                return None  # still on its way; look again next step
+        value = torch.empty((), dtype=count.dtype, pin_memory=True)
+        value.copy_(count, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
         self._pending = value, event
+        return arrived
+
+
+def _scales(device: str) -> bool:
+    """Whether the step runs in fp16, whose gradients mmengine's AmpOptimWrapper scales."""
+    return torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
 
 
 def _explain(aligned: list[AlignedLogits]) -> str:

@@ -11,6 +11,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmrazor.models.algorithms import SingleTeacherDistill
 from tiny import batch, build, build_pair, perturb, tiny_rcnn, total
 
+from rekd_det.models.utils import finite_guard
 from rekd_det.models.utils.finite_guard import NonFiniteLoss
 from rekd_det.utils.checkpoint import CheckpointError
 
@@ -159,6 +160,50 @@ def test_nan_of_the_student_is_named(model):
         model.architecture.roi_head.bbox_head.fc_cls.bias[0] = float("nan")
     with pytest.raises(NonFiniteLoss, match="the student's logits hold NaN"):
         model(**batch(model), mode="loss")
+
+
+def test_a_run_in_fp16_survives_an_overflow_and_not_many_in_a_row(model, monkeypatch):
+    """The gradient scaler leaves such a step out, and halves its factor. The detectors stay in fp32 here, for speed."""
+    patience = 4
+    monkeypatch.setattr(finite_guard, "PATIENCE", patience)
+    teacher_says = {}
+
+    def overflow(module, args, output):
+        if "first" in teacher_says:
+            output[0, 0] = teacher_says["first"]
+
+    model.teacher.roi_head.bbox_head.fc_cls.register_forward_hook(overflow)
+    compute = model.distiller.compute_distill_losses
+
+    def compute_in_fp16(*args):
+        with torch.autocast("cpu", torch.float16):
+            return compute(*args)
+
+    monkeypatch.setattr(model.distiller, "compute_distill_losses", compute_in_fp16)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    data = batch(model)
+
+    def step():
+        optimizer.zero_grad()
+        scaler.scale(total(model(**copy.deepcopy(data), mode="loss"))).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    first = step()
+    teacher_says["first"] = float("inf")
+    for _ in range(patience - 1):
+        weights = step()
+    assert torch.equal(weights, first)
+    assert scaler.get_scale() == 2.0 ** (8 - (patience - 1))
+    teacher_says.clear()  # a good step: the count starts anew
+    assert not torch.equal(step(), first)
+    teacher_says["first"] = float("inf")
+    for _ in range(patience - 1):
+        step()
+    with pytest.raises(NonFiniteLoss, match=r"the teacher's logits hold NaN or \+inf"):
+        step()
 
 
 @pytest.mark.parametrize(
