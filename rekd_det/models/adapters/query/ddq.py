@@ -54,7 +54,7 @@ class DDQQueries(SharedQueries):
         cache = self.student.cache_dict
         return cache["distinct_query_mask"][layer][:: cache["num_heads"]]
 
-    def embed(self, memory: Tensor) -> dict[str, Tensor]:
+    def embed(self, memory: Tensor) -> dict[str, Tensor | None]:
         contents = []
         for features, own, queries in zip(self._features, memory, self.places["query"], strict=True):
             if len(features) != len(own):

@@ -69,7 +69,7 @@ class SharedQueries(ABC):
         return torch.stack([branches[i](h) for i, h in enumerate(hidden)])
 
     @abstractmethod
-    def embed(self, memory: Tensor) -> dict[str, Tensor]:
+    def embed(self, memory: Tensor) -> dict[str, Tensor | None]:
         """The arguments of the teacher's ``forward_decoder`` that make the queries; ``memory`` is its encoder's."""
 
     def clear(self) -> None:
@@ -92,7 +92,7 @@ class TwoStageQueries(SharedQueries):
 
         taps.add(self.student.pos_trans_fc, on_position)
 
-    def embed(self, memory: Tensor) -> dict[str, Tensor]:
+    def embed(self, memory: Tensor) -> dict[str, Tensor | None]:
         embedded = self.teacher.pos_trans_norm(self.teacher.pos_trans_fc(self._sine))
         query_pos, query = embedded.split(memory.shape[-1], dim=2)
         return dict(query=query, query_pos=query_pos, reference_points=self.places["reference_points"])
@@ -108,7 +108,7 @@ class DINOQueries(SharedQueries):
     def matching(self, total: int) -> slice:
         return slice(total - self.student.num_queries, None)  # denoising queries come first
 
-    def embed(self, memory: Tensor) -> dict[str, Tensor]:
+    def embed(self, memory: Tensor) -> dict[str, Tensor | None]:
         places = self.places["reference_points"]
         query = self.teacher.query_embedding.weight[: places.shape[1]].expand(len(places), -1, -1)
         return dict(query=query, reference_points=places, dn_mask=None)
