@@ -1,5 +1,6 @@
 """Set-up shared by all tests."""
 
+import functools
 import os
 
 import torch
@@ -9,6 +10,8 @@ if not torch.cuda.is_available():
     # Without a GPU the kernels run in Triton's interpreter. Triton reads this when the kernels are first imported.
     os.environ["TRITON_INTERPRET"] = "1"
 
+import mmengine.config.config
+import mmengine.config.utils
 import pytest
 from mmengine.registry import init_default_scope
 from mmengine.visualization import Visualizer
@@ -16,6 +19,22 @@ from mmengine.visualization import Visualizer
 import rekd_det  # noqa: F401  registers everything
 
 torch.set_num_threads(1)
+
+# What mmengine does again and again with the same outcome, done once. It was most of the time that the tests took:
+# for each config of the zoo that is named it reads all of the zoo's 100 metafiles and scans the installed packages,
+# and for each run it has the same config formatted three times.
+mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
+mmengine.config.config.is_installed = functools.cache(mmengine.config.config.is_installed)
+_format, _formatted = mmengine.config.config.FormatCode, {}
+
+
+def format_once(text: str, **style) -> tuple[str, bool]:
+    if text not in _formatted:
+        _formatted[text] = _format(text, **style)
+    return _formatted[text]
+
+
+mmengine.config.config.FormatCode = format_once
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,11 +1,11 @@
 """A pair of tiny R-CNN detectors on generated images: files that a command line can be given."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import run
 
-ROOT = Path(__file__).resolve().parents[2]
+from mmengine.fileio import load
+
+from rekd_det.datasets.synthetic import build_dataset
 
 _STUDENT = """
 _base_ = [
@@ -110,12 +110,8 @@ class TinyPair:
 
 def write_tiny_pair(folder: Path) -> TinyPair:
     """Generate the images and write the configs. ``teacher.pth`` is left to the caller."""
-    from mmengine.fileio import load
-
     pair = TinyPair(folder)
-    generator = ROOT / "tools" / "make_shapes_coco.py"
-    command = [sys.executable, str(generator), str(pair.data), "--preset", "tiny", "--workers", "1"]
-    run(command, check=True, cwd=folder)
+    build_dataset(pair.data, "tiny", workers=1)
     names = load(str(pair.data / "annotations/instances_train2017.json"))["categories"]
     classes = tuple(category["name"] for category in names)
     pair.student.write_text(_STUDENT.format(data=pair.data, classes=classes, count=len(classes)))
