@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
 	&& echo $$p && exit; done; echo python3)
 VENV_PYTHON := .venv/bin/python
+# As many processes as cores, at most eight: each takes 1.5 GB and imports everything first.
+PYTEST := $(VENV_PYTHON) -m pytest -n auto --maxprocesses 8 --dist worksteal
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 
@@ -13,7 +15,7 @@ DEMO_ARGS ?=
 
 help:
 	@echo 'make venv      set up .venv'
-	@echo 'make test      the tests that take seconds; options through PYTEST_ARGS'
+	@echo 'make test      the tests that take seconds, some minutes in all; options through PYTEST_ARGS'
 	@echo 'make test-all  all tests that this machine can run'
 	@echo 'make demo      distil a small detector on generated pictures; options through DEMO_ARGS'
 	@echo 'make docs      the pages as a site, in site/'
@@ -24,10 +26,10 @@ venv:
 	@$(PYTHON) tools/setup_env.py
 
 test: venv
-	$(VENV_PYTHON) -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 test-all: venv
-	$(VENV_PYTHON) -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 demo: venv
 	$(VENV_PYTHON) tools/demo.py $(DEMO_ARGS)

@@ -49,3 +49,9 @@ def no_old_visualizer():
     yield
     for kind in (Visualizer, *Visualizer.__subclasses__()):
         kind._instance_dict.clear()
+
+
+@pytest.fixture
+def unformatted_configs(monkeypatch):
+    """Configs are written as valid Python that nobody made pretty: that takes ten times as long as all the rest."""
+    monkeypatch.setattr(mmengine.config.config, "FormatCode", lambda text, **style: (text, True))

@@ -2,12 +2,12 @@
 
 import ast
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from load_tool import load_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,17 +71,9 @@ def test_the_model_index_is_whole():
     assert not any("Results" in m for m in index["Models"])
 
 
-def test_no_figure_of_ours_is_claimed_for_coco():
-    assert "No student of this project has been trained on full COCO yet" in (ROOT / "README.md").read_text().replace(
-        "**", ""
-    )
-
-
-def test_the_reference_is_up_to_date():
-    done = subprocess.run(
-        [sys.executable, "tools/make_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_reference_is_up_to_date(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["make_reference.py", "--check"])
+    load_tool(ROOT / "tools/make_reference.py").main()  # leaves with an error if not
 
 
 def test_mim_finds_the_index_and_the_configs_in_the_package():

@@ -143,6 +143,7 @@ def test_head_tail_writes_a_report_that_stands_alone(pair, tool, tmp_path):
             assert sum(float(v) for k, v in line.items() if k not in ("label", "rows")) == pytest.approx(2, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_head_tail_is_repeatable(pair, tool, tmp_path):
     tables = []
     for name in ("a", "b"):

@@ -46,6 +46,7 @@ def test_it_cuts_out_the_objects_of_each_image():
     assert {0.0, 5.0} <= set(wider[0].unique().tolist())  # what is around it
 
 
+@pytest.mark.slow
 def test_it_learns():
     model = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

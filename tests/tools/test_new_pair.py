@@ -42,6 +42,7 @@ def test_two_names_make_the_pair_that_is_shipped(shipped, student, teacher, tmp_
     assert len(path.read_text().splitlines()) <= 12
 
 
+@pytest.mark.slow
 def test_the_command_line_says_what_to_do_next(tmp_path):
     command = [sys.executable, TOOL, "retinanet_r18_fpn_1x_coco", "retinanet_r101_fpn_2x_coco"]
     done = subprocess.run([*command, "--out", "pair.py"], cwd=tmp_path, capture_output=True, text=True)

@@ -5,6 +5,7 @@ import importlib.util
 
 import pytest
 import torch
+from fast_cases import fast_if
 from one_step import assert_no_pull, distillation, run_step
 from tiny import forward_hooks, total
 from zoo_pairs import image_major, level_major, perturbed_pair, zoo_pair
@@ -69,22 +70,22 @@ FAST = dict(
     rtmdet=("rtmdet/rtmdet_tiny_8xb32-300e_coco.py", 96, rows_of(), False),
     yolox=("yolox/yolox_tiny_8xb8-300e_coco.py", 96, rows_of(image_major), False),
     tood=("tood/tood_r50_fpn_1x_coco.py", 96, tood_rows, False),
-    fovea=("foveabox/fovea_r50_fpn_4xb4-1x_coco.py", 96, rows_of(), True),
-    fsaf=("fsaf/fsaf_r50_fpn_1x_coco.py", 96, rows_of(), False),
-    free_anchor=("free_anchor/freeanchor_r50_fpn_1x_coco.py", 96, rows_of(), False),
     autoassign=("autoassign/autoassign_r50-caffe_fpn_1x_coco.py", 96, autoassign_rows, False),
     yolof=("yolof/yolof_r50-c5_8xb8-1x_coco.py", 96, rows_of(), True),
     ssd=("ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py", 96, rows_of(image_major), False),
     yolov3=("yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py", 96, yolov3_rows, False),
     centernet=("centernet/centernet_r18_8xb16-crop512-140e_coco.py", 96, centernet_rows, False),
+)
+SLOW = dict(
+    fovea=("foveabox/fovea_r50_fpn_4xb4-1x_coco.py", 96, rows_of(), True),
+    fsaf=("fsaf/fsaf_r50_fpn_1x_coco.py", 96, rows_of(), False),
+    free_anchor=("free_anchor/freeanchor_r50_fpn_1x_coco.py", 96, rows_of(), False),
     cornernet=("cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco.py", 128, corner_rows, False),
     pisa_retina=("pisa/retinanet-r50_fpn_pisa_1x_coco.py", 96, rows_of(image_major), True),
     guided=("guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco.py", 96, in_training(0), True),
     yolact=("yolact/yolact_r50_1xb8-55e_coco.py", 96, rows_of(image_major), False),
     solov2=("solov2/solov2-light_r18_fpn_ms-3x_coco.py", 96, in_training(1), True),
     rtmdet_ins=("rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py", 96, rows_of(), False),
-)
-SLOW = dict(
     vfnet=("vfnet/vfnet_r50_fpn_1x_coco.py", 96, rows_of(), False),
     ddod=("ddod/ddod_r50_fpn_1x_coco.py", 288, rows_of(), False),
     paa=("paa/paa_r50_fpn_1x_coco.py", 96, rows_of(image_major), True),
@@ -117,10 +118,7 @@ NEEDS = dict(paa="sklearn", lad="sklearn", boxinst="skimage")
 APPROXIMATE = ("autoassign", "centernet")
 
 
-@pytest.fixture(
-    params=[*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
-    scope="module",
-)
+@pytest.fixture(params=fast_if(FAST, FAMILIES), scope="module")
 def family(request):
     name = request.param
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
@@ -259,7 +257,7 @@ def test_tood_is_divided_by_what_its_own_loss_is(epoch):
         assert entry.avg_factor != positives  # qualities, not counts
 
 
-@pytest.mark.parametrize("name", ["retina", "fcos", "yolof", "ssd"])
+@pytest.mark.parametrize("name", fast_if(["ssd"], ["retina", "fcos", "yolof", "ssd"]))
 def test_mixed_precision(name):
     path, size, _, _ = FAST[name]
     model, batch = zoo_pair(path, (size, size))
@@ -273,7 +271,7 @@ def test_mixed_precision(name):
 
 
 def test_yolact_without_mining_is_refused():
-    config = tiny_config(f"mmdet::{FAST['yolact'][0]}")
+    config = tiny_config(f"mmdet::{SLOW['yolact'][0]}")
     config.bbox_head.use_ohem = False
     student = build_tiny(config)
     model = pair_of(student, copy.deepcopy(student))

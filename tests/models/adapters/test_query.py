@@ -7,6 +7,7 @@ import copy
 
 import pytest
 import torch
+from fast_cases import fast_if
 from one_step import assert_no_pull, captured_step, distillation
 from tiny import NUM_CLASSES, batch, build, build_pair, forward_hooks, perturb, tiny_rcnn, total
 from tiny_queries import FAMILIES, LAYERS, MASK, PANOPTIC, QUERIES, RCNN, SHARED, tiny_query
@@ -15,6 +16,7 @@ from rekd_det.models.adapters import ADAPTERS, build_adapter
 
 MATCHED = [f for f in FAMILIES if f not in SHARED]
 SOFTMAX = ("detr", *MASK)
+FAST = ("detr", "deformable", "dino", "ddq", "sparse_rcnn", "mask2former")
 #: torch computes attention by another kernel where no weight is trained, and products of another length round otherwise
 TOLERANCE = 1e-5
 
@@ -53,7 +55,7 @@ def assert_same(entry, tolerance=TOLERANCE):
     torch.testing.assert_close(entry.teacher, entry.student, atol=tolerance, rtol=tolerance)
 
 
-@pytest.fixture(params=FAMILIES, scope="module")
+@pytest.fixture(params=fast_if(FAST, FAMILIES), scope="module")
 def family(request):
     return request.param, tiny_query(request.param)
 
@@ -104,7 +106,7 @@ def test_other_teacher_gives_finite_losses_and_gradients(family):
     assert not any(p.requires_grad or p.grad is not None for p in model.teacher.parameters())
 
 
-@pytest.mark.parametrize("name", MATCHED)
+@pytest.mark.parametrize("name", fast_if(FAST, MATCHED))
 def test_matched_teacher_rows_are_its_own_predictions(name):
     config = tiny_query(name)
     model = build_pair(config, teacher=perturb(build(config)))
@@ -120,7 +122,7 @@ def test_matched_teacher_rows_are_its_own_predictions(name):
             assert sorted(distance.argmin(1).tolist()) == list(range(QUERIES))
 
 
-@pytest.mark.parametrize("name", MATCHED)
+@pytest.mark.parametrize("name", fast_if(FAST, MATCHED))
 def test_matching_finds_the_teachers_order(name):
     """A teacher that is the student with its queries shuffled says the same in another order."""
     config = tiny_query(name)
@@ -138,7 +140,7 @@ def test_matching_finds_the_teachers_order(name):
         torch.testing.assert_close(entry.teacher, entry.student, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", MATCHED)
+@pytest.mark.parametrize("name", fast_if(FAST, MATCHED))
 @pytest.mark.parametrize("queries", [QUERIES - 3, QUERIES + 3])
 def test_numbers_of_learned_queries_may_differ(name, queries):
     config = tiny_query(name)

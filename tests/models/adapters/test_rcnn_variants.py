@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fast_cases import fast_if
 from one_step import assert_no_pull, run_step
 from tiny import forward_hooks, total
 from zoo_pairs import perturbed_pair, zoo_pair
@@ -39,7 +40,7 @@ STAGES = dict(scnet=3, sabl_cascade=3, detectors_cascade=3, detectors_htc=3)
 NEED_AN_OBJECT = ("crowddet", "crowddet_plain", "point_rend")
 
 
-@pytest.fixture(params=[*FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)], scope="module")
+@pytest.fixture(params=fast_if(FAST, FAST | SLOW), scope="module")
 def family(request):
     name = request.param
     model, batch = zoo_pair((FAST | SLOW)[name], (96, 128) if name.startswith("detectors") else (64, 96))

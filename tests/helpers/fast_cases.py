@@ -1,0 +1,10 @@
+"""Which cases of a parametrised test are part of `make test`; `make test-all` runs them all."""
+
+from collections.abc import Collection, Iterable
+
+import pytest
+
+
+def fast_if(names: Collection[str], cases: Iterable[str]) -> list:
+    """The cases, those that are not among ``names`` marked slow."""
+    return [case if case in names else pytest.param(case, marks=pytest.mark.slow) for case in cases]
