@@ -16,8 +16,7 @@ from rekd_det.apis.command_line import (
 )
 from rekd_det.apis.hook_options import check_hooks
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir, read_config
-from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
-from rekd_det.utils.checkpoint import can_be_checked, check_checkpoint_file
+from rekd_det.engine.runner.start import decide_start
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on from this checkpoint; without a value, from the newest one in the work dir",
+        help="go on from this checkpoint; without a value, from the newest one in the work dir, if there is one",
     )
     add_common_arguments(parser)
     args = parser.parse_args()
@@ -62,18 +61,8 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True
-        cfg.load_from = None if args.resume == "auto" else args.resume
-
-
-def check_start(cfg: Config) -> None:
-    """Find the checkpoint to go on from, and check it or the one that training starts from."""
-    if cfg.get("resume"):
-        cfg.load_from = cfg.get("load_from") or find_latest_checkpoint(cfg.work_dir)
-        cfg.resume = cfg.load_from is not None
-        if cfg.resume and can_be_checked(cfg.load_from):
-            check_resumable(cfg.load_from)
-    elif cfg.get("load_from"):
-        check_checkpoint_file(cfg.load_from)
+        if args.resume != "auto":
+            cfg.load_from = args.resume
 
 
 @exit_on_input_error
@@ -83,10 +72,13 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     apply_arguments(cfg, args)
     check_work_dir(cfg.work_dir)
-    check_start(cfg)
+    note = decide_start(cfg, auto=args.resume == "auto")
     check_hooks(cfg)
     check_data(cfg, ("train", "val"))
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    if note is not None:
+        runner.logger.warning(note)
+    runner.train()
 
 
 if __name__ == "__main__":

@@ -104,7 +104,6 @@ class Trainer:
         stamp.write(folder)
 
     def _train(self, folder: Path, environment: Mapping[str, str]) -> None:
-        # Not always: train.py --resume looks away from the first weights, and starts from none without a checkpoint.
         resume = ["--resume"] if find_latest_checkpoint(str(folder)) else []
         self._tool("train.py", folder, environment, "--work-dir", folder, *resume)
 

@@ -12,7 +12,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from rekd_det.utils.atomic import replace_text
+from rekd_det.utils.atomic import remove_partials, replace_text
+from rekd_det.utils.checkpoint import CheckpointError, is_local
 
 
 @HOOKS.register_module()
@@ -23,18 +24,47 @@ class SafeCheckpointHook(CheckpointHook):
     those of the original. :class:`rekd_det.engine.runner.rekd_runner.ReKDRunner` puts it in the original's place.
     """
 
+    # mmengine assigns these in methods that mypy does not look into.
+    file_backend: Any
+    best_ckpt_path: Any
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the best checkpoint where the run's folder is now, and clear what a killed process has left."""
+        super().before_train(runner)
+        if getattr(self, "best_ckpt_path", None) is not None:
+            self.best_ckpt_path = self._moved(str(self.best_ckpt_path))
+        best = getattr(self, "best_ckpt_path_dict", {})
+        best.update({key: self._moved(path) for key, path in best.items() if path is not None})
+        out_dir = str(self.out_dir)
+        if is_main_process() and is_local(out_dir) and not (self.backend_args or self.file_client_args):
+            for folder in {out_dir, osp.dirname(osp.join(out_dir, self.filename_tmpl)), runner.work_dir}:
+                for path in remove_partials(folder):
+                    runner.logger.info(f"Removed {path}, which a killed process had left unfinished.")
+
+    def _moved(self, path: str) -> str | None:
+        # A checkpoint holds absolute paths. In a copied run they lead to the original, which must not be touched.
+        path = self.file_backend.join_path(self.out_dir, osp.basename(path))
+        return path if self.file_backend.isfile(path) else None
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        with self._removals_later():
-            super()._save_checkpoint_with_step(runner, step, meta)
-        if is_main_process():
-            # The original has rewritten this file in place, where a kill could have left it empty.
-            replace_text(osp.join(runner.work_dir, "last_checkpoint"), str(self.last_ckpt))
+        _gather_states(runner)
+        try:
+            with self._removals_later():
+                super()._save_checkpoint_with_step(runner, step, meta)
+            if is_main_process():
+                # The original has rewritten this file in place, where a kill could have left it empty.
+                replace_text(osp.join(runner.work_dir, "last_checkpoint"), str(self.last_ckpt))
+        except OSError as error:
+            raise CheckpointError(
+                f"the file '{osp.join(runner.work_dir, 'last_checkpoint')}' can't be written "
+                f"({error.strerror or error}); the checkpoints are as they were. Make room there, and go on with "
+                "--resume"
+            ) from error
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        _gather_states(runner)
         with self._removals_later():
             super()._save_best_checkpoint(runner, metrics)
-
-    file_backend: Any  # mmengine assigns it in a method that mypy does not look into
 
     @contextmanager
     def _removals_later(self) -> Iterator[None]:
@@ -52,6 +82,13 @@ class SafeCheckpointHook(CheckpointHook):
         for remove, path in later.removals:
             if path not in kept:  # a resumed run may write what it is about to remove
                 remove(path)
+
+
+def _gather_states(runner: Runner) -> None:
+    """Let a ReKDRunner collect what only all processes together can tell."""
+    gather = getattr(runner, "gather_states", None)
+    if gather is not None:
+        gather()
 
 
 class _RemovesLater:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import os.path as osp
 import re
 
@@ -18,7 +19,8 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
     """The newest sound training checkpoint of a run.
 
     It is the one that the file ``last_checkpoint`` names; where that file or the checkpoint is missing or damaged, the
-    newest sound ``epoch_*.pth`` or ``iter_*.pth`` beside them.
+    newest sound ``epoch_*.pth`` or ``iter_*.pth`` beside them. The name is an absolute path; in a folder that was
+    copied or moved it means the file of that name there.
 
     Args:
         work_dir: the run's folder.
@@ -27,12 +29,14 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
         Its path, or None if the run has written none.
 
     Raises:
-        CheckpointError: if there are checkpoints but all are damaged. Starting from scratch would overwrite them.
+        CheckpointError: if there are checkpoints but all are damaged (starting from scratch would overwrite them), or
+            the only one is another run's.
     """
     named = _named_by_last_checkpoint(work_dir)
     if named is not None and not is_local(named):
         return named  # on a storage backend, which reads and checks it
-    # CheckpointHook.out_dir may lie elsewhere; and the whole folder may have moved since the name was written.
+    if named is not None:
+        named = _own(work_dir, named)
     folders = {work_dir} if named is None else {work_dir, osp.dirname(named) or work_dir}
     files = (p for folder in folders for p in glob.glob(osp.join(glob.escape(folder), "*.pth")))
     found = [p for p in files if _PERIODIC.fullmatch(osp.basename(p))]
@@ -55,6 +59,27 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
             "or remove these to start from scratch"
         )
     return None
+
+
+def _own(work_dir: str, named: str) -> str | None:
+    """The path of a named checkpoint in the run's present folder, or in the ``out_dir`` of its CheckpointHook."""
+    parts = [part for part in named.split(os.sep) if part]
+    for start in range(len(parts) - 1, -1, -1):  # its filename_tmpl may name a folder in the work dir
+        path = osp.join(work_dir, *parts[start:])
+        if osp.isfile(path):
+            return path
+    # CheckpointHook appends the work dir's name to its out_dir. A folder with a `last_checkpoint` is a work dir itself.
+    folder = osp.dirname(osp.abspath(named))
+    for parent in (folder, osp.dirname(folder)):
+        of_this_name = osp.basename(parent) == osp.basename(osp.abspath(work_dir))
+        if of_this_name and not osp.exists(osp.join(parent, "last_checkpoint")):
+            return named
+    if not osp.isfile(named) or glob.glob(osp.join(glob.escape(work_dir), "*.pth")):
+        return None
+    raise CheckpointError(
+        f"'{osp.join(work_dir, 'last_checkpoint')}' names '{named}', a checkpoint of another run: was the folder "
+        "copied without its checkpoints? Give that one with --resume, or remove last_checkpoint to start anew"
+    )
 
 
 def check_resumable(path: str) -> dict:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import os.path as osp
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import all_gather_object, get_rank, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
-from mmengine.logging import print_log
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from torch import nn
 
 from rekd_det.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
+from rekd_det.engine.runner.config_changes import describe_changes
+from rekd_det.engine.runner.epoch_loop import ResumableEpochLoop
+from rekd_det.engine.runner.full_disk import full_disk_explained
+from rekd_det.engine.runner.generators_hook import GeneratorsHook, warn_inexact
 from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
-from rekd_det.engine.runner.randomness import generator_states, set_generator_states
+from rekd_det.engine.runner.position_hook import PositionHook
 from rekd_det.engine.runner.seeded_loader import SeededLoader
+from rekd_det.engine.runner.start import decide_start
+from rekd_det.engine.runner.wrapping import check_wrapper
 from rekd_det.utils.atomic import replacing
-from rekd_det.utils.checkpoint import can_be_checked, is_local
+from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, is_local
 
-_STATES = "generator_states"
+_EPOCH_LOOPS = ("EpochBasedTrainLoop", "mmengine.EpochBasedTrainLoop", EpochBasedTrainLoop)
 
 
 @RUNNERS.register_module()
@@ -37,13 +42,18 @@ class ReKDRunner(Runner):
     * seeds each training sample by the run's seed and the number of its batch, so that augmentation does not depend on
       how many workers there are, how long they live, or where the run was interrupted;
     * on resume takes the seed from the checkpoint, and goes on in the middle of an epoch, without reading the images
-      of the batches before it;
+      of the batches before it; where an epoch has another length now, at the epoch's start;
+    * repeats a validation that a kill has cut short;
+    * lets the main process decide for all where to resume, and sends the checkpoint to nodes that lack it;
+    * says which keys of the config differ from the checkpoint's, and which value is in force;
     * writes a checkpoint under a temporary name and renames it, keeps the old one until then, and resumes from the
       newest sound one.
 
     Exact on the CPU. On a GPU the same holds as far as its kernels are deterministic (``randomness.deterministic``).
     What mmdet itself keeps outside of a checkpoint is lost as with its own Runner: the running statistics of
-    ``DynamicRoIHead``, the current size of ``BatchSyncRandomResize``, gradients accumulated so far.
+    ``DynamicRoIHead``, the current size of ``BatchSyncRandomResize``, the images that ``CachedMosaic`` and
+    ``CachedMixUp`` hold, gradients accumulated so far. With several processes, a hook of others that saves a checkpoint
+    itself gets one without the states of the random generators.
     """
 
     # mmengine assigns these in methods that mypy does not look into.
@@ -64,13 +74,31 @@ class ReKDRunner(Runner):
         names = [names] if isinstance(names, str) else list(names)
         if "rekd_det" not in names:
             cfg["custom_imports"] = {**imports, "imports": [*names, "rekd_det"]}
+        notes = []
         if cfg.get("resume"):
-            path = cfg.get("load_from") or find_latest_checkpoint(cfg["work_dir"])
-            if path is not None and can_be_checked(path):
-                seed = check_resumable(path).get("seed")
-                cfg = copy.deepcopy(cfg)
-                cfg["randomness"] = {**(cfg.get("randomness") or {}), "seed": seed}
-        return super().from_cfg(cfg)
+            cfg = copy.deepcopy(cfg)
+            notes.append(decide_start(cfg))
+            path = cfg["load_from"]
+            if cfg["resume"] and can_be_checked(path):
+                meta = check_resumable(path)
+                notes.append(describe_changes(meta, cfg))
+                cfg["randomness"] = {**(cfg.get("randomness") or {}), "seed": meta.get("seed")}
+        with full_disk_explained(cfg["work_dir"]):
+            runner = super().from_cfg(cfg)
+        for note in filter(None, notes):
+            runner.logger.warning(note)
+        return runner
+
+    def train(self) -> nn.Module:
+        """As mmengine's; a full disk ends it with a message that says what is left."""
+        with full_disk_explained(self.work_dir):
+            return super().train()
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap for several processes, in a way that serves a distillation."""
+        if self.distributed:
+            check_wrapper(self.cfg, model_wrapper_cfg, model)
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
         """Register mmengine's default hooks, with SafeCheckpointHook in place of CheckpointHook."""
@@ -79,8 +107,9 @@ class ReKDRunner(Runner):
         if isinstance(checkpoint, Mapping) and checkpoint.get("type") in ("CheckpointHook", CheckpointHook):
             hooks["checkpoint"] = {**checkpoint, "type": SafeCheckpointHook}
         super().register_default_hooks(hooks)
-        self._generators = _GeneratorsHook()
+        self._generators, self._position = GeneratorsHook(), PositionHook()
         self.register_hook(self._generators)
+        self.register_hook(self._position)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop over seeded samples."""
@@ -89,6 +118,8 @@ class ReKDRunner(Runner):
             different = self._randomness_cfg.get("diff_rank_seed", False)
             loader = self.build_dataloader(config, seed=self.seed, diff_rank_seed=different)
             self._train_dataloader = SeededLoader.around(loader, self.seed)
+        if isinstance(loop, Mapping) and (loop.get("by_epoch") or loop.get("type") in _EPOCH_LOOPS):
+            loop = {**{k: v for k, v in loop.items() if k != "by_epoch"}, "type": ResumableEpochLoop}
         try:
             return super().build_train_loop(loop)
         finally:
@@ -106,75 +137,40 @@ class ReKDRunner(Runner):
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """As mmengine's, and bring the data to where the checkpoint stands."""
         super().resume(filename, *args, **kwargs)
-        loop = self.train_loop
-        loader = loop.dataloader
-        if not isinstance(loader, SeededLoader):
-            self._warn("its training data can't be seeded by sample (an iterable data set, or no batch sampler)")
-        elif isinstance(loop, IterBasedTrainLoop):
-            # The loop passes over as many batches as it has done; told so, the loader reads no images for them.
-            loader.to_skip, loader.yields_skipped = loop.iter, True
-        elif isinstance(loop, EpochBasedTrainLoop):
-            loader.to_skip = max(loop.iter - loop.epoch * len(loader), 0)
-            loader.batch_sampler.number = loop.iter - loader.to_skip
+        self._position.go_on(self)
         accumulated = getattr(self.optim_wrapper, "_accumulative_counts", 1)
-        if loop.iter % accumulated:
-            self._warn(
+        if self.train_loop.iter % accumulated:
+            warn_inexact(
                 f"the checkpoint lies inside an accumulation of {accumulated} iterations, whose gradients are lost"
             )
 
+    def gather_states(self) -> None:
+        """Collect from all processes what an exact resume needs, for the checkpoints that are saved next.
+
+        A collective call: by every process, right before :meth:`save_checkpoint`.
+        """
+        self._generators.gather(self)
+
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        """As mmengine's, but a local file appears under its name only when it is complete."""
-        self._generators.gather()  # by every process, whereas only the main one writes
+        """As mmengine's, but a local file appears under its name only when it is complete.
+
+        Not collective: a hook may call it in the main process alone.
+
+        Raises:
+            CheckpointError: if the disk is full, or fails otherwise. What was there before stays.
+        """
         target = osp.join(out_dir, filename)
         if not is_local(target) or kwargs.get("backend_args") or kwargs.get("file_client_args"):
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
             return
-        if is_main_process():
-            os.makedirs(osp.dirname(target), exist_ok=True)
+        if not is_main_process():
+            return
+        try:
+            os.makedirs(osp.dirname(target) or ".", exist_ok=True)
             with replacing(target) as partial:
                 super().save_checkpoint(out_dir, osp.relpath(partial, out_dir), *args, **kwargs)
-
-    def _warn(self, reason: str) -> None:
-        print_log(f"this resume is not exact: {reason}", logger="current", level=logging.WARNING)
-
-
-class _GeneratorsHook(Hook):
-    """Carries the states of the random generators through checkpoints, and around validation."""
-
-    priority = "LOWEST"  # so that before_train restores after all that other hooks draw
-
-    def __init__(self) -> None:
-        self._gathered: list[dict] = []
-        self._restored: dict | None = None
-        self._before_val: dict | None = None
-
-    def gather(self) -> None:
-        """Collect what the next checkpoint holds, one entry per process."""
-        self._gathered = all_gather_object(self._before_val or generator_states())
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint[_STATES] = self._gathered
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if not runner._resume:
-            return
-        states = checkpoint.get(_STATES, [])
-        if len(states) != runner.world_size:
-            held = f"of {len(states)} processes, and there are {runner.world_size}" if states else "of no process"
-            runner._warn(f"the checkpoint holds the random generators {held}")
-            return
-        self._restored = states[get_rank()]
-
-    def before_train(self, runner: Runner) -> None:
-        if self._restored is not None:
-            set_generator_states(self._restored)
-            self._restored = None
-
-    def before_val(self, runner: Runner) -> None:
-        # A resumed run does not repeat the validation after its checkpoint, so that one must not move the generators.
-        self._before_val = generator_states()
-
-    def after_val(self, runner: Runner) -> None:
-        if self._before_val is not None:
-            set_generator_states(self._before_val)
-            self._before_val = None
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint '{target}' can't be written ({error.strerror or error}); the earlier ones are as they "
+                "were. Make room there, and go on from the last one with --resume"
+            ) from error

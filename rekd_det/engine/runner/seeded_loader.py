@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine.dist import get_rank
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 
 class Draw(NamedTuple):
@@ -112,7 +112,9 @@ class SeededLoader(DataLoader):
                 samples and can't be seeded.
             seed: the run's seed.
         """
-        if loader.batch_sampler is None or not hasattr(loader.dataset, "__getitem__"):
+        # torch's IterableDataset inherits a __getitem__ that only raises.
+        iterable = isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__getitem__")
+        if loader.batch_sampler is None or iterable:
             return loader
         return cls(
             SeededDataset(loader.dataset),
@@ -138,6 +140,21 @@ class SeededLoader(DataLoader):
             if self.yields_skipped:
                 yield None
         yield from super().__iter__()
+
+
+def stateful_transforms(dataset: Any) -> list[str]:
+    """Names of the transforms of a data set that mix in what earlier samples left in a cache.
+
+    Args:
+        dataset: any; the data sets inside of wrappers are looked at as well.
+    """
+    pipeline = getattr(dataset, "pipeline", None)
+    transforms = getattr(pipeline, "transforms", pipeline)
+    found = [type(t).__name__ for t in transforms or () if hasattr(t, "results_cache")]
+    for inner in (getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())):
+        if inner is not None:
+            found += stateful_transforms(inner)
+    return list(dict.fromkeys(found))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,42 @@ def test_a_damaged_end_of_a_run_is_passed_over(tmp_path, text):
     if text is not None:
         (folder / "last_checkpoint").write_text(text.format(folder=folder))
     assert find_latest_checkpoint(str(folder)) == sound
+
+
+def test_a_copied_folder_means_its_own_checkpoints(tmp_path):
+    original, copy = tmp_path / "a", tmp_path / "b"
+    original.mkdir()
+    for number in (2, 4):
+        path = checkpoint(original, f"iter_{number}.pth")
+    (original / "last_checkpoint").write_text(path)
+    shutil.copytree(original, copy)
+    assert find_latest_checkpoint(str(copy)) == str(copy / "iter_4.pth")
+    (copy / "iter_4.pth").unlink()
+    assert find_latest_checkpoint(str(copy)) == str(copy / "iter_2.pth")
+    (copy / "iter_2.pth").unlink()
+    with pytest.raises(CheckpointError, match=r"last_checkpoint' names '.*a/iter_4.pth', a checkpoint of another run"):
+        find_latest_checkpoint(str(copy))
+
+
+def test_a_moved_folder_with_names_in_a_folder(tmp_path):
+    (tmp_path / "a/kept").mkdir(parents=True)
+    (tmp_path / "a/last_checkpoint").write_text(checkpoint(tmp_path / "a/kept", "at_4.pth"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert find_latest_checkpoint(str(tmp_path / "b")) == str(tmp_path / "b/kept/at_4.pth")
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_hooks_out_dir(tmp_path, damaged):
+    # mmengine appends the work dir's name to it
+    out, work = tmp_path / "big_disk/run", tmp_path / "run"
+    out.mkdir(parents=True)
+    work.mkdir()
+    sound = checkpoint(out, "iter_2.pth")
+    path = checkpoint(out, "iter_4.pth")
+    (work / "last_checkpoint").write_text(path)
+    if damaged:
+        truncate(path)
+    assert find_latest_checkpoint(str(work)) == (sound if damaged else path)
 
 
 def test_only_damaged_checkpoints_are_an_error(tmp_path):

@@ -1,0 +1,177 @@
+"""Decide once, for all processes, where a training starts."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+import socket
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+from mmengine.config import Config
+from mmengine.dist import all_gather_object, barrier, broadcast, broadcast_object_list, init_dist, is_main_process
+
+from rekd_det.engine.runner.cpu_dist import start_gloo
+from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
+from rekd_det.utils.atomic import replacing
+from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, check_checkpoint_file, is_local
+from rekd_det.utils.errors import InputError
+
+_CHUNK = 1 << 26  # bytes that travel at once
+_IDENTITY = ("epoch", "iter", "time", "seed", "experiment_name")
+
+
+def decide_start(cfg: Config | dict, auto: bool = False) -> str | None:
+    """Settle ``cfg['resume']`` and ``cfg['load_from']``, the same for all processes.
+
+    The main process looks for the checkpoint. A node that lacks it, because the nodes share no disk, is sent it.
+
+    Args:
+        cfg: the Runner's config, changed in place. Its process group is started if it has a launcher.
+        auto: resume from the newest checkpoint in ``work_dir`` and, where there is none yet, start from ``load_from``.
+            Without it, ``resume=True`` means ``load_from`` if that is set, as in mmengine.
+
+    Returns:
+        What to tell the user about it, if anything.
+
+    Raises:
+        InputError: in all processes if a checkpoint can't be used in one of them.
+    """
+    _start_group(cfg)
+    resume, first = bool(cfg.get("resume")), cfg.get("load_from")
+    if not resume:
+        if first:
+            _in_all(lambda: check_checkpoint_file(first))
+        return None
+    path, identity = _from_main(lambda: _find(cfg["work_dir"], None if auto else first))
+    if path is None:
+        cfg["resume"] = False
+        instead = f"the training starts from load_from='{first}'" if first else "the training starts anew"
+        if first:
+            _in_all(lambda: check_checkpoint_file(first))
+        return f"No checkpoint in {cfg['work_dir']} to resume from: {instead}."
+    cfg["load_from"] = path
+    return _share(path, identity) if identity is not None else None
+
+
+def _start_group(cfg: Config | dict) -> None:
+    launcher = cfg.get("launcher", "none")
+    if launcher == "none" or torch_dist.is_initialized():
+        return
+    if torch.cuda.is_available():
+        init_dist(launcher, **((cfg.get("env_cfg") or {}).get("dist_cfg") or {}))
+    else:
+        start_gloo(launcher)
+
+
+def _find(work_dir: str, named: str | None) -> tuple[str | None, tuple | None]:
+    path = named or find_latest_checkpoint(work_dir)
+    if path is not None and can_be_checked(path):
+        check_resumable(path)
+    return path, _identity(path) if path is not None and is_local(path) else None
+
+
+def _identity(path: str) -> tuple:
+    """What tells one checkpoint from another of the same name."""
+    meta = check_resumable(path)
+    return (osp.getsize(osp.expanduser(path)), *(meta.get(key) for key in _IDENTITY))
+
+
+def _share(path: str, identity: tuple) -> str | None:
+    """Bring the main process's checkpoint to every node that lacks it."""
+    target = osp.expanduser(path)
+    # A shared disk may show a new file late: a process that sees another size there has another file all the same.
+    state = "missing" if not osp.exists(target) else "same" if _is_same(path, identity) else "other"
+    states = all_gather_object((state, socket.gethostname()))
+    others = sorted({f"rank {rank} on {host}" for rank, (s, host) in enumerate(states) if s == "other"})
+    if others:
+        raise CheckpointError(
+            f"'{path}' is another file for {', '.join(others)} than for rank 0, which resumes from it: remove it there "
+            "(rank 0 sends its own), or put work_dir on a disk that all nodes share"
+        )
+    missing = [f"rank {rank} on {host}" for rank, (s, host) in enumerate(states) if s == "missing"]
+    if not missing:
+        return None
+    writes = state == "missing" and os.environ.get("LOCAL_RANK", "0") == "0"
+    _in_all(lambda: _send(target, identity[0], writes))
+    barrier()
+    _in_all(lambda: _check_received(path, identity))
+    return f"Rank 0 sent its checkpoint {path} to {', '.join(missing)}, which had none of that name."
+
+
+def _is_same(path: str, identity: tuple) -> bool:
+    try:
+        return _identity(path) == identity
+    except InputError:
+        return False
+
+
+def _check_received(path: str, identity: tuple) -> None:
+    if not _is_same(path, identity):
+        raise CheckpointError(f"the checkpoint '{path}' that rank 0 sent did not arrive whole; copy it there by hand")
+
+
+def _send(target: str, size: int, writes: bool) -> None:
+    """Broadcast the main process's file; those that lack it write it, one process a node."""
+    problem: OSError | None = None
+    chunks = _chunks(target, size)
+    if not writes:
+        for _ in chunks:
+            pass
+        return
+    try:
+        os.makedirs(osp.dirname(target) or ".", exist_ok=True)
+        with replacing(target) as partial, open(partial, "wb") as file:
+            for chunk in chunks:
+                file.write(chunk.numpy().tobytes())
+    except OSError as error:
+        problem = error
+    for _ in chunks:  # a process that can't write must not let the others wait
+        pass
+    if problem is not None:
+        raise CheckpointError(f"the checkpoint '{target}' that rank 0 sends can't be written: {problem.strerror}")
+
+
+def _chunks(path: str, size: int) -> Any:
+    file = open(path, "rb") if is_main_process() else None  # noqa: SIM115 - closed below
+    try:
+        for start in range(0, size, _CHUNK):
+            length = min(_CHUNK, size - start)
+            chunk = torch.empty(length, dtype=torch.uint8)
+            if file is not None:
+                chunk = torch.frombuffer(bytearray(file.read(length)), dtype=torch.uint8)
+            broadcast(chunk, src=0)
+            yield chunk
+    finally:
+        if file is not None:
+            file.close()
+
+
+def _from_main(call: Any) -> Any:
+    """What a call gives in the main process; its error is raised in all."""
+    result: list = [None, None]
+    own: InputError | None = None
+    if is_main_process():
+        try:
+            result[0] = call()
+        except InputError as error:
+            own, result[1] = error, str(error)
+    broadcast_object_list(result)
+    if result[1] is not None:
+        raise CheckpointError(result[1]) from own
+    return result[0]
+
+
+def _in_all(call: Any) -> None:
+    """Make a call in every process; the error of one is raised in all, so that none waits for it."""
+    own: InputError | None = None
+    try:
+        call()
+    except InputError as error:
+        own = error
+    faults = all_gather_object((None if own is None else str(own), socket.gethostname()))
+    for rank, (text, host) in enumerate(faults):
+        if text is not None:
+            where = f" (rank {rank} on {host})" if len(faults) > 1 else ""
+            raise CheckpointError(text + where) from own

@@ -1,0 +1,46 @@
+"""How several processes may share a distillation's model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import nn
+
+from rekd_det.models.algorithms.rekd_distill import ReKDDistill
+from rekd_det.utils.errors import InputError
+
+
+def check_wrapper(cfg: Config, wrapper: Mapping | None, model: nn.Module) -> None:
+    """Refuse a wrapper that can't train a distillation, and let DDP expect parameters without a gradient.
+
+    Args:
+        cfg: the Runner's config; its ``find_unused_parameters`` may be set.
+        wrapper: ``model_wrapper_cfg``; changed likewise.
+        model: what is to be wrapped; anything but a distillation is left to its config.
+
+    Raises:
+        InputError: if the wrapper shards the model.
+    """
+    if not isinstance(model, ReKDDistill):
+        return
+    kind: Any = (wrapper or {}).get("type", "MMDistributedDataParallel")
+    name = kind if isinstance(kind, str) else kind.__name__
+    if "FullySharded" in name or "FSDP" in name:
+        raise InputError(
+            f"model_wrapper_cfg.type='{name}' is not supported: a distillation calls single layers of both heads, past "
+            "the wrapper that would gather their shards. Use MMDistributedDataParallel; --amp, teacher_dtype='bf16' "
+            "and the backbone's with_cp=True save memory"
+        )
+    if model.calculate_student_loss:
+        return
+    target: Any = cfg if wrapper is None else wrapper
+    if not target.get("find_unused_parameters"):
+        target["find_unused_parameters"] = True
+        print_log(
+            "find_unused_parameters is set to True: with calculate_student_loss=False the student's box branches get "
+            "no gradient, and DDP would wait for one",
+            logger="current",
+        )

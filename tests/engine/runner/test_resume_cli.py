@@ -1,0 +1,292 @@
+"""Resuming as a user does: through ``tools/train.py``, with changed settings, several processes, real kills."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import forked_tool
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from tiny_pair import TinyPair, write_tiny_pair
+
+pytestmark = pytest.mark.slow
+
+# The tiny set's 8 images make 4 batches of 2, and no evaluation is needed but where one is asked for.
+_CONFIG = """
+_base_ = ['{pair}']
+custom_imports = dict(imports=['rekd_det', 'odd_parts'], allow_failed_imports=False)
+runner_type = 'ReKDRunner'
+custom_hooks = [dict(type='mmrazor.PairCheckHook')]
+"""
+_EPOCHS = """
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2, val_interval=100, val_begin=100)
+default_hooks = dict(checkpoint=dict(by_epoch=True, interval=1))
+"""
+_MIDDLE = """
+train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=1, val_interval=100, val_begin=100)
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=3, save_last=False))
+"""
+_ITERS = """
+train_cfg = dict(max_iters=2, val_interval=100, val_begin=100)
+"""
+
+
+class Runs:
+    """Starts trainings in a folder of their own; ``said`` is what the last ones wrote."""
+
+    def __init__(self, folder: Path, pair: TinyPair) -> None:
+        self.folder, self.pair, self.count = folder, pair, 0
+
+    def config(self, text: str) -> Path:
+        path = self.folder / "config.py"
+        path.write_text(_CONFIG.format(pair=self.pair.pair) + text)
+        return path
+
+    def train(self, *arguments: object, processes: int = 1, nodes: int = 1, **environment: str) -> list[int | None]:
+        self.count += 1
+        outputs = [self.folder / f"output_{self.count}_{rank}.txt" for rank in range(processes * nodes)]
+        cwds = [self.folder] * processes
+        if nodes > 1:
+            cwds = [self.folder / f"node{rank}" for rank in range(nodes)]
+            for cwd in cwds:
+                cwd.mkdir(exist_ok=True)
+        words = [self.folder / "config.py", *arguments]
+        if len(outputs) == 1:
+            started = [forked_tool.start("train.py", words, outputs[0], cwds[0], environment)]
+        else:
+            started = forked_tool.start_distributed("train.py", words, outputs, cwds, one_node=nodes == 1)
+        codes = forked_tool.wait(*started)
+        self.said = "\n".join(path.read_text() for path in outputs)
+        return codes
+
+    def checkpoint(self, name: str, folder: str = "run") -> dict:
+        return torch.load(self.folder / folder / name, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> TinyPair:
+    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
+    torch.manual_seed(0)
+    for name in ("teacher", "student"):
+        model = MODELS.build(Config.fromfile(str(pair.folder / f"{name}.py")).model)
+        torch.save({"state_dict": model.state_dict()}, pair.folder / f"{name}.pth")
+    return pair
+
+
+@pytest.fixture
+def runs(pair, tmp_path) -> Runs:
+    return Runs(tmp_path, pair)
+
+
+@pytest.fixture(scope="module")
+def two_iterations(pair, tmp_path_factory) -> Path:
+    """A run of two iterations, with its best checkpoint; to be copied."""
+    runs = Runs(tmp_path_factory.mktemp("two"), pair)
+    runs.config(_ITERS + "train_cfg.update(val_begin=1)\ndefault_hooks = dict(checkpoint=dict(save_best='auto'))\n")
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    assert (runs.folder / "run/iter_2.pth").exists() and list((runs.folder / "run").glob("best_*.pth"))
+    return runs.folder / "run"
+
+
+def differ(one: dict, other: dict) -> bool:
+    return any(not torch.equal(one["state_dict"][key], other["state_dict"][key]) for key in one["state_dict"])
+
+
+# --- other settings than the checkpoint's
+
+
+def test_on_more_processes_it_trains_all_epochs_that_are_left_and_says_what_changed(runs):
+    runs.config(_EPOCHS)
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    options = ["train_cfg.max_epochs=4", "optim_wrapper.optimizer.lr=0.5", "model.distiller.loss.top_k=3"]
+    options += ["randomness.seed=7"]
+    codes = runs.train("--work-dir", "run", "--resume", "--cfg-options", *options, processes=2)
+    assert codes == [0, 0], runs.said
+    assert "an epoch has 2 iterations now (2 process(es) with batch size 2) and had 4 (1 process(es)" in runs.said
+    assert "goes on at the start of epoch 3; its iterations are counted on from 8" in runs.said
+    for done in range(1, 3):
+        assert re.search(rf"Epoch\(train\) +\[4\]\[{done}/2\]", runs.said)
+    assert runs.checkpoint("epoch_4.pth")["meta"]["iter"] == 12
+    assert differ(runs.checkpoint("epoch_2.pth"), runs.checkpoint("epoch_4.pth"))
+
+    assert "optim_wrapper.optimizer.lr: was 0.001, is 0.5; in force: 0.001, the checkpoint's" in runs.said
+    assert "randomness.seed: was 0, is 7; in force: 0, the checkpoint's" in runs.said
+    assert "model.distiller.loss.top_k: was 2, is 3; in force: 3, the config's" in runs.said
+    assert "train_cfg.max_epochs: was 2, is 4; in force: 4, the config's" in runs.said
+    assert re.search(r"\[3\]\[1/2\]  lr: 1\.0000e-03", runs.said)
+
+
+def test_inside_an_epoch_of_other_batches_it_starts_that_epoch_again(runs):
+    runs.config(_MIDDLE)
+    assert runs.train("--work-dir", "run") == [0], runs.said  # leaves iter_3 of 4
+    codes = runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_dataloader.batch_size=4")
+    assert codes == [0], runs.said
+    assert "start of epoch 1, the 3 iterations done of it are repeated" in runs.said
+    assert "train_dataloader.batch_size: was 2, is 4; in force: 4, the config's" in runs.said
+    assert [f"[{n}/2]" in runs.said for n in (1, 2)] == [True, True]
+
+
+def test_inside_an_epoch_the_log_counts_on(runs):
+    runs.config(_MIDDLE)
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
+    assert re.findall(r"Epoch\(train\) +(\[\d+\]\[\d+/\d+\])", runs.said) == ["[1][4/4]"]
+    assert "The config differs" not in runs.said
+
+
+# --- where to start
+
+
+def test_without_a_checkpoint_yet_load_from_stays_in_force(runs):
+    runs.config(_ITERS + f"load_from = '{runs.pair.folder}/student.pth'")
+    assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
+    assert "to resume from: the training starts from load_from=" in runs.said
+    assert re.search(r"(\d+) of \1 weights in the checkpoint match the student's \1", runs.said)
+    # and once there is one, it goes on from there
+    codes = runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3")
+    assert codes == [0], runs.said
+    assert "resumed epoch: 0, iter: 2" in runs.said
+
+
+def test_nodes_without_a_shared_disk_start_where_rank_0_does(runs):
+    runs.config(_ITERS)
+    assert runs.train("--work-dir", "run", nodes=2) == [0, 0], runs.said
+    shutil.rmtree(runs.folder / "node1/run")
+    more = ["--work-dir", "run", "--resume", "--cfg-options"]
+    assert runs.train(*more, "train_cfg.max_iters=4", nodes=2) == [0, 0], runs.said
+    assert "Rank 0 sent its checkpoint run/iter_2.pth to rank 1" in runs.said
+    assert runs.checkpoint("iter_4.pth", "node0/run")["meta"]["iter"] == 4
+    sent, kept = (runs.folder / f"node{n}/run/iter_2.pth" for n in (1, 0))
+    assert sent.read_bytes() == kept.read_bytes()
+
+    # A file of that name that is another one is nobody's to overwrite, and no ground to train on.
+    shutil.copy(kept, runs.folder / "node1/run/iter_4.pth")
+    assert runs.train(*more, "train_cfg.max_iters=6", nodes=2) == [1, 1], runs.said
+    assert runs.said.count("'run/iter_4.pth' is another file for rank 1") == 2
+
+
+def test_a_fault_that_only_rank_0_can_see_stops_all(runs):
+    runs.config(_ITERS)
+    (runs.folder / "node0/run").mkdir(parents=True)
+    (runs.folder / "node0/run/iter_2.pth").write_bytes(b"damaged")
+    assert runs.train("--work-dir", "run", "--resume", nodes=2) == [1, 1], runs.said
+    assert runs.said.count("no checkpoint in 'run' can be resumed from") == 2
+
+
+def test_a_copied_run_goes_on_in_its_own_folder_and_leaves_the_original_alone(runs, two_iterations):
+    shutil.copytree(two_iterations, runs.folder / "original")
+    text = (runs.folder / "original/last_checkpoint").read_text().replace(str(two_iterations), "{folder}")
+    (runs.folder / "original/last_checkpoint").write_text(text.format(folder=runs.folder / "original"))
+    shutil.copytree(runs.folder / "original", runs.folder / "copy")
+    before = {p: p.read_bytes() for p in (runs.folder / "original").glob("*.pth")}
+    runs.config(_ITERS + "default_hooks = dict(checkpoint=dict(save_best='auto', max_keep_ckpts=1))\n")
+    codes = runs.train("--work-dir", "copy", "--resume", "--cfg-options", "train_cfg.max_iters=3")
+    assert codes == [0], runs.said
+    assert f"Load checkpoint from {'copy/iter_2.pth'}" in runs.said
+    assert {p: p.read_bytes() for p in (runs.folder / "original").glob("*.pth")} == before
+    assert (runs.folder / "copy/last_checkpoint").read_text() == str(runs.folder / "copy/iter_3.pth")
+
+
+def test_names_with_a_folder(runs):
+    runs.config(_ITERS + "default_hooks = dict(checkpoint=dict(filename_tmpl='kept/at_{}.pth'))\n")
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    assert (runs.folder / "run/kept/at_2.pth").exists()
+    shutil.move(runs.folder / "run", runs.folder / "moved")
+    (runs.folder / "moved/kept/.at_4.pth.77.partial").touch()
+    codes = runs.train("--work-dir", "moved", "--resume", "--cfg-options", "train_cfg.max_iters=4")
+    assert codes == [0], runs.said
+    assert "resumed epoch: 0, iter: 2" in runs.said
+    assert sorted(p.name for p in (runs.folder / "moved/kept").iterdir()) == ["at_2.pth", "at_4.pth"]
+
+
+# --- kills, full disks
+
+
+@pytest.mark.parametrize("loop", ["epochs", "iterations"])
+def test_a_last_validation_that_was_killed_is_made_good(runs, loop):
+    loop = {
+        "epochs": _EPOCHS.replace("interval=1)", "interval=1, save_best='auto')").replace("100", "1"),
+        "iterations": _ITERS.replace("100", "1") + "default_hooks = dict(checkpoint=dict(save_best='auto'))\n",
+    }[loop]
+    runs.config(loop + "custom_hooks = [*_base_.custom_hooks, dict(type='DieInValidation', at=2)]\n")
+    assert runs.train("--work-dir", "run") == [-9], runs.said
+    assert "bbox_mAP_50" not in runs.said.rpartition("Saving checkpoint")[2]
+    runs.config(loop)
+    assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
+    assert "written before its validation, which may have been cut short" in runs.said
+    assert "coco/bbox_mAP_50" in runs.said
+    assert list((runs.folder / "run").glob("best_*.pth"))
+
+
+def test_a_full_disk_ends_with_a_message_and_the_last_good_checkpoint(runs, two_iterations):
+    shutil.copytree(two_iterations, runs.folder / "run")
+    before = {p.name: p.read_bytes() for p in (runs.folder / "run").glob("*.pth")}
+    runs.config(_ITERS + "default_hooks = dict(checkpoint=dict(max_keep_ckpts=1))\n")
+    more = ["--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=4"]
+    assert runs.train(*more, LARGEST_FILE=str(100_000)) == [1], runs.said
+    assert re.search(r"error: checkpoint '.*run/iter_4.pth' can't be written \(File too large\)", runs.said)
+    assert "Traceback" not in runs.said
+    assert {p.name: p.read_bytes() for p in (runs.folder / "run").glob("*.pth")} == before
+    assert not list((runs.folder / "run").glob(".*.partial"))
+    assert runs.train(*more) == [0], runs.said
+    assert "resumed epoch: 0, iter: 2" in runs.said
+
+
+# --- other people's parts
+
+
+def test_a_streamed_data_set_trains_and_resumes_with_a_warning(runs):
+    stream = "_base_.train_dataloader.update(sampler=None, batch_sampler=None)\n"
+    stream += "train_dataloader = dict(_delete_=True, batch_size=2, num_workers=0, sampler=None, "
+    stream += "dataset=dict(type='StreamedDataset', dataset=_base_.train_dataloader.dataset))\n"
+    runs.config(_ITERS + stream)
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    codes = runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3")
+    assert codes == [0], runs.said
+    assert "not exact: its training data can't be seeded by sample" in runs.said
+
+
+def test_a_hook_that_saves_on_rank_0_alone_does_not_deadlock(runs):
+    runs.config(_ITERS + "custom_hooks = [*_base_.custom_hooks, dict(type='SavesOnRankZero')]\n")
+    assert runs.train("--work-dir", "run", processes=2) == [0, 0], runs.said
+    assert runs.checkpoint("mine.pth")["state_dict"].keys() == runs.checkpoint("iter_2.pth")["state_dict"].keys()
+    assert len(runs.checkpoint("iter_2.pth")["generator_states"]) == 2
+
+
+def test_cached_transforms_are_named(runs):
+    pipeline = """
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='CachedMosaic', img_scale=(64, 64), max_cached_images=8),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='CachedMixUp', img_scale=(64, 64), ratio_range=(1.0, 1.0), max_cached_images=8),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+"""
+    runs.config(_ITERS + pipeline)
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    codes = runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3")
+    assert codes == [0], runs.said
+    assert "not exact: CachedMosaic, CachedMixUp mix images that earlier samples have left" in runs.said
+
+
+def test_without_the_students_loss_ddp_trains(runs):
+    runs.config(_ITERS.replace("max_iters=2", "max_iters=3"))
+    codes = runs.train("--work-dir", "run", "--cfg-options", "model.calculate_student_loss=False", processes=2)
+    assert codes == [0, 0], runs.said
+    assert "find_unused_parameters is set to True" in runs.said
+
+
+def test_fsdp_is_refused_by_name(runs):
+    runs.config(_ITERS)
+    wrapper = "model_wrapper_cfg.type=MMFullyShardedDataParallel"
+    codes = runs.train("--work-dir", "run", "--cfg-options", wrapper, processes=2)
+    assert codes == [1, 1], runs.said
+    assert "error: model_wrapper_cfg.type='MMFullyShardedDataParallel' is not supported" in runs.said
+    assert "Traceback" not in runs.said
