@@ -1,4 +1,4 @@
-# The generated data set, and a schedule that fits a CPU's patience.
+# The generated data set, and a schedule that fits a CPU's patience. The studies' `_base_/shapes.py` builds on it.
 _base_ = ["mmdet::_base_/datasets/coco_detection.py", "mmdet::_base_/default_runtime.py"]
 
 data_root = "work_dirs/demo/data/"
@@ -12,17 +12,18 @@ metainfo = dict(
     )
 )  # fmt: skip
 
+# The images are used at the size at which they were drawn; small ones would only lose their details.
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(128, 128), keep_ratio=True),
+    dict(type="Resize", scale_factor=1.0),
     # All categories look the same in a mirror.
     dict(type="RandomFlip", prob=0.5, direction=["horizontal", "vertical"]),
     dict(type="PackDetInputs"),
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(128, 128), keep_ratio=True),
+    dict(type="Resize", scale_factor=1.0),
     dict(type="LoadAnnotations", with_bbox=True),
     dict(
         type="PackDetInputs",

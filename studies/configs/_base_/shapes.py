@@ -1,6 +1,6 @@
-# The generated data set of the studies and their schedule. `tools/study.py` sets the data's place, the seed and the
+# The demo's data and schedule with the studies' categories. `tools/study.py` sets the data's place, the seed and the
 # student's first weights; without it, write the data with `tools/make_shapes_coco.py --preset study`.
-_base_ = ["mmdet::_base_/datasets/coco_detection.py", "mmdet::_base_/default_runtime.py"]
+_base_ = "../../../configs/demo/_base_/shapes.py"
 
 data_root = "work_dirs/study/data/"
 # The categories of `tools/make_shapes_coco.py --preset study` (and `large`), in its order.
@@ -14,53 +14,14 @@ metainfo = dict(
         "triangle", "chevron", "kite", "arrow",
     )
 )  # fmt: skip
-
-# The images are used at the size at which they were drawn; small ones would only lose their details.
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale_factor=1.0),
-    # All categories look the same in a mirror.
-    dict(type="RandomFlip", prob=0.5, direction=["horizontal", "vertical"]),
-    dict(type="PackDetInputs"),
-]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale_factor=1.0),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(
-        type="PackDetInputs",
-        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-    ),
-]
-
-# Such small images load faster than a second process could hand them over.
-train_dataloader = dict(
-    batch_size=16,
-    num_workers=0,
-    persistent_workers=False,
-    batch_sampler=None,
-    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
-)
-val_dataloader = dict(
-    batch_size=16,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline),
-)
+train_dataloader = dict(dataset=dict(data_root=data_root, metainfo=metainfo))
+val_dataloader = dict(dataset=dict(data_root=data_root, metainfo=metainfo))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "annotations/instances_val2017.json")
 test_evaluator = val_evaluator
 
 max_epochs = 4
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=max_epochs, val_interval=max_epochs)
-val_cfg = dict(type="ValLoop")
-test_cfg = dict(type="TestLoop")
-optim_wrapper = dict(
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.01),
-    clip_grad=dict(max_norm=10.0),
-)
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 # The cosine ends with the last epoch: change `T_max` along with `train_cfg.max_epochs`.
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),
@@ -72,9 +33,3 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
-default_hooks = dict(
-    logger=dict(interval=10),
-    # Two, because the oldest goes before the next one is complete.
-    checkpoint=dict(interval=1, max_keep_ckpts=2),
-)
-randomness = dict(seed=0)
