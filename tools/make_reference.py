@@ -8,7 +8,17 @@ from pathlib import Path
 
 import rekd_det
 from rekd_det.models import adapters
-from rekd_det.models.losses import DKDLoss, GDKDLoss, KDLoss, LogitLoss, NTIDLoss, ReKDLoss, TISDLoss
+from rekd_det.models.losses import (
+    BCKDLoss,
+    DISTLoss,
+    DKDLoss,
+    GDKDLoss,
+    KDLoss,
+    LogitLoss,
+    NTIDLoss,
+    ReKDLoss,
+    TISDLoss,
+)
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 HEADER = """# Configuration reference
@@ -29,7 +39,7 @@ def components() -> dict[str, list[type]]:
             rekd_det.models.algorithms.ReKDDistill,
             rekd_det.models.distillers.ReKDDistiller,
         ],
-        "Losses": [LogitLoss, ReKDLoss, TISDLoss, NTIDLoss, KDLoss, DKDLoss, GDKDLoss],
+        "Losses": [LogitLoss, ReKDLoss, TISDLoss, NTIDLoss, KDLoss, DKDLoss, GDKDLoss, BCKDLoss, DISTLoss],
         "Hooks": ours,
         "Optimizer": [rekd_det.engine.optimizers.BF16OptimWrapper],
         "For authors of adapters": [adapters.HeadAdapter],

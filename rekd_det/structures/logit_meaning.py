@@ -77,7 +77,7 @@ class LogitMeaning:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.activation == "sigmoid":
             return logits.amax(1).sigmoid()
-        return 1 - logits.softmax(1)[:, self.background]  # type: ignore[index]
+        return self.categories(logits.softmax(1)).sum(1)  # not 1 - background's: no digit is lost where that is 1
 
     def why_no_object_score(self) -> str:
         """Why the logits do not tell how probable an object is; '' where they do."""

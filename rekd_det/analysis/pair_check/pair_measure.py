@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -146,15 +147,13 @@ def detector_cost(detector: Any, batch: Mapping) -> Cost:
 
 def step_flops(model: ReKDDistill, batch: Mapping) -> tuple[int, int]:
     """Operations of one forward pass for the losses: of the student alone, and what the distillation adds."""
-    counts = []
-    stopped = model.distillation_stopped
-    try:
-        for alone in (True, False):
-            model.distillation_stopped = alone
-            counts.append(_count_flops(lambda: model.loss(batch["inputs"], batch["data_samples"])) or 0)
-    finally:
-        model.distillation_stopped = stopped
-    return counts[0], counts[1] - counts[0]
+    student, pair = (_count_flops(functools.partial(_losses, model, batch, alone)) or 0 for alone in (True, False))
+    return student, pair - student
+
+
+def _losses(model: ReKDDistill, batch: Mapping, alone: bool) -> dict:
+    """The losses of a step of the student alone, or of the pair."""
+    return (model._student_losses if alone else model.loss)(batch["inputs"], batch["data_samples"])
 
 
 def step_seconds(model: ReKDDistill, batch: Mapping) -> tuple[float, float]:
@@ -163,18 +162,13 @@ def step_seconds(model: ReKDDistill, batch: Mapping) -> tuple[float, float]:
     Each is the best of two, in turn: the first call of anything is slow.
     """
     best = {True: float("inf"), False: float("inf")}
-    stopped = model.distillation_stopped
-    try:
-        for _ in range(2):
-            for alone in (True, False):
-                model.distillation_stopped = alone
-                start = time.perf_counter()
-                total, _ = model.parse_losses(model.loss(batch["inputs"], batch["data_samples"]))
-                total.backward()
-                best[alone] = min(best[alone], time.perf_counter() - start)
-                model.zero_grad(set_to_none=True)
-    finally:
-        model.distillation_stopped = stopped
+    for _ in range(2):
+        for alone in (True, False):
+            start = time.perf_counter()
+            total, _ = model.parse_losses(_losses(model, batch, alone))
+            total.backward()
+            best[alone] = min(best[alone], time.perf_counter() - start)
+            model.zero_grad(set_to_none=True)
     return best[True], best[False]
 
 

@@ -33,7 +33,7 @@ class ReKDDistill(SingleTeacherDistill):
       leaves it in eval mode. It moves between devices with the algorithm;
     * the student's losses keep their names (but for MMPretrain's 'loss', which becomes 'loss_cls': in a log 'loss' is
       the total), the distillation's get the prefix 'distill.';
-    * a stopped distillation (``StopDistillHook``) does not run the teacher.
+    * a stopped distillation (``StopDistillHook``) does not run the teacher, nor keep it in the GPU's memory.
 
     Args:
         distiller: config of :class:`rekd_det.models.distillers.ReKDDistiller`.
@@ -132,13 +132,26 @@ class ReKDDistill(SingleTeacherDistill):
         """Set the student's mode; the teacher is no submodule and stays in eval mode."""
         return nn.Module.train(self, mode)
 
+    @property
+    def distillation_stopped(self) -> bool:
+        """Whether the student trains alone from now on. The teacher then waits in the CPU's memory."""
+        return self.__dict__.get("_stopped", False)
+
+    @distillation_stopped.setter
+    def distillation_stopped(self, stopped: bool) -> None:
+        self.__dict__["_stopped"] = stopped
+        if "teacher" in self.__dict__:  # not while MMRazor's constructor runs
+            self.teacher.to("cpu" if stopped else next(self.student.parameters()).device)
+
     def _apply(self, fn, recurse: bool = True):
-        self.teacher._apply(fn, recurse)
+        if not self.distillation_stopped:
+            self.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict) -> ReKDDistill:
         # A copy (EMA) of the student needs no second teacher. The distiller's adapter refers to parts of it.
-        memo.update({id(m): m for m in self.teacher.modules()})
+        for kept in (self.teacher.modules(), self.teacher.parameters(), self.teacher.buffers()):
+            memo.update((id(x), x) for x in kept)
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         twin.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})

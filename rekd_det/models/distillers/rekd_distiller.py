@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rekd_det.models.adapters import HeadAdapter, build_adapter
 from rekd_det.models.distillers.agreement import top1_agreement
 from rekd_det.models.distillers.row_weighting import check_row_weighting, check_rows_have_scores, row_weight
-from rekd_det.models.losses import LogitLoss
+from rekd_det.models.losses import OWN_NAMES, LogitLoss
 from rekd_det.models.losses.feature_loss import FeatureLoss
 from rekd_det.models.teachers.lean import LeanRun
 from rekd_det.models.utils.feature_tap import FeatureTap
@@ -207,6 +207,9 @@ def _build_loss_for_any_head(cfg: dict) -> LogitLoss:
 def _build_loss(cfg: dict) -> LogitLoss:
     # The config's default scope is mmdet; a loss of this package must be found without 'mmrazor.' as well.
     with DefaultScope.overwrite_default_scope("mmrazor"):
+        if isinstance(cfg.get("type"), str):
+            name = cfg["type"].removeprefix("mmrazor.")
+            cfg = {**cfg, "type": OWN_NAMES.get(name, cfg["type"])}
         kind = MODELS.get(cfg["type"]) if isinstance(cfg.get("type"), str) else cfg.get("type")
         if not (inspect.isclass(kind) and issubclass(kind, LogitLoss)):
             names = sorted(c.__name__ for c in _subclasses(LogitLoss))

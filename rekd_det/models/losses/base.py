@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rekd_det.models.losses.functional import append_background
+from rekd_det.models.losses.functional import append_background, standardized
 from rekd_det.models.losses.kernels import BACKENDS, KDSpec, check_backend, choose, logit_kd
 from rekd_det.models.losses.kernels.dispatch import engine
 from rekd_det.models.losses.kernels.eager import row_terms
@@ -30,6 +30,8 @@ class LogitLoss(nn.Module):
         backend: what computes it. 'eager': plain torch and autograd, the reference. 'fused' and 'triton': value and
             gradient in one pass (see :mod:`rekd_det.models.losses.kernels`); differentiable once. 'auto': the fastest
             that serves the input, or 'eager'.
+        standardize: compare the z-scores of each row's logits, so that only their relations count and not their range
+            (Sun et al., *Logit Standardization in Knowledge Distillation*, CVPR 2024). Softmax only.
 
     Raises:
         ValueError: if an option has a value it can't have; the message names the option.
@@ -48,6 +50,7 @@ class LogitLoss(nn.Module):
         reduction: str = "mean",
         loss_weight: float = 1.0,
         backend: str = "auto",
+        standardize: bool = False,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -61,6 +64,12 @@ class LogitLoss(nn.Module):
         self.reduction = reduction
         self.loss_weight = float(loss_weight)
         self.backend = backend
+        if standardize and activation != "softmax":
+            raise ValueError(
+                f"{name}: standardize needs activation='softmax', which does not see what it takes away, the mean of a "
+                f"row's logits; got activation={activation!r}"
+            )
+        self.standardize = bool(standardize)
 
     #: whether kernel_spec() says what row_terms() computes
     _described = True
@@ -68,7 +77,7 @@ class LogitLoss(nn.Module):
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
         # A subclass that changes the formula must not be computed from the description of the old one.
-        if "kernel_spec" in cls.__dict__ or "row_terms" in cls.__dict__:
+        if not {"kernel_spec", "row_terms", "weighted_terms"}.isdisjoint(cls.__dict__):
             cls._described = "kernel_spec" in cls.__dict__
 
     def kernel_spec(self) -> KDSpec | None:
@@ -96,6 +105,12 @@ class LogitLoss(nn.Module):
             raise NotImplementedError(f"{type(self).__name__} must define kernel_spec() or row_terms()")
         return row_terms(student, teacher, gt_labels, spec)
 
+    def weighted_terms(
+        self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None, weight: Tensor | None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """As :meth:`row_terms`, for losses that compare rows with each other, and need the rows' weights for that."""
+        return self.row_terms(student, teacher, gt_labels)
+
     def check_labels(self, gt_labels: Tensor | None, num_rows: int) -> None:
         """Raise ValueError if the loss needs labels and these are not ``(num_rows,)``."""
 
@@ -119,7 +134,8 @@ class LogitLoss(nn.Module):
             preds_S: student logits ``(N, C)``.
             preds_T: teacher logits ``(N, C)``; no gradient flows into them.
             weight: ``(N,)`` weight of each row.
-            avg_factor: divides the sum over rows in place of N; only for ``reduction='mean'``.
+            avg_factor: divides the sum over rows in place of N, a number or a tensor of one element; only for
+                ``reduction='mean'``.
             gt_labels: ``(N,)`` int64 target class of each row, for the losses that need it.
 
         Returns:
@@ -132,10 +148,16 @@ class LogitLoss(nn.Module):
         """
         if avg_factor is not None and self.reduction != "mean":
             raise ValueError(f"{type(self).__name__}: avg_factor goes with reduction='mean', not {self.reduction!r}")
+        if isinstance(avg_factor, Tensor):
+            if avg_factor.numel() != 1:
+                raise ValueError(f"{type(self).__name__}: avg_factor must be one number, got {tuple(avg_factor.shape)}")
+            avg_factor = avg_factor.reshape(())  # some heads give (1,), and the loss would take that shape
         self._check_rows(preds_S, preds_T, weight)
         self.check_num_logits(preds_S.shape[1])
         self.check_labels(gt_labels, preds_S.shape[0])
         student, teacher = preds_S, preds_T.detach()
+        if self.standardize:
+            student, teacher = standardized(student), standardized(teacher)
         spec = self.kernel_spec() if self._described and self.backend != "eager" else None
         check_backend(type(self).__name__, self.backend, self.reduction, spec)
         backend = choose(self.backend, student, teacher, weight, self.reduction, spec)
@@ -143,7 +165,7 @@ class LogitLoss(nn.Module):
             return self._fused(backend, spec, student, teacher, weight, avg_factor, gt_labels)
         if self.activation == "implicit_bg":
             student, teacher = append_background(student), append_background(teacher)
-        terms, values = self.row_terms(student, teacher, gt_labels)
+        terms, values = self.weighted_terms(student, teacher, gt_labels, weight)
         scale = self.loss_weight * self.tau**2
         losses = {k: self._reduce(scale * v, weight, avg_factor) for k, v in terms.items()}
         return losses, {k: _mean(v.detach(), weight) for k, v in values.items()}

@@ -22,16 +22,16 @@ class KDLoss(LogitLoss):
         return KDSpec((Part("loss_kd", tail=1.0),), "none", 0, self.activation, self.tau, statistic=None, tail_sum=True)
 
 
-# MMRazor has a DKDLoss too, whose legacy `size_average` argument silently turns 'mean' and 'none' into a sum. This one
-# takes the same arguments with the same defaults, so that it can stand in its place.
-@MODELS.register_module(force=True)
+# MMRazor has a DKDLoss of its own, which its configs mean by this name; see losses.OWN_NAMES.
+@MODELS.register_module("LogitDKDLoss")
 class DKDLoss(LogitLoss):
     """Decoupled KD (Zhao et al., CVPR 2022): the top-K set is the target class alone.
 
     Args:
         alpha: weight of the target-class part (TCKD).
         beta: weight of the non-target part (NCKD).
-        tau, activation, reduction, loss_weight: see :class:`LogitLoss`; 'softmax' or 'implicit_bg'.
+        activation: 'softmax' or 'implicit_bg'.
+        tau, reduction, loss_weight, backend, standardize: see :class:`LogitLoss`.
 
     A row whose label is no class of the row (an ignored row, -1) counts 0.
     """
@@ -40,7 +40,7 @@ class DKDLoss(LogitLoss):
     needs_labels = True
 
     def __init__(self, alpha: float = 1.0, beta: float = 1.0, reduction: str = "mean", **kwargs) -> None:
-        # 'batchmean' is MMRazor's word for it.
+        # 'batchmean' is the word of MMRazor's DKDLoss, whose configs work here as well.
         super().__init__(reduction="mean" if reduction == "batchmean" else reduction, **kwargs)
         check_number("DKDLoss", "alpha", alpha, least=0.0)
         check_number("DKDLoss", "beta", beta, least=0.0)
@@ -77,7 +77,8 @@ class GDKDLoss(LogitLoss):
         mass_weight: weight of ``KL_mass``.
         head_weight: weight of ``KL_top``.
         tail_weight: weight of ``KL_tail``. The defaults of the three are those of the authors' detection code.
-        tau, activation, reduction, loss_weight: see :class:`LogitLoss`; 'softmax' or 'implicit_bg'.
+        activation: 'softmax' or 'implicit_bg'.
+        tau, reduction, loss_weight, backend, standardize: see :class:`LogitLoss`.
     """
 
     activations = ("softmax", "implicit_bg")

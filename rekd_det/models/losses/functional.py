@@ -63,7 +63,7 @@ def topk_kl_terms(student: Tensor, teacher: Tensor, top_index: Tensor, tau: floa
     """
     _check_pair(student, teacher)
     in_top = _as_mask(top_index, student.shape)
-    t, s = _scaled(teacher, tau), _scaled(student, tau)
+    t, s = scaled(teacher, tau), scaled(student, tau)
     # Everything comes from the masked log-sum-exps, so that log(1 - P) never is the logarithm of a difference.
     t_top, s_top = (_masked_logsumexp(x, in_top) for x in (t, s))
     t_tail, s_tail = (_masked_logsumexp(x, ~in_top) for x in (t, s))
@@ -94,7 +94,7 @@ def sigmoid_terms(student: Tensor, teacher: Tensor, top_index: Tensor, tau: floa
     """
     _check_pair(student, teacher)
     in_top = _as_mask(top_index, student.shape)
-    t, s = (_scaled(x, tau) for x in (teacher, student))
+    t, s = (scaled(x, tau) for x in (teacher, student))
     log_odds_t, given_t = _some_present(t, ~in_top)
     log_odds_s, _ = _some_present(s, ~in_top)
     # The tail, given that some of it is present, is an exponential family in its logits: its mean is `given`, its log
@@ -154,7 +154,7 @@ def adaptive_k(k: int, num_logits: int) -> int:
 
 def keep_share(logits: Tensor, index: Tensor, share: float, tau: float, sigmoid: bool) -> Tensor:
     """Which of the largest logits ``index`` ``(N, K)``, by falling size, it takes to hold a share: ``(N, K)`` bool."""
-    x = _scaled(logits.detach(), tau)
+    x = scaled(logits.detach(), tau)
     p = x.sigmoid() if sigmoid else x.softmax(1)
     largest = p.gather(1, index)
     # A category is needed where those before it do not hold the share yet; the first always is.
@@ -201,7 +201,7 @@ def kl_bernoulli(student: Tensor, teacher: Tensor, tau: float = 1.0, gamma: floa
     ``|sigmoid(teacher) - sigmoid(student)| ** gamma`` where gamma > 0, taken as a constant: no gradient flows through.
     """
     _check_pair(student, teacher)
-    s, t = _scaled(student, tau), _scaled(teacher, tau)
+    s, t = scaled(student, tau), scaled(teacher, tau)
     # log sigma(t) - log sigma(s), and the same for the complement, from log-sigmoids: never log(1 - x).
     positive = F.logsigmoid(t) - F.logsigmoid(s)
     negative = F.logsigmoid(-t) - F.logsigmoid(-s)
@@ -212,6 +212,20 @@ def kl_bernoulli(student: Tensor, teacher: Tensor, tau: float = 1.0, gamma: floa
             factor = ((t * tau).sigmoid() - (s * tau).sigmoid()).abs() ** gamma
         loss = loss * factor
     return loss
+
+
+def standardized(logits: Tensor) -> Tensor:
+    """Z-scores of each row's logits ``(N, C)``, in fp32 or better: mean 0 and (unbiased) standard deviation 1.
+
+    Logit standardization (Sun et al., CVPR 2024). Masked classes (-inf) stay so and are left out of the mean.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    there = logits >= _MASKED
+    count = there.sum(1, keepdim=True)
+    x = logits.masked_fill(~there, 0.0)
+    x = (x - x.sum(1, keepdim=True) / count.clamp(min=1)).masked_fill(~there, 0.0)
+    variance = x.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)
+    return (x / (variance + 1e-14).sqrt()).masked_fill(~there, float("-inf"))
 
 
 def append_background(logits: Tensor) -> Tensor:
@@ -241,14 +255,14 @@ def _as_mask(top_index: Tensor, shape: torch.Size) -> Tensor:
     return mask.scatter_(1, top_index, True)
 
 
-def _scaled(logits: Tensor, tau: float) -> Tensor:
+def scaled(logits: Tensor, tau: float) -> Tensor:
     """``logits / tau`` in fp32 (or fp64), where a masked class (-inf) is finite and has no gradient."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return (logits / tau).masked_fill(logits < _MASKED, _MASKED)
 
 
 def _log_softmax(logits: Tensor, tau: float) -> Tensor:
-    return F.log_softmax(_scaled(logits, tau), dim=1)
+    return F.log_softmax(scaled(logits, tau), dim=1)
 
 
 def _masked_logsumexp(x: Tensor, mask: Tensor) -> Tensor:

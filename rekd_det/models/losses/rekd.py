@@ -55,6 +55,7 @@ class ReKDLoss(LogitLoss):
         backend: see :class:`LogitLoss`.
         foreground_only: keep the background's logit out of the top-K set, so that it stands in the tail. Only for heads
             that have one (softmax, or ``activation='implicit_bg'``).
+        standardize: see :class:`LogitLoss`.
 
     Raises:
         ValueError: for options that have no meaning, alone or together.
@@ -78,8 +79,9 @@ class ReKDLoss(LogitLoss):
         loss_weight: float = 1.0,
         backend: str = "auto",
         foreground_only: bool = False,
+        standardize: bool = False,
     ) -> None:
-        super().__init__(tau, activation, reduction, loss_weight, backend)
+        super().__init__(tau, activation, reduction, loss_weight, backend, standardize)
         name = type(self).__name__
         check_top_k(name, top_k, share=True)
         check_number(name, "alpha", alpha, least=0.0)

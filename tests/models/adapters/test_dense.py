@@ -358,3 +358,15 @@ def test_every_adapter_states_its_rows():
     table = support_table()
     assert {line.head for line in table} == {h.__name__ for h in ADAPTERS}
     assert all(line.activation in ("softmax", "sigmoid") and line.rows for line in table)
+
+
+def test_class_weight_of_a_softmax_head_belongs_to_its_rows():
+    config = tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    weights = torch.linspace(0.1, 3.0, 81)
+    config.bbox_head.loss_cls = dict(type="CrossEntropyLoss", use_sigmoid=False, class_weight=weights.tolist())
+    model = pair_of(build_tiny(config), build_tiny(config))
+    step = run_step(model, tiny_batch(model.architecture))
+    (entry,) = step.rows
+    assert entry.meaning.background == 80
+    cost = torch.nn.functional.cross_entropy(entry.student, entry.labels, reduction="none") * entry.weight
+    torch.testing.assert_close(cost.sum() / entry.avg_factor, sum(step.losses["loss_cls"]))

@@ -243,3 +243,18 @@ def test_the_students_row_weights_reach_the_loss():
     assert entry.avg_factor == len(entry.labels)
     for key, value in (want | statistics).items():
         torch.testing.assert_close(losses[f"distill.{key}"], value)
+
+
+@pytest.mark.parametrize("path", [FASTER, CASCADE])
+def test_the_heads_class_weight_belongs_to_its_rows(path):
+    config = tiny_rcnn(path)
+    heads = config.roi_head.bbox_head
+    weights = [0.3, 2.0, 1.0, 0.5, 4.0, 1.0, 0.1]  # the last one is the background's
+    for head in heads if isinstance(heads, list) else [heads]:
+        head.loss_cls.class_weight = weights
+    model = build_pair(config)
+    losses, rows = captured_step(model, batch(model))
+    for entry in rows:
+        cost = torch.nn.functional.cross_entropy(entry.student, entry.labels, reduction="none") * entry.weight
+        name = f"{entry.tag}.loss_cls" if entry.tag else "loss_cls"
+        torch.testing.assert_close(cost.sum() / entry.avg_factor * entry.loss_weight, losses[name])

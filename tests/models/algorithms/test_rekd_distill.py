@@ -54,6 +54,12 @@ def test_teacher_is_in_no_checkpoint_optimizer_or_copy(model):
     assert ema.module.distiller.adapter.teacher is model.teacher.roi_head
 
 
+def test_a_copy_shares_what_an_adapter_keeps_of_the_teacher(model):
+    model.distiller.adapter.kept = [*model.teacher.parameters(), *model.teacher.buffers()]
+    kept = ExponentialMovingAverage(model).module.distiller.adapter.kept
+    assert all(a is b for a, b in zip(kept, model.distiller.adapter.kept, strict=True))
+
+
 def test_train_leaves_the_teacher_in_eval(model):
     for mode in (True, False, True):
         assert model.train(mode) is model
@@ -103,6 +109,18 @@ def test_stopped_distillation_does_not_run_the_teacher(model):
     model.teacher.extract_feat = None  # any use raises
     losses = model(**batch(model), mode="loss")
     assert not any(k.startswith("distill") for k in losses)
+
+
+def test_a_teacher_that_is_not_needed_leaves_the_students_device(model, monkeypatch):
+    moves = []
+    monkeypatch.setattr(model.teacher, "to", lambda device: moves.append(torch.device(device).type))
+    monkeypatch.setattr(model.teacher, "_apply", lambda *args: moves.append("applied"))
+    model.distillation_stopped = True
+    model.to("meta")  # where the student goes now, the teacher does not follow
+    assert moves == ["cpu"]
+    model.distillation_stopped = False
+    assert moves == ["cpu", "meta"]
+    assert not model.distillation_stopped
 
 
 def test_bf16_autocast_trains(model):

@@ -39,6 +39,13 @@ def test_rows_by_the_teacher():
     torch.testing.assert_close(sigmoid, torch.tensor([2.0, 5.0, 3.0]).sigmoid())
 
 
+def test_half_precision_logits_weigh_as_fp32_ones():
+    logits = torch.tensor([[0.0, 2.0, 9.0], [-3.0, 0.0, 8.0]]).bfloat16()
+    entry = AlignedLogits(logits, logits)
+    want = logits.double().softmax(1)[:, :2].sum(1)
+    torch.testing.assert_close(row_weight(entry, "teacher").double(), want, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("rows", ["all", "object", "teacher"])
 def test_in_a_step(rows):
     model = build_pair(tiny_rcnn(), teacher=perturb(build(tiny_rcnn(), seed=5)))

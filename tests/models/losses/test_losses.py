@@ -5,7 +5,17 @@ import torch
 import torch.nn.functional as F
 from mmrazor.registry import MODELS
 
-from rekd_det.models.losses import DKDLoss, GDKDLoss, KDLoss, NTIDLoss, ReKDLoss, TISDLoss
+from rekd_det.models.losses import (
+    OWN_NAMES,
+    BCKDLoss,
+    DISTLoss,
+    DKDLoss,
+    GDKDLoss,
+    KDLoss,
+    NTIDLoss,
+    ReKDLoss,
+    TISDLoss,
+)
 from rekd_det.models.losses.functional import kl_bernoulli, topk_index, topk_kl_terms
 
 EVERY = [ReKDLoss, TISDLoss, NTIDLoss, KDLoss, DKDLoss, GDKDLoss]
@@ -21,10 +31,20 @@ def evaluate(loss, s, t, labels, **kwargs):
     return loss(s, t, labels, **kwargs) if isinstance(loss, DKDLoss) else loss(s, t, **kwargs)
 
 
-@pytest.mark.parametrize("cls", EVERY)
+@pytest.mark.parametrize("cls", [*EVERY, BCKDLoss, DISTLoss])
 def test_registered_in_mmrazor(cls):
-    assert MODELS.get(f"mmrazor.{cls.__name__}") is cls
-    assert isinstance(MODELS.build(dict(type=f"mmrazor.{cls.__name__}")), cls)
+    name = OWN_NAMES.get(cls.__name__, cls.__name__)
+    assert MODELS.get(f"mmrazor.{name}") is cls
+    assert isinstance(MODELS.build(dict(type=f"mmrazor.{name}")), cls)
+
+
+@pytest.mark.parametrize("name", OWN_NAMES)
+@pytest.mark.parametrize("prefix", ["mmrazor.", ""])
+def test_names_that_mmrazor_has_too(name, prefix):
+    """They are MMRazor's in MMRazor's own distillers, and ours as the loss of ReKDDistiller."""
+    assert MODELS.get(f"mmrazor.{name}").__module__.startswith("mmrazor.")
+    distiller = MODELS.build(dict(type="mmrazor.ReKDDistiller", loss=dict(type=prefix + name)))
+    assert type(distiller.loss).__module__.startswith("rekd_det.") and type(distiller.loss).__name__ == name
 
 
 def test_joint_with_free_weights_spans_kd():
@@ -215,12 +235,21 @@ def test_plain_mmrazor_distiller_takes_the_loss():
     assert isinstance(distiller.distill_losses["loss_rekd"], ReKDLoss)
 
 
-def test_mmrazors_own_dkd_config_still_works():
+def test_a_plain_mmrazor_config_means_mmrazors_dkd():
     s, t, y = rows()
-    loss = MODELS.build(
-        dict(type="mmrazor.DKDLoss", tau=1, alpha=1.0, beta=2.0, reduction="batchmean", loss_weight=0.5)
-    )
-    torch.testing.assert_close(loss(s, t, y), 0.5 * DKDLoss(beta=2.0)(s, t, y))
+    loss = MODELS.build(dict(type="mmrazor.DKDLoss", tau=1, alpha=1.0, beta=2.0, reduction="sum", loss_weight=0.5))
+    torch.testing.assert_close(loss(s, t, y), 0.5 * DKDLoss(beta=2.0, reduction="sum")(s, t, y))
+    assert type(loss) is not DKDLoss
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+def test_avg_factor_of_one_element(backend):
+    s, t, _ = rows()
+    want = KDLoss(backend=backend)(s, t, avg_factor=7.0)
+    got = KDLoss(backend=backend)(s, t, avg_factor=torch.tensor([7.0]))
+    assert got.shape == () and torch.isclose(got, want)
+    with pytest.raises(ValueError, match=r"avg_factor must be one number, got \(2,\)"):
+        KDLoss(backend=backend)(s, t, avg_factor=torch.tensor([7.0, 7.0]))
 
 
 BAD_OPTIONS = [

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rekd_det.models.adapters.base import ADAPTERS, HeadAdapter, register_adapter
+from rekd_det.models.adapters.class_weight import ClassWeight
 from rekd_det.models.adapters.layout import Layout, check_same_layout, grid_layout
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
@@ -54,6 +55,7 @@ class DenseAdapter(HeadAdapter):
         own, other = self.layout(student), self.reader.layout(teacher)
         check_same_layout(student, teacher, own, other)
         self._layout = own
+        self._class_weight = ClassWeight(getattr(student, "loss_cls", None))
         self._calls: list[LossCall] = []
 
     @classmethod
@@ -139,13 +141,13 @@ class DenseAdapter(HeadAdapter):
             student: the student's rows ``(N, C)``.
             data_samples: the batch's ``DetDataSample``s.
         """
-        labels = [class_indices(c.target) for c in self._calls]
+        found = [class_indices(c.target) for c in self._calls]
         weights = [c.weight for c in self._calls]
-        return (
-            None if any(x is None for x in labels) else concat([x for x in labels if x is not None]),
-            None if any(x is None for x in weights) else concat([x for x in weights if x is not None]),
-            self._calls[-1].avg_factor,
-        )
+        labels = None if any(x is None for x in found) else concat([x for x in found if x is not None])
+        weight = None if any(x is None for x in weights) else concat([x for x in weights if x is not None])
+        if labels is not None:
+            weight = self._class_weight(labels, weight)
+        return labels, weight, self._calls[-1].avg_factor
 
     def clear(self) -> None:
         self._calls.clear()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rekd_det.models.adapters.base import HeadAdapter, check_same_classes
+from rekd_det.models.adapters.class_weight import ClassWeight
 from rekd_det.models.adapters.matching import Pairs
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
@@ -31,7 +32,7 @@ class DecoderLayersAdapter(HeadAdapter):
                 f"{name} classifies by {_activation(own)}, the teacher's {type(teacher).__name__} by "
                 f"{_activation(other)}: their logits don't mean the same. Take a teacher with the same kind of loss_cls"
             )
-        self._class_weight = _class_weight(own)
+        self._class_weight = ClassWeight(own.loss_cls)
         self._targets: list[tuple[Tensor, Tensor | None, Tensor | float | None]] = []
 
     @staticmethod
@@ -89,7 +90,9 @@ class DecoderLayersAdapter(HeadAdapter):
                 f"{type(self.student).__name__}: the classification loss of {tag} {got}; the head differs from "
                 "MMDetection's, and needs an adapter of its own"
             )
-        weight = self._row_weight(labels, weight)
+        weight = torch.ones_like(labels, dtype=torch.float) if weight is None else weight.float()
+        weight = self._class_weight(labels, weight)
+        assert weight is not None
         teacher = teacher.reshape(-1, teacher.shape[-1])
         with torch.enable_grad():  # the teacher answers under no_grad, but these rows are the student's
             student = student.reshape(-1, student.shape[-1])
@@ -108,27 +111,12 @@ class DecoderLayersAdapter(HeadAdapter):
             loss_weight=loss_weight,
         )
 
-    def _row_weight(self, labels: Tensor, weight: Tensor | None) -> Tensor:
-        """``(N,)``; a cross entropy weighs a row by its class (0.1 for 'no object') on top of the row's own weight."""
-        out = torch.ones_like(labels, dtype=torch.float) if weight is None else weight.float()
-        if self._class_weight is not None:
-            self._class_weight = self._class_weight.to(labels.device)  # moves once
-            out = out * self._class_weight[labels]
-        return out
-
     def clear(self) -> None:
         self._targets = []
 
 
 def _activation(head: Any) -> str:
     return "sigmoid" if head.loss_cls.use_sigmoid else "softmax"
-
-
-def _class_weight(head: Any) -> Tensor | None:
-    weight = getattr(head.loss_cls, "class_weight", None)
-    if weight is None or head.loss_cls.use_sigmoid:
-        return None
-    return torch.as_tensor(weight, dtype=torch.float)
 
 
 def check_same_layers(owner: str, student: int, teacher: int) -> None:

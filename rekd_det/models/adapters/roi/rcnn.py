@@ -25,6 +25,7 @@ from mmdet.models.roi_heads.bbox_heads import (
 from torch import Tensor, nn
 
 from rekd_det.models.adapters.base import HeadAdapter, check_same_classes, register_adapter
+from rekd_det.models.adapters.class_weight import ClassWeight
 from rekd_det.models.adapters.roi.bbox_logits import bbox_logits, check_same_logits
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
@@ -77,6 +78,7 @@ class RCNNAdapter(HeadAdapter):
             check_same_classes(type(student).__name__, a.num_classes, b.num_classes)
             check_same_logits(a, b)
         self._logits = bbox_logits(own[0])
+        self._class_weights = [ClassWeight(head.loss_cls) for head in own]
         self._stages = [_Stage() for _ in own]
 
     @staticmethod
@@ -134,12 +136,15 @@ class RCNNAdapter(HeadAdapter):
                 )
             with torch.enable_grad():
                 student = self._logits.read(stage.logits)
+            weight = stage.weight
+            if stage.labels is not None:
+                weight = self._class_weights[i](stage.labels, weight)
             aligned.append(
                 AlignedLogits(
                     student=student,
                     teacher=self._teacher_rows(i, teacher_feats, stage, context),
                     labels=stage.labels,
-                    weight=stage.weight,
+                    weight=weight,
                     avg_factor=stage.avg_factor,
                     meaning=self.meaning,
                     tag=self.tag(i),

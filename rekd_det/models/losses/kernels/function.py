@@ -34,6 +34,14 @@ class LossInputs:
 Rows = LossInputs
 
 
+def computes_early(inputs: LossInputs) -> bool:
+    """Whether forward may compute the gradient, for backward to scale.
+
+    Not for fp16: without AMP's loss scale, which comes with the upstream gradient, small gradients would round to 0.
+    """
+    return inputs.student.dtype != torch.float16
+
+
 class Engine(Protocol):
     """Computes the parts of a loss and their gradient. ``scale`` multiplies all parts."""
 

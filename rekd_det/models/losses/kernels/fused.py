@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rekd_det.models.losses.functional import RARE, adaptive_k, keep_share, topk_index
-from rekd_det.models.losses.kernels.function import LossInputs
+from rekd_det.models.losses.kernels.function import LossInputs, computes_early
 from rekd_det.models.losses.kernels.spec import KDSpec
 
 # A logit below this is a masked class. As in the oracle: exp() of it is 0, and products with it stay finite.
@@ -48,8 +48,9 @@ class FusedEngine:
         self, inputs: LossInputs, spec: KDSpec, scale: float | Tensor, with_grad: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         on_cpu = inputs.student.device.type == "cpu"
-        grad = torch.empty_like(inputs.student, memory_format=torch.contiguous_format) if with_grad and on_cpu else None
-        factor = float(scale) if on_cpu and _folds(inputs) else 1.0
+        early = with_grad and on_cpu and computes_early(inputs)
+        grad = torch.empty_like(inputs.student, memory_format=torch.contiguous_format) if early else None
+        factor = float(scale) if early else 1.0
         sums = sweep(inputs, spec, spec.coefficients([factor] * len(spec.parts)), grad)
         if on_cpu:
             # A few numbers: Python is quicker than a handful of torch calls.
@@ -66,18 +67,12 @@ class FusedEngine:
         else:
             values = upstream.tolist()
             if buffer is not None and min(values) == max(values):
-                return scale_(buffer, values[0] * (1.0 if _folds(inputs) else float(scale)))
+                return scale_(buffer, values[0])
             coef = [c * float(scale) for c in spec.coefficients(values)]
         if buffer is None:
             buffer = torch.empty_like(inputs.student, memory_format=torch.contiguous_format)
         sweep(inputs, spec, coef, buffer)
         return buffer
-
-
-def _folds(inputs: LossInputs) -> bool:
-    # fp16 gradients divided by a large avg_factor would underflow before the loss scale of AMP, which comes with the
-    # upstream gradient, can lift them.
-    return inputs.student.dtype != torch.float16
 
 
 def scale_(x: Tensor, factor: float) -> Tensor:

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rekd_det.models.losses.kernels.function import Rows
+from rekd_det.models.losses.kernels.function import Rows, computes_early
 from rekd_det.models.losses.kernels.spec import KDSpec
 
 _MASKED = tl.constexpr(-1.0e9)
@@ -360,11 +360,10 @@ class TritonEngine:
     def forward(
         self, rows: Rows, spec: KDSpec, scale: float | Tensor, with_grad: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        grad = torch.empty_like(rows.student, memory_format=torch.contiguous_format) if with_grad else None
+        early = with_grad and computes_early(rows)
+        grad = torch.empty_like(rows.student, memory_format=torch.contiguous_format) if early else None
         matrix = _matrix(spec, rows.student.device)
-        coef = matrix.sum(0)
-        if _folds(rows):
-            coef = coef * scale
+        coef = matrix.sum(0) * scale
         partial = _launch(rows, spec, coef, None, grad, with_sums=True)
         assert partial is not None
         sums = partial.sum(0)
@@ -380,7 +379,7 @@ class TritonEngine:
             _launch(rows, spec, coef, None, grad, with_sums=False)
             return grad
         if buffer.numel():
-            factor = upstream[0] if _folds(rows) else upstream[0] * scale
+            factor = upstream[0]
             programs = min(triton.cdiv(buffer.numel(), _SCALE_BLOCK), _MAX_PROGRAMS)
             with torch.cuda.device_of(buffer):
                 _scale_kernel[(programs,)](
@@ -389,11 +388,6 @@ class TritonEngine:
         if len(spec.parts) > 1:
             _launch(rows, spec, coef, upstream, buffer, with_sums=False)
         return buffer
-
-
-def _folds(rows: Rows) -> bool:
-    # fp16 would underflow under a large avg_factor: the factor waits for AMP's loss scale in backward.
-    return rows.student.dtype != torch.float16
 
 
 _MATRICES: dict[tuple[KDSpec, torch.device], Tensor] = {}

@@ -114,6 +114,23 @@ def test_fp16_gradient_survives_a_large_avg_factor(backend):
     torch.testing.assert_close(got, want, rtol=4e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_fp16_gradient_is_rounded_after_the_loss_scale(backend, activation):
+    # A dense head's rows: tiny probabilities, whose gradients are below fp16's smallest number until AMP lifts them.
+    student, teacher = (x - 12 for x in logits(200, 20))
+    student, teacher = student.half(), teacher.half()
+    options = dict(top_k=2, activation=activation, **(dict(tisd="split") if activation == "sigmoid" else {}))
+    upstream = (65536.0, 65536.0)
+    weight = torch.linspace(0.0, 1e-3, 200)
+    _, want = run(
+        ReKDLoss(backend="eager", **options), student.double(), teacher.double(), upstream, weight=weight.double()
+    )
+    loss = ReKDLoss(backend=backend[0], **options)
+    _, got = run(loss, student, teacher, upstream, backend[1], weight=weight)
+    torch.testing.assert_close(got, want.half(), rtol=2e-3, atol=6e-8)
+    assert ((got == 0) == (want.half() == 0)).float().mean() > 0.999
+
+
 def test_only_inputs_are_saved_for_backward(backend):
     student, teacher = logits(600, 20)
     student, teacher = student.to(backend[1]).requires_grad_(), teacher.to(backend[1])
