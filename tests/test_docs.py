@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from importlinter.api import read_configuration
 from load_tool import load_tool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,3 +81,28 @@ def test_mim_finds_the_index_and_the_configs_in_the_package():
     mim = ROOT / "rekd_det" / ".mim"
     for name in ("configs", "tools", "model-index.yml"):
         assert (mim / name).resolve() == ROOT / name
+
+
+def test_the_map_names_every_room_and_no_other():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"^\| `(rekd_det/[\w/]+)/` \|", page, re.MULTILINE))
+    package = ROOT / "rekd_det"
+    rooms = {p.parent for p in package.glob("*/__init__.py")} - {package / "models", package / "engine"}
+    rooms |= {p.parent for room in ("models", "engine") for p in (package / room).glob("*/__init__.py")}
+    rooms.add(package / "models" / "losses" / "kernels")
+    assert named == {str(room.relative_to(ROOT)) for room in rooms}
+
+
+def test_the_layers_of_the_page_are_those_of_the_contracts():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    options = read_configuration(str(ROOT / "pyproject.toml"))["contracts_options"]
+    contracts = {contract["id"]: contract for contract in options}
+
+    def order(layers):
+        return [set(re.split(r" \| |, ", layer.strip())) for layer in layers]
+
+    rooms = re.search(r"^    (utils < structures.*)$", page, re.MULTILINE)[1]
+    below = order(reversed(contracts["rooms"]["layers"])) + order(reversed(contracts["outside"]["layers"][:2]))
+    assert order(rooms.split("<")) == below
+    models = re.search(r"^    inside models: (.*)$", page, re.MULTILINE)[1]
+    assert order(models.split("<")) == order(reversed(contracts["models"]["layers"]))
