@@ -4,72 +4,175 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import os.path as osp
 import warnings
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from pycocotools.mask import decode
 
 from rekd_det.utils.errors import InputError
 
 #: larger files take many seconds to read twice; they are left to the data set
 LARGEST_BYTES = 64 * 2**20
+#: of an image, in pixels: more than OpenCV reads
+LONGEST_SIDE = 2**20
 
 
 class AnnotationError(InputError):
     """An annotation file that can't be trained on or evaluated against."""
 
 
-def check_annotations(path: str, key: str) -> None:
+def check_annotations(
+    path: str, key: str, masks: bool = False, images: str | None = None, objects: bool = True
+) -> None:
     """Check one annotation file; files larger than 64 MiB are not looked into.
 
     Args:
         path: a local JSON file.
         key: the config key that names it, for messages.
+        masks: whether the segmentations are read too.
+        images: the local folder that the images' names start at; None: not looked into.
+        objects: whether the file must have annotations. A test set's need not.
 
     Raises:
-        AnnotationError: if it is no COCO-format JSON, has no object, or has boxes that are none.
+        AnnotationError: if it is no COCO-format JSON, has no object, or has entries that are none.
     """
     if osp.getsize(path) > LARGEST_BYTES:
         return
     try:
         with open(path, encoding="utf-8") as file:
             content: Any = json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{key}: '{path}' is no JSON file ({error})") from error
-    missing = [k for k in ("images", "annotations", "categories") if not isinstance(_get(content, k), list)]
+    lists = ("images", "annotations", "categories") if objects else ("images", "categories")
+    missing = [k for k in lists if not isinstance(_get(content, k), list)]
     if missing:
         raise AnnotationError(f"{key}: '{path}' is not in COCO's format: it has no list `{'`, `'.join(missing)}`")
-    if not content["annotations"]:
+    annotations = content.get("annotations", [])
+    if objects and not annotations:
         raise AnnotationError(f"{key}: '{path}' has {len(content['images'])} images and no object: nothing to learn")
-    categories = {c.get("id") for c in content["categories"]}
-    degenerate = []
-    for ann in content["annotations"]:
-        if ann.get("category_id") not in categories:
-            raise AnnotationError(
-                f"{key}: '{path}': annotation {ann.get('id')} has category_id {ann.get('category_id')}, which "
-                "`categories` does not list"
-            )
-        if not _is_box(ann.get("bbox")):
-            raise AnnotationError(
-                f"{key}: '{path}': annotation {ann.get('id')} has bbox {ann.get('bbox')}: expected [x, y, width, "
-                "height], finite and not negative. Correct or remove it"
-            )
-        if min(ann["bbox"][2:]) < 1:
-            degenerate.append(ann.get("id"))
-    if len(degenerate) == len(content["annotations"]):
+    try:
+        sizes = _check_images(content["images"])
+        _check_entries(content["categories"], "category", lambda c: isinstance(c.get("name"), str) or "has no name")
+        categories = {c["id"] for c in content["categories"]}
+        _check_entries(annotations, "annotation", lambda ann: _fault(ann, sizes, categories, masks))
+        if images is not None:
+            _check_files(content["images"], images)
+    except _Fault as fault:
+        raise AnnotationError(f"{key}: '{path}': {fault}") from fault
+    degenerate = [ann["id"] for ann in annotations if min(ann["bbox"][2:]) < 1 or ann["area"] <= 0]
+    if annotations and len(degenerate) == len(annotations):
         raise AnnotationError(f"{key}: '{path}': all boxes are narrower than a pixel; are they relative to the image?")
     if degenerate:
         warnings.warn(
-            f"{key}: {len(degenerate)} boxes are narrower than a pixel and will be left out, e.g. of annotation "
-            f"{degenerate[0]}",
+            f"{key}: {len(degenerate)} boxes are narrower than a pixel or have no area and will be left out, e.g. of "
+            f"annotation {degenerate[0]}",
             stacklevel=2,
         )
+
+
+class _Fault(Exception):
+    """What is wrong in a file."""
+
+
+def _check_images(images: list) -> dict[Any, tuple[int, int]]:
+    """The (height, width) of each image by its id."""
+
+    def fault(image: dict) -> str | bool:
+        for name in ("height", "width"):
+            if not _is_number(image.get(name), 1, LONGEST_SIDE):
+                return f"has {name} {image.get(name)!r:.80}: expected a number of pixels"
+        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+            return f"has file_name {image.get('file_name')!r:.80}: expected the image's name"
+        return True
+
+    _check_entries(images, "image", fault)
+    return {image["id"]: (int(image["height"]), int(image["width"])) for image in images}
+
+
+def _check_entries(entries: list, name: str, check: Callable[[dict], str | bool]) -> None:
+    """Every entry is a dict with an id of its own that passes ``check``, which gives True or what is wrong."""
+    seen = set()
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise _Fault(f"{name} number {index} is {entry!r:.80}: expected a dict")
+        number = entry.get("id")
+        if not isinstance(number, (int, str)) or isinstance(number, bool) or number in seen:
+            raise _Fault(f"{name} number {index} has id {number!r:.80}: expected a number of its own")
+        seen.add(number)
+        fault = check(entry)
+        if fault is not True:
+            raise _Fault(f"{name} {number} {fault}")
+
+
+def _fault(ann: dict, sizes: Mapping, categories: set, masks: bool) -> str | bool:
+    """What is wrong with an annotation, or True."""
+    if not _is_in(ann.get("category_id"), categories):
+        return f"has category_id {ann.get('category_id')!r:.80}, which `categories` does not list"
+    if not isinstance(ann.get("image_id"), (int, str)):
+        return f"has image_id {ann.get('image_id')!r:.80}: expected an image's id"
+    if not _is_box(ann.get("bbox")):
+        return (
+            f"has bbox {ann.get('bbox')}: expected [x, y, width, height], finite and not negative. Correct or remove it"
+        )
+    if not _is_number(ann.get("area"), -math.inf, math.inf):
+        return f"has area {ann.get('area')!r:.80}: expected a number"
+    if not _is_in(ann.get("iscrowd", 0), {0, 1}):
+        return f"has iscrowd {ann.get('iscrowd')!r:.80}: expected 0 or 1"
+    size = sizes.get(ann["image_id"])  # None: of an image that was taken out, which is never read
+    if masks and size and not _is_mask(ann.get("segmentation"), size):
+        return f"has segmentation {ann.get('segmentation')!r:.80}: expected polygons [[x, y, x, y, ...]] or an RLE"
+    return True
+
+
+def _check_files(images: list, folder: str) -> None:
+    """Every image is there. A folder is listed once, which is quicker than a look for each file."""
+    names: dict[str, set[str]] = {}
+    missing = []
+    for image in images:
+        parent, name = osp.split(osp.join(folder, image["file_name"]))
+        if parent not in names:
+            names[parent] = set(os.listdir(parent)) if osp.isdir(parent) else set()
+        if name not in names[parent]:
+            missing.append(osp.join(parent, name))
+    if missing:
+        raise _Fault(f"{len(missing)} of its images do not exist, e.g. '{missing[0]}'")
 
 
 def _get(content: Any, key: str) -> Any:
     return content.get(key) if isinstance(content, dict) else None
 
 
+def _is_in(value: Any, known: Collection) -> bool:
+    return isinstance(value, (int, str)) and value in known
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and low <= value <= high and abs(value) < 2**53  # NaN compares with nothing
+
+
 def _is_box(box: Any) -> bool:
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, (int, float)) for x in box):
+    if not isinstance(box, list) or len(box) != 4:
         return False
-    return all(math.isfinite(x) for x in box) and min(box[2:]) >= 0
+    return all(_is_number(x, -LONGEST_SIDE, LONGEST_SIDE) for x in box) and min(box[2:]) >= 0
+
+
+def _is_mask(mask: Any, size: tuple[int, int]) -> bool:
+    if isinstance(mask, list) and mask:
+        return all(
+            isinstance(p, list) and p and all(_is_number(x, -LONGEST_SIDE, LONGEST_SIDE) for x in p) for p in mask
+        )
+    if not isinstance(mask, dict) or mask.get("size") != list(size):
+        return False
+    counts = mask.get("counts")
+    if isinstance(counts, list):
+        return all(_is_number(n, 0, 2**32 - 1) and isinstance(n, int) for n in counts) and sum(counts) == math.prod(
+            size
+        )
+    try:
+        return isinstance(counts, str) and decode({"size": list(size), "counts": counts.encode()}).shape == size
+    except ValueError:
+        return False

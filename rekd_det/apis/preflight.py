@@ -86,8 +86,9 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
         loader = cfg.get(f"{split}_dataloader")
         if not isinstance(loader, Mapping) or cfg.get(f"{split}_cfg") is None:
             continue
+        checked = set()
         for key, dataset in _datasets(loader.get("dataset"), f"{split}_dataloader.dataset"):
-            _check_dataset(key, dataset)
+            checked.add(_check_dataset(key, dataset, split))
         evaluators = cfg.get(f"{split}_evaluator") or []
         for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
             ann_file = evaluator.get("ann_file")
@@ -98,6 +99,9 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
                     f"{split}_evaluator.ann_file: '{ann_file}' does not exist; give its path with "
                     f"--cfg-options {split}_evaluator.ann_file=..."
                 )
+            if ann_file not in checked and _is_coco(evaluator, "Metric", ann_file):
+                masks = "segm" in (evaluator.get("metric") or "")
+                check_annotations(ann_file, f"{split}_evaluator.ann_file", masks, objects=split != "test")
 
 
 def check_work_dir(path: str) -> None:
@@ -152,7 +156,8 @@ def _datasets(dataset: object, key: str) -> Iterator[tuple[str, Mapping]]:
         yield key, dataset
 
 
-def _check_dataset(key: str, dataset: Mapping) -> None:
+def _check_dataset(key: str, dataset: Mapping, split: str) -> str | None:
+    """Returns the annotation file that was looked into."""
     root = dataset.get("data_root") or ""
     paths: dict[str, tuple] = {"ann_file": (dataset.get("ann_file"), osp.isfile)}
     for name, prefix in (dataset.get("data_prefix") or {}).items():
@@ -166,13 +171,19 @@ def _check_dataset(key: str, dataset: Mapping) -> None:
                 f"{key}.{name}: '{full}' does not exist. Put the data there, or name its place "
                 f"with --cfg-options {key}.data_root=..."
             )
-        if (
-            name == "ann_file"
-            and _is_local(full, dataset)
-            and full.endswith(".json")
-            and "Coco" in str(dataset.get("type"))
-        ):
-            check_annotations(full, f"{key}.{name}")
+    ann_file = dataset.get("ann_file")
+    full = osp.join(root, ann_file) if isinstance(ann_file, str) else ""
+    if not full or not _is_local(full, dataset) or not _is_coco(dataset, "Dataset", full):
+        return None
+    masks = any(isinstance(t, Mapping) and t.get("with_mask") for t in dataset.get("pipeline") or [])
+    images = (dataset.get("data_prefix") or {}).get("img")
+    images = osp.join(root, images) if isinstance(images, str) else None
+    check_annotations(full, f"{key}.ann_file", masks, images, objects=split != "test")
+    return full
+
+
+def _is_coco(config: Mapping, kind: str, ann_file: str) -> bool:
+    return str(config.get("type")).rpartition(".")[2] == f"Coco{kind}" and ann_file.endswith(".json")
 
 
 def _is_local(path: str, owner: Mapping) -> bool:
