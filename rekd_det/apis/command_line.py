@@ -19,6 +19,7 @@ from mmengine.runner import Runner
 from rekd_det.apis.build_errors import BuildError, explain_build_error, went_through_own_code
 from rekd_det.engine.runner.cpu_dist import start_gloo, wrap_without_device
 from rekd_det.models.utils.finite_guard import NonFiniteLoss
+from rekd_det.utils.checkpoint import CheckpointError
 from rekd_det.utils.errors import InputError
 
 
@@ -105,8 +106,9 @@ def exit_on_input_error(main: Callable[[], None]) -> Callable[[], None]:
             explained = error if isinstance(error, (InputError, NonFiniteLoss)) else explain_build_error(error)
             if explained is None:
                 raise
-            cause = error.__cause__ if isinstance(error, BuildError) and error.__cause__ else error
-            if ToolParser.traceback_wanted or (isinstance(explained, BuildError) and went_through_own_code(cause)):
+            may_be_own = isinstance(explained, (BuildError, CheckpointError))
+            cause = error.__cause__ if may_be_own and error.__cause__ else error
+            if ToolParser.traceback_wanted or (may_be_own and went_through_own_code(cause)):
                 traceback.print_exception(cause)
                 sys.exit(f"error: {explained}")
             where = f"the traceback is in {log}" if log else "--traceback shows where it was raised"

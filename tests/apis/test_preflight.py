@@ -25,7 +25,7 @@ def config_file(tmp_path: Path) -> str:
 def data_config(tmp_path: Path) -> Config:
     """A config whose files all exist."""
     (tmp_path / "images").mkdir()
-    (tmp_path / "boxes.json").write_text("{}")
+    (tmp_path / "boxes.json").write_text('{"images": [], "categories": []}')
     dataset = dict(data_root=str(tmp_path), ann_file="boxes.json", data_prefix=dict(img="images/"))
     return Config(
         dict(

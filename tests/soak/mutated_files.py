@@ -38,6 +38,7 @@ from mmengine.registry import init_default_scope
 import rekd_det  # noqa: F401  registers everything
 from rekd_det.utils.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
 #: what no file may make Python do; 'exec' and 'import' are what any code of ours does too
 FORBIDDEN = ("os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork", "subprocess.Popen", "socket.connect")
 TRACE = "made-by-a-file"
@@ -176,7 +177,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         from load_tool import load_tool
         from mmdet.registry import MODELS
-        from tiny_pair import ROOT, write_tiny_pair
+        from tiny_pair import write_tiny_pair
 
         pair = write_tiny_pair(folder)
         torch.manual_seed(0)
@@ -334,6 +335,8 @@ def run(kind: str, count: int, seed: int) -> Counter:
             nonlocal done
             target.write(data.draw, path)
             done += 1
+            if done % 50 == 0:
+                print(f"{done} files: {dict(seen)}", file=sys.stderr, flush=True)
             outcomes = []
             for way in target.use(path):
                 try:

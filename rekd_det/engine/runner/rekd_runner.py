@@ -27,6 +27,7 @@ from rekd_det.engine.runner.start import decide_start
 from rekd_det.engine.runner.wrapping import check_wrapper
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, is_local
+from rekd_det.utils.errors import InputError
 
 _EPOCH_LOOPS = ("EpochBasedTrainLoop", "mmengine.EpochBasedTrainLoop", EpochBasedTrainLoop)
 
@@ -132,7 +133,18 @@ class ReKDRunner(Runner):
             if self._load_from is None:
                 self._resume = False
                 self.logger.info(f"No checkpoint in {self.work_dir} to resume from: the training starts anew.")
-        super().load_or_resume()
+        try:
+            super().load_or_resume()
+        except InputError:
+            raise
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+            if not self._resume:
+                raise
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise CheckpointError(
+                f"checkpoint '{self._load_from}' can't be resumed from: something in it is not what a training of this "
+                f"config has left there ({what:.300}). Name another with --resume"
+            ) from error
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """As mmengine's, and bring the data to where the checkpoint stands."""
