@@ -1,4 +1,4 @@
-"""Train a detector, alone or distilled from a teacher. The command line is MMDetection's."""
+"""Train a detector or an image classifier, alone or distilled from a teacher. The command line is MMDetection's."""
 
 import argparse
 
@@ -20,8 +20,8 @@ from rekd_det.engine.runner.start import decide_start
 
 
 def parse_args() -> argparse.Namespace:
-    parser = ToolParser(description="Train a detector")
-    parser.add_argument("config", help="config file of a detector, or of a distillation pair")
+    parser = ToolParser(description="Train a detector or an image classifier")
+    parser.add_argument("config", help="config file of a model, or of a distillation pair")
     parser.add_argument("--work-dir", help="folder for logs and checkpoints")
     parser.add_argument("--amp", action="store_true", help="train with automatic mixed precision (bf16 on a CPU)")
     parser.add_argument(
@@ -54,10 +54,8 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
             cfg.optim_wrapper.loss_scale = "dynamic"
     if args.auto_scale_lr:
         scaling = cfg.get("auto_scale_lr") or {}
-        if "enable" not in scaling or "base_batch_size" not in scaling:
-            raise PreflightError(
-                f"--auto-scale-lr: '{args.config}' needs auto_scale_lr = dict(enable=False, base_batch_size=...)"
-            )
+        if "base_batch_size" not in scaling:
+            raise PreflightError(f"--auto-scale-lr: '{args.config}' needs auto_scale_lr = dict(base_batch_size=...)")
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True

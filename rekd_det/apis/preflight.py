@@ -9,7 +9,7 @@ import os
 import os.path as osp
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -33,6 +33,9 @@ _EXTRA_KEYS = {
     "tta_model",
     "tta_pipeline",
 }
+
+#: MMPretrain's data sets that fetch themselves where they are missing
+_DOWNLOADING = {"CIFAR10", "CIFAR100", "FashionMNIST", "MNIST"}
 
 
 class PreflightError(InputError):
@@ -158,25 +161,26 @@ def _datasets(dataset: object, key: str) -> Iterator[tuple[str, Mapping]]:
 
 def _check_dataset(key: str, dataset: Mapping, split: str) -> str | None:
     """Returns the annotation file that was looked into."""
-    root = dataset.get("data_root") or ""
+    if str(dataset.get("type")).rpartition(".")[2] in _DOWNLOADING and dataset.get("download", True):
+        return None
+    root, prefixes = dataset.get("data_root") or "", dataset.get("data_prefix") or {}
     paths: dict[str, tuple] = {"ann_file": (dataset.get("ann_file"), osp.isfile)}
-    for name, prefix in (dataset.get("data_prefix") or {}).items():
+    if isinstance(prefixes, str):  # of MMPretrain's, which look for a class in each folder
+        paths["data_prefix"] = (prefixes, osp.isdir)
+        prefixes = {}
+    for name, prefix in prefixes.items():
         paths[f"data_prefix.{name}"] = (prefix, osp.isdir)
+    if root and not any(path for path, _ in paths.values()):
+        _check_exists(key, "data_root", root, dataset, osp.isdir)
     for name, (path, exists) in paths.items():
-        if not isinstance(path, str) or not path:
-            continue
-        full = osp.join(root, path)
-        if _is_local(full, dataset) and not exists(full):
-            raise PreflightError(
-                f"{key}.{name}: '{full}' does not exist. Put the data there, or name its place "
-                f"with --cfg-options {key}.data_root=..."
-            )
+        if isinstance(path, str) and path:
+            _check_exists(key, name, osp.join(root, path), dataset, exists)
     ann_file = dataset.get("ann_file")
     full = osp.join(root, ann_file) if isinstance(ann_file, str) else ""
     if not full or not _is_local(full, dataset) or not _is_coco(dataset, "Dataset", full):
         return None
     masks = any(isinstance(t, Mapping) and t.get("with_mask") for t in dataset.get("pipeline") or [])
-    images = (dataset.get("data_prefix") or {}).get("img")
+    images = prefixes.get("img")
     images = osp.join(root, images) if isinstance(images, str) else None
     check_annotations(full, f"{key}.ann_file", masks, images, objects=split != "test")
     return full
@@ -184,6 +188,14 @@ def _check_dataset(key: str, dataset: Mapping, split: str) -> str | None:
 
 def _is_coco(config: Mapping, kind: str, ann_file: str) -> bool:
     return str(config.get("type")).rpartition(".")[2] == f"Coco{kind}" and ann_file.endswith(".json")
+
+
+def _check_exists(key: str, name: str, path: str, dataset: Mapping, exists: Callable[[str], bool]) -> None:
+    if _is_local(path, dataset) and not exists(path):
+        raise PreflightError(
+            f"{key}.{name}: '{path}' does not exist. Put the data there, or name its place "
+            f"with --cfg-options {key}.data_root=..."
+        )
 
 
 def _is_local(path: str, owner: Mapping) -> bool:

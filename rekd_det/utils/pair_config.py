@@ -79,6 +79,14 @@ def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict
     return model
 
 
+def model_config(cfg: Config) -> ConfigDict:
+    """A copy of a config's ``model`` with the data preprocessor that stands beside it, as the Runner merges them."""
+    model = copy.deepcopy(cfg.model)
+    if cfg.get("data_preprocessor") is not None:
+        model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
+    return model
+
+
 def student_config(cfg: Config) -> Config:
     """The config of the student alone: what is left of a pair once it is distilled.
 

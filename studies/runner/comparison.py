@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rekd_det.analysis.runs.runs import SIZES, TASKS
+from studies.runner.metrics import METRICS
 from studies.runner.spec import Study
 from studies.runner.statistics import Difference, paired_difference
-
-#: names of the metrics, in their order in the tables
-METRICS = tuple(f"{task}_{size}" for task in TASKS for size in SIZES)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from studies.runner.comparison import Comparison
 
 
 def difference_figure(baseline: str, compared: Sequence[Comparison]) -> Figure:
-    """Differences in points of AP: a dot for each seed, the mean and its t interval.
+    """Differences in points: a dot for each seed, the mean and its t interval.
 
     Args:
         baseline: its name; it has no line of its own.
@@ -31,5 +31,5 @@ def difference_figure(baseline: str, compared: Sequence[Comparison]) -> Figure:
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.axvline(0, color="black", linewidth=0.8)
     title = "diamonds: mean over seeds with its 95 % t interval; dots: seeds"
-    axis.set(xlabel=f"difference to '{baseline}', in points of AP", title=title)
+    axis.set(xlabel=f"difference to '{baseline}', in points", title=title)
     return figure

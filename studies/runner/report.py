@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rekd_det.analysis.runs.runs import TASKS
 from rekd_det.analysis.utils.figures import save
 from rekd_det.analysis.utils.tables import markdown, write_csv
-from studies.runner.comparison import METRICS, Comparison, compare_arms
+from studies.runner.comparison import Comparison, compare_arms
 from studies.runner.figure import difference_figure
+from studies.runner.metrics import MAIN, METRICS, TASKS, Task
 from studies.runner.spec import TEACHER, Study
 from studies.runner.statistics import deviation, mean
 
 REPORT = "report.md"
+_MAIN_NAMES = {"bbox_mAP": "box AP", "segm_mAP": "mask AP", "top1": "top-1"}
 _READING = (
     "Differences are paired: each seed's arm minus the same seed's **{baseline}**, which had the same first weights, "
     "the same data in the same order and the same random numbers in each step. The interval is the 95 % t interval of "
@@ -38,16 +39,17 @@ def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
     compared = compare_arms(study, results)
     _write_tables(compared, results, folder)
     text = [f"# Study {study.name}", "", *_state(study, results), "", _READING.format(baseline=study.baseline), ""]
-    for task, title in zip(TASKS, ("boxes", "masks"), strict=True):
-        of_task = [c for c in compared if c.metric == f"{task}_mAP"]
+    for task in TASKS:
+        main = task.metrics[0]
+        of_task = [c for c in compared if c.metric == main]
         if not of_task:
             continue
-        picture = f"{task}.png"
+        picture = f"{task.name}.png"
         save(difference_figure(study.baseline, of_task), folder / picture)
-        text += [f"## AP of {title}, in points", "", *_table(study, of_task, study.baseline), ""]
+        text += [f"## {task.title}, in points", "", *_table(study, of_task, study.baseline), ""]
         text += [f"![differences]({picture})", ""]
         for other in study.against:
-            of_other = [c for c in compare_arms(study, results, other) if c.metric == f"{task}_mAP"]
+            of_other = [c for c in compare_arms(study, results, other) if c.metric == main]
             text += [f"The same as differences to **{other}**:", "", *_table(study, of_other, other), ""]
         text += [*_other_metrics(study, compared, task), ""]
     text += ["## Runs", "", *_runs(results), "", *_failures(results), *_conditions(results)]
@@ -88,23 +90,24 @@ def _table(study: Study, compared: Sequence[Comparison], baseline: str) -> list[
     return markdown(header, lines)
 
 
-def _other_metrics(study: Study, compared: Sequence[Comparison], task: str) -> list[str]:
+def _other_metrics(study: Study, compared: Sequence[Comparison], task: Task) -> list[str]:
     """Means over the seeds of everything that the task's metric measures."""
-    metrics = [m for m in METRICS if m.startswith(f"{task}_") and any(c.metric == m for c in compared)]
+    metrics = [m for m in task.metrics if any(c.metric == m for c in compared)]
     means = {(c.arm, c.metric): mean(list(c.values.values())) for c in compared}
-    names = [m.removeprefix(f"{task}_") for m in metrics]
+    names = [m.removeprefix(f"{task.name}_") for m in metrics]
     return markdown(
         ["mean over seeds", *names], [[a.name, *(_points(means[a.name, m]) for m in metrics)] for a in study.arms]
     )
 
 
 def _runs(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    header = ["run", "seed", "state", "box AP", "minutes"]
+    main = next((m for m in MAIN if any(m in line.get("metrics", {}) for line in results)), MAIN[0])
+    header = ["run", "seed", "state", _MAIN_NAMES.get(main, main), "minutes"]
     lines = []
     for line in results:
         ok = line["status"] == "ok"
         minutes = f"{line['wall_s'] / 60:.1f}" + ("*" if line["starts"] > 1 else "") if ok else "-"
-        value = _points(line["metrics"].get("bbox_mAP")) if ok else "-"
+        value = _points(line["metrics"].get(main)) if ok else "-"
         lines.append([line["arm"], str(line["seed"]), line["status"], value, minutes])
     table = markdown(header, lines)
     if any("*" in cells[-1] for cells in lines):

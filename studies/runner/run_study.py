@@ -10,6 +10,7 @@ from pathlib import Path
 
 from studies.runner.data import write_data
 from studies.runner.eta import clock, remaining_seconds
+from studies.runner.metrics import MAIN
 from studies.runner.plan import Plan, Run, digest_of, make_plan, with_needs
 from studies.runner.processes import SILENCE_S, Processes, hold
 from studies.runner.report import write_report
@@ -115,7 +116,7 @@ class _Progress:
         write_results(results, self.folder / RESULTS)
         if failure is None:
             metrics = read_stamp(self.trainer.runs / run.folder, run.digest).result
-            shown = "  ".join(f"{k} {v:.3f}" for k, v in (metrics or {})["metrics"].items() if k.endswith("_mAP"))
+            shown = "  ".join(f"{k} {v:.3f}" for k, v in (metrics or {})["metrics"].items() if k in MAIN)
         else:
             shown = f"FAILED: {failure.splitlines()[-1]}"
         print(f"{_now()} end     {run.arm}, seed {run.seed}  {shown}", flush=True)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from rekd_det.analysis.utils.pair import quiet
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
@@ -17,6 +16,7 @@ from rekd_det.utils.errors import InputError
 from studies.runner.data import data_folder
 from studies.runner.first_weights import write_first_weights, write_with_backbone
 from studies.runner.machine import hardware, versions
+from studies.runner.metrics import read_metrics
 from studies.runner.plan import Run
 from studies.runner.processes import Processes, RunFailed
 from studies.runner.settle import settle
@@ -110,14 +110,13 @@ class Trainer:
     def _test(self, run: Run, folder: Path, environment: Mapping[str, str]) -> dict[str, float]:
         target = folder / TEST
         self._tool("test.py", folder, environment, self._checkpoint(folder), "--work-dir", target)
-        # mmengine writes the metrics of a test to TIMESTAMP/TIMESTAMP.json; none where nothing was detected at all.
+        # mmengine writes the metrics of a test to TIMESTAMP/TIMESTAMP.json.
         written = max(target.glob("*/*.json"), default=None)
         try:
             found = json.loads(written.read_text(encoding="utf-8")) if written else {}
         except ValueError as error:
             raise RunFailed(f"the metrics in '{written}' can't be read ({error})") from error
-        metrics = {k.rpartition("/")[2]: v for k, v in found.items() if "mAP" in k}
-        return metrics or {f"{task}_mAP": 0.0 for task in _tasks(run.config.test_evaluator)}
+        return read_metrics(found, run.config.test_evaluator)
 
     def _tool(self, name: str, folder: Path, environment: Mapping[str, str], *arguments: object) -> None:
         command = [sys.executable, str(self.tools / name), str(folder / CONFIG), *map(str, arguments)]
@@ -131,12 +130,3 @@ class Trainer:
         if path is None:
             raise RunFailed(f"'{folder}' holds no checkpoint, although its training has ended")
         return path
-
-
-def _tasks(evaluators: Any) -> list[str]:
-    """What COCO's metrics in a config measure: 'bbox', 'segm'."""
-    tasks: list[str] = []
-    for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
-        metric = evaluator.get("metric", "bbox")
-        tasks += [metric] if isinstance(metric, str) else metric
-    return tasks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import math
@@ -30,7 +29,7 @@ from rekd_det.analysis.pair_check.pair_measure import (
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import load_checkpoint_file
-from rekd_det.utils.pair_config import PairError, is_pair
+from rekd_det.utils.pair_config import PairError, is_pair, model_config
 
 #: a distillation whose share of the gradient is outside of this is pointed out
 _USUAL_SHARE = 0.01, 0.9
@@ -94,7 +93,7 @@ def check_pair(cfg: Config, size: tuple[int, int] = (192, 256)) -> Findings:
 
 
 def _build(cfg: Config, found: Findings) -> ReKDDistill:
-    config = copy.deepcopy(cfg.model)
+    config = model_config(cfg)
     skipped = _drop_pretrained(config.get("architecture"))
     MMLogger.get_current_instance().setLevel(logging.ERROR)  # mmengine's paragraph for every parameter
     model = MODELS.build(config)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from rekd_det.apis.preflight import check_data
 from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import is_pair
+from rekd_det.utils.pair_config import is_pair, model_config
 
 SEED = 0
 
@@ -48,7 +48,7 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
         raise AnalysisError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
     init_default_scope(cfg.get("default_scope", "mmdet"))
     torch.manual_seed(SEED)
-    model = MODELS.build(cfg.model)
+    model = MODELS.build(model_config(cfg))
     if model.distiller.adapter is None:
         raise AnalysisError("this pair distils feature maps alone (model.distiller.loss=None): it compares no logits")
     checkpoint = checkpoint or cfg.get("load_from")

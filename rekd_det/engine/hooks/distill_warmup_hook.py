@@ -11,21 +11,35 @@ from rekd_det.engine.utils import distillation_of
 
 @HOOKS.register_module()
 class DistillWarmupHook(Hook):
-    """Raise the weight of all distillation losses linearly from ``1 / iters`` to 1 over the first iterations.
+    """Raise the weight of all distillation losses linearly to 1, from the first iteration on.
 
     It follows the Runner's iteration, so that a resumed run goes on where it was.
 
     Args:
         iters: length in iterations, >= 1.
+        epochs: length in epochs of the training data, >= 1. Give one of the two.
+
+    Raises:
+        ValueError: if both or none are given, or one is no int >= 1.
     """
 
     priority = "NORMAL"
 
-    def __init__(self, iters: int) -> None:
-        if not isinstance(iters, int) or isinstance(iters, bool) or iters < 1:
-            raise ValueError(f"DistillWarmupHook: iters must be an int >= 1, got {iters!r}")
-        self.iters = iters
+    def __init__(self, iters: int | None = None, epochs: int | None = None) -> None:
+        given = {name: value for name, value in (("iters", iters), ("epochs", epochs)) if value is not None}
+        if len(given) != 1:
+            raise ValueError("DistillWarmupHook: give either iters or epochs")
+        for name, value in given.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"DistillWarmupHook: {name} must be an int >= 1, got {value!r}")
+        self.iters, self.epochs = iters, epochs
+
+    def before_train(self, runner: Runner) -> None:
+        """Learn how many iterations an epoch has."""
+        if self.epochs is not None:
+            self.iters = self.epochs * len(runner.train_dataloader)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Set this iteration's weight."""
+        assert self.iters is not None
         distillation_of(runner).distiller.scale = min(1.0, (runner.iter + 1) / self.iters)

@@ -221,6 +221,18 @@ def test_nothing_is_left_behind():
     assert not model.distiller.adapter._calls
 
 
+def test_every_image_is_an_object():
+    """No class of an image classifier is a background, so each image counts, and alike."""
+    student = classifier(config())
+    model = distilled(student, moved_teacher(), rows="object")
+    losses = model(**batch(model), mode="loss")
+    reference = distilled(student, model.teacher)(**batch(model), mode="loss")
+    for name, value in distillation(losses).items():
+        torch.testing.assert_close(value, reference[name])
+    with pytest.raises(ValueError, match=r"every row holds an object"):
+        distilled(student, model.teacher, rows="teacher")
+
+
 def test_nothing_imports_the_adapters_before_they_are_needed():
     code = "import sys, rekd_det; assert not [m for m in sys.modules if m.startswith('rekd_det.models.adapters.image')]"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,9 @@
+# ResNet-18 teaches a ResNet-18 of a quarter of its width.
+_base_ = ["./student_r18w16_tinyimagenet.py", "./_base_/rekd_tiny_imagenet.py"]
+model = dict(
+    _delete_=True,
+    **_base_.distill,
+    architecture=_base_.model,
+    teacher=dict(cfg_path="{{ fileDirname }}/teacher_r18_tinyimagenet.py"),
+    teacher_ckpt="work_dirs/teacher_r18_tinyimagenet/epoch_100.pth",
+)

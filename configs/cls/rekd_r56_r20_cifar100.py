@@ -1,0 +1,10 @@
+# ResNet-56 teaches ResNet-20.
+_base_ = "./student_r20_cifar100.py"
+custom_hooks = _base_.rekd_hooks
+model = dict(
+    _delete_=True,
+    **_base_.distill,
+    architecture=_base_.model,
+    teacher=dict(cfg_path="{{ fileDirname }}/teacher_r56_cifar100.py"),
+    teacher_ckpt="work_dirs/teacher_r56_cifar100/epoch_240.pth",
+)

@@ -1,0 +1,10 @@
+# VGG-13 teaches VGG-8.
+_base_ = "./student_vgg8_cifar100.py"
+custom_hooks = _base_.rekd_hooks
+model = dict(
+    _delete_=True,
+    **_base_.distill,
+    architecture=_base_.model,
+    teacher=dict(cfg_path="{{ fileDirname }}/teacher_vgg13_cifar100.py"),
+    teacher_ckpt="work_dirs/teacher_vgg13_cifar100/epoch_240.pth",
+)

@@ -1,0 +1,54 @@
+"""What a study measures: AP of detectors' boxes and masks, and how often a classifier is right about an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rekd_det.analysis.runs.runs import SIZES
+
+
+class Task(NamedTuple):
+    """One thing that models are tested in.
+
+    Attributes:
+        name: of its figure's file.
+        title: of its section.
+        metrics: names in the results, the main one first; all are shares of 1.
+    """
+
+    name: str
+    title: str
+    metrics: tuple[str, ...]
+
+
+TASKS = (
+    Task("bbox", "AP of boxes", tuple(f"bbox_{size}" for size in SIZES)),
+    Task("segm", "AP of masks", tuple(f"segm_{size}" for size in SIZES)),
+    Task("image", "Top-1 accuracy", ("top1", "top5")),
+)
+#: all names, in their order in the tables
+METRICS = tuple(metric for task in TASKS for metric in task.metrics)
+MAIN = tuple(task.metrics[0] for task in TASKS)
+
+
+def read_metrics(found: Mapping[str, float], evaluators: Any) -> dict[str, float]:
+    """The metrics of a test, from what its evaluators wrote.
+
+    Args:
+        found: by names as in the log: 'coco/bbox_mAP' in [0, 1], 'accuracy/top1' in per cent.
+        evaluators: the config's.
+    """
+    metrics = {k.rpartition("/")[2]: v for k, v in found.items() if "mAP" in k}
+    metrics |= {k.rpartition("/")[2]: v / 100 for k, v in found.items() if k.startswith("accuracy/")}
+    # mmdet's COCO metric writes nothing where nothing was detected at all.
+    return metrics or {f"{task}_mAP": 0.0 for task in _coco_tasks(evaluators)}
+
+
+def _coco_tasks(evaluators: Any) -> list[str]:
+    """What COCO's metrics in a config measure: 'bbox', 'segm'."""
+    tasks: list[str] = []
+    for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+        metric = evaluator.get("metric", "bbox")
+        tasks += [metric] if isinstance(metric, str) else metric
+    return tasks
