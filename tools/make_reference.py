@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import rekd_det
 from rekd_det.models import adapters
@@ -28,7 +29,7 @@ registry: write `mmrazor.ReKDLoss` and so on.
 """
 
 
-def components() -> dict[str, list[type]]:
+def components() -> dict[str, list]:
     """The classes that a config can name, by section."""
     from mmengine.hooks import Hook
 
@@ -40,13 +41,14 @@ def components() -> dict[str, list[type]]:
             rekd_det.models.distillers.ReKDDistiller,
         ],
         "Losses": [LogitLoss, ReKDLoss, TISDLoss, NTIDLoss, KDLoss, DKDLoss, GDKDLoss, BCKDLoss, DISTLoss],
+        "Backbones": [vars(rekd_det.models.backbones)[name] for name in rekd_det.models.backbones.__all__],
         "Hooks": ours,
         "Optimizer": [rekd_det.engine.optimizers.BF16OptimWrapper],
         "For authors of adapters": [adapters.HeadAdapter],
     }
 
 
-def entry(cls: type) -> str:
+def entry(cls: Any) -> str:
     """One class: its call with defaults, and its docstring."""
     parameters = inspect.signature(cls).parameters.values()
     call = ", ".join(str(p.replace(annotation=inspect.Parameter.empty)) for p in parameters)
