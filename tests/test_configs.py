@@ -90,6 +90,15 @@ def test_controls_share_everything_but_the_loss():
         assert alone[key] == rekd[key]
 
 
+@pytest.mark.parametrize("path", **by_name(PAIRS))
+def test_a_config_that_is_kd_is_called_so(path):
+    loss = read(path).model.distiller.loss
+    assert (loss.type == "mmrazor.KDLoss") == path.stem.startswith("kd_")
+    if path.stem.startswith("rekd_"):
+        # The plain split of sigmoids is KD where both parts weigh 1.
+        assert loss.type == "mmrazor.ReKDLoss" and loss.tisd == "joint"
+
+
 @pytest.mark.parametrize("path", **by_name(CONFIGS))
 def test_cfg_options_reach_everything(path):
     cfg = read(path)

@@ -15,6 +15,7 @@ from rekd_det.analysis.runs.category_ap import recompute
 from rekd_det.analysis.runs.comparison import changes, write_comparison
 from rekd_det.analysis.runs.runs import read_run, read_runs
 from rekd_det.analysis.teacher import rows
+from rekd_det.analysis.teacher.category_terms import CategoryTerms
 from rekd_det.analysis.teacher.head_tail import HeadTail
 from rekd_det.analysis.teacher.head_tail_report import comparison_text, suggestion_text
 from rekd_det.analysis.teacher.heads import HeadMatrix, cluster_order, strongest_pairs
@@ -22,6 +23,7 @@ from rekd_det.analysis.teacher.mass import MassStats, head_and_tail, larger_tail
 from rekd_det.analysis.teacher.rows import Rows, rows_of
 from rekd_det.analysis.utils.pair import AnalysisError
 from rekd_det.analysis.utils.tables import markdown
+from rekd_det.models.losses import KDLoss, ReKDLoss
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tiny_config
 
 # --- head and tail mass ---------------------------------------------------------------------
@@ -143,6 +145,26 @@ def test_an_implicit_background_is_a_logit_of_zero():
     assert found.teacher.shape[1] == 81 and not found.teacher[:, -1].any()
     images = 2
     assert (~found.is_object).sum() == images * rows.MAX_BACKGROUND
+
+
+def test_terms_of_a_sigmoid_head_by_category():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(40, 6, generator=generator) * 2 - 3 for _ in range(2))
+    labels = torch.randint(0, 7, (40,), generator=generator)  # 6 is the background
+    found = CategoryTerms([f"c{i}" for i in range(6)], top_k=2, tau=1.0)
+    found.add(teacher[:25], student[:25], labels[:25])
+    found.add(teacher[25:], student[25:], labels[25:])
+    table = {line[0]: line[1:] for line in found.table()}
+    mine = labels == 3
+    loss = ReKDLoss(top_k=2, activation="sigmoid", reduction="none")
+    parts, _ = loss.components(student[mine], teacher[mine])
+    tail = torch.ones(int(mine.sum()), 6).scatter(1, teacher[mine].topk(2).indices, 0.0).bool()
+    a = 1 - torch.where(tail, 1 - teacher[mine].sigmoid(), 1.0).prod(1)
+    kd = KDLoss(activation="sigmoid")(student[mine], teacher[mine])
+    want = (a.mean(), a.median(), parts["loss_tisd"].mean(), parts["loss_ntid"].mean(), (a * parts["loss_ntid"]).mean())
+    assert [float(x) for x in table["c3"][1:6]] == pytest.approx([float(x) for x in want], rel=6e-3)
+    assert float(table["c3"][3]) + float(table["c3"][5]) == pytest.approx(float(kd), rel=6e-3)
+    assert sum(int(line[0]) for line in table.values()) == 40 and "background" in table
 
 
 # --- the matrix of heads --------------------------------------------------------------------

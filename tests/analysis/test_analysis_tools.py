@@ -143,6 +143,35 @@ def test_head_tail_writes_a_report_that_stands_alone(pair, tool, tmp_path):
             assert sum(float(v) for k, v in line.items() if k not in ("label", "rows")) == pytest.approx(2, abs=1e-4)
 
 
+RETINA = """model = dict(
+    backbone=dict(depth=18, base_channels=8, frozen_stages=-1, init_cfg=None),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    bbox_head=dict(num_classes={count}, in_channels=16, feat_channels=16, stacked_convs=1),
+)
+"""
+
+
+def test_head_tail_of_a_sigmoid_head_shows_what_kd_is_made_of(pair, tool, tmp_path):
+    text = (pair.folder / "student.py").read_text().replace("faster-rcnn_r50_fpn", "retinanet_r50_fpn")
+    start, end = text.index("model = dict("), text.index("train_dataloader")
+    (tmp_path / "retina.py").write_text(text[:start] + RETINA.format(count=CATEGORIES) + text[end:])
+    teacher = MODELS.build(Config.fromfile(tmp_path / "retina.py").model)
+    torch.save(dict(state_dict=teacher.state_dict()), tmp_path / "teacher.pth")
+    (tmp_path / "pair.py").write_text(
+        "_base_ = ['./retina.py']\nmodel = dict(_delete_=True, type='mmrazor.ReKDDistill', architecture=_base_.model,\n"
+        "distiller=dict(type='mmrazor.ReKDDistiller', loss=dict(type='mmrazor.ReKDLoss', top_k=2), rows='teacher'),\n"
+        f"teacher=dict(cfg_path='{tmp_path}/retina.py'), teacher_ckpt='{tmp_path}/teacher.pth')\n"
+    )
+    said = tool("head_tail", tmp_path / "pair.py", "--limit", 2, "--split", "val", "--workers", 0, "--out", tmp_path)
+    assert "A, TISD and NTID by category: " in said
+    with (tmp_path / "category_terms.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert lines[-1]["category"] == "background" and len(lines) > 1
+    for line in lines:
+        assert 0 < float(line["mean A"]) < 1 and float(line["NTID"]) >= 0
+    assert "What KD of this head is made of" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.slow
 def test_head_tail_is_repeatable(pair, tool, tmp_path):
     tables = []

@@ -63,7 +63,8 @@ def main() -> None:
             for rows in rows_of(model, batch):
                 if found is None:
                     num_logits = rows.teacher.shape[1]
-                    top_k = args.top_k or getattr(loss, "top_k", DEFAULT_TOP_K)
+                    wanted = getattr(loss, "top_k", DEFAULT_TOP_K)
+                    top_k = args.top_k or (wanted if isinstance(wanted, int) else DEFAULT_TOP_K)
                     if top_k >= num_logits:
                         raise AnalysisError(f"--top-k {top_k} leaves no tail: the head has {num_logits} logits per row")
                     names = class_names(dataset, rows.num_categories)
@@ -81,6 +82,8 @@ def main() -> None:
     )
     report = write_report(found, out, about)
     print(suggestion_text(found))
+    if found.terms is not None and found.terms.table():
+        print(f"A, TISD and NTID by category: {out / 'category_terms.csv'}")
     gradients = pull.table() if pull is not None else []
     if gradients:
         write_csv(out / "gradients.csv", HEADER, gradients)

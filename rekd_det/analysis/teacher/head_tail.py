@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from rekd_det.analysis.teacher.category_terms import CategoryTerms
 from rekd_det.analysis.teacher.heads import HeadMatrix
 from rekd_det.analysis.teacher.mass import MassStats, head_and_tail
 from rekd_det.analysis.teacher.rows import Rows
@@ -53,10 +54,13 @@ class HeadTail:
     judges: tuple[str, ...]
     stats: dict[tuple[str, str], MassStats] = field(init=False, default_factory=dict)
     matrix: HeadMatrix = field(init=False)
+    terms: CategoryTerms | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.max_k = min(MAX_K, self.num_logits - 1)
         self.matrix = HeadMatrix(len(self.names), self.num_logits, self.top_k)
+        if self.activation == "sigmoid":
+            self.terms = CategoryTerms(self.names, self.top_k, self.tau)
 
     def add(self, rows: Rows) -> None:
         """Count a batch's rows of one head."""
@@ -67,6 +71,8 @@ class HeadTail:
             return
         is_object = rows.is_object
         assert is_object is not None
+        if self.terms is not None:
+            self.terms.add(rows.teacher, rows.student, rows.labels)
         rank = _label_rank(rows)
         self.matrix.add(rows.teacher[is_object], rows.labels[is_object])
         for judge in self.judges:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rekd_det.analysis.teacher.category_terms import HEADER
 from rekd_det.analysis.teacher.head_tail import TARGET_MASS, HeadTail
 from rekd_det.analysis.teacher.heads import cluster_order, strongest_pairs
 from rekd_det.analysis.teacher.mass import MassStats, larger_tail
@@ -34,6 +35,7 @@ def write_report(found: HeadTail, folder: Path, about: Sequence[str]) -> Path:
     body = [html.paragraph(" ".join(about)), html.paragraph(suggestion_text(found), note=True)]
     for judge in found.judges:
         body += _judge_section(found, judge, folder)
+    body += _terms_section(found, folder)
     body += _matrix_section(found, folder)
     body += _explanation(found)
     report = folder / "report.html"
@@ -133,6 +135,22 @@ def _summary(groups: dict[str, MassStats], top_k: int) -> tuple[list[str], list[
     return header, rows
 
 
+def _terms_section(found: HeadTail, folder: Path) -> list[str]:
+    lines = found.terms.table() if found.terms is not None else []
+    if not lines:
+        return []
+    write_csv(folder / "category_terms.csv", HEADER, lines)
+    return [
+        html.heading("What KD of this head is made of, by category"),
+        html.paragraph(
+            f"Means over the rows of each label, at K = {found.top_k}. A is the teacher's probability that some "
+            "category of the tail is present; KD is TISD + A x NTID, and ReKD puts beta in the place of A. TISD and "
+            "NTID are of this student: --checkpoint shows those of a trained one."
+        ),
+        html.table(HEADER, lines),
+    ]
+
+
 def _matrix_section(found: HeadTail, folder: Path) -> list[str]:
     matrix = found.matrix
     if not matrix.rows.any():
@@ -176,8 +194,9 @@ def _explanation(found: HeadTail) -> list[str]:
     ]
     if found.activation == "sigmoid":
         text = (
-            "This loss treats every category by itself (sigmoid). P is the head's share of the sum of the teacher's "
-            "probabilities; classical distillation of such a head is a sum over categories, without a factor 1 - P."
+            "This loss treats every category by itself (sigmoid). P is the top-K set's share of the sum of the "
+            "teacher's probabilities. What classical distillation multiplies the tail by is not 1 - P but A, the "
+            "probability that some category of the tail is present; ReKD replaces it by a constant, beta."
         )
     else:
         text = (

@@ -95,8 +95,8 @@ def sigmoid_terms(student: Tensor, teacher: Tensor, top_index: Tensor, tau: floa
     _check_pair(student, teacher)
     in_top = _as_mask(top_index, student.shape)
     t, s = (scaled(x, tau) for x in (teacher, student))
-    log_odds_t, given_t = _some_present(t, ~in_top)
-    log_odds_s, _ = _some_present(s, ~in_top)
+    log_odds_t, given_t = some_present(t, ~in_top)
+    log_odds_s, _ = some_present(s, ~in_top)
     # The tail, given that some of it is present, is an exponential family in its logits: its mean is `given`, its log
     # partition function is the log-odds of A. So no small A is divided by, and no difference of small numbers is taken.
     kl_tail = (given_t * (t - s)).sum(1) - log_odds_t + log_odds_s
@@ -115,8 +115,12 @@ def sigmoid_terms(student: Tensor, teacher: Tensor, top_index: Tensor, tau: floa
 RARE = {torch.float32: -25.0, torch.float64: -45.0}
 
 
-def _some_present(logits: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
+def some_present(logits: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
     """Log-odds ``(N,)`` of "some category of the tail is present", and each one's probability given that ``(N, C)``.
+
+    Args:
+        logits: ``(N, C)``, fp32 or fp64, divided by the temperature already.
+        tail: ``(N, C)`` bool.
 
     Where the largest logit is below ``RARE``, the odds are proportional to ``exp(logit)``: all logits are then shifted
     up to it, and the log-odds back, so that nothing underflows.

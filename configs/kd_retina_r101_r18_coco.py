@@ -1,0 +1,3 @@
+# Control: the same pair, rows and schedule with KD, the sum of the Bernoulli KLs of all categories.
+_base_ = "./rekd_retina_r101_r18_coco.py"
+model = dict(distiller=dict(loss=dict(_delete_=True, type="mmrazor.KDLoss", tau=1.0)))
