@@ -6,12 +6,13 @@ import io
 import sys
 import tempfile
 
+from mmdet.evaluation import CocoMetric
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 
 from rekd_det.analysis.pair_check.pair_check import Findings, check_pair
 from rekd_det.apis.command_line import ToolParser, build_runner, exit_on_input_error
-from rekd_det.apis.data_subset import limit_test_images
 from rekd_det.apis.preflight import PreflightError, check_data, read_config
 from rekd_det.utils.pair_config import teacher_config
 
@@ -30,15 +31,21 @@ def parse_args() -> argparse.Namespace:
 
 def add_teacher_ap(cfg: Config, limit: int, found: Findings) -> None:
     """Evaluate the teacher on the first images, as ``tools/test.py --teacher`` would."""
+    if limit < 1:
+        raise PreflightError(f"--limit must be at least 1, got {limit}")
     cfg = teacher_config(cfg)
     check_data(cfg, ("test",))
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    dataset.indices = limit
     with tempfile.TemporaryDirectory() as folder:
-        count = limit_test_images(cfg, limit, folder)
         cfg.update(work_dir=folder, launcher="none", resume=False)
-        print(f"evaluating the teacher on {count} images ...", file=sys.stderr)
+        print(f"evaluating the teacher on the first {limit} images ...", file=sys.stderr)
         with contextlib.redirect_stdout(io.StringIO()):
             runner = build_runner(cfg)
             MMLogger.get_current_instance().setLevel("ERROR")
+            count = score_tested_images_alone(runner)
             metrics = runner.test()
     found.section(f"Teacher on the first {count} test images")
     for name, value in metrics.items():
@@ -49,6 +56,15 @@ def add_teacher_ap(cfg: Config, limit: int, found: Findings) -> None:
             f"the teacher's AP on {count} images is {max(aps, default=0):.3f}: its weights, its normalisation or the "
             "order of its categories do not fit this data set. Check model.teacher, model.teacher_ckpt and metainfo"
         )
+
+
+def score_tested_images_alone(runner: Runner) -> int:
+    """Keep mmdet's COCO metrics from counting the other images of the annotation file as missed; how many are left."""
+    tested = runner.test_loop.dataloader.dataset
+    for metric in runner.test_loop.evaluator.metrics:
+        if isinstance(metric, CocoMetric):
+            metric.img_ids = [tested.get_data_info(i)["img_id"] for i in range(len(tested))]
+    return len(tested)
 
 
 @exit_on_input_error
