@@ -49,13 +49,15 @@ TARGETS = {
 LOGITS = (80, 81, 365, 1203, 1204, kernels.MAX_WIDTH)
 MODES: dict[str, LogitLoss] = {
     "softmax": ReKDLoss(top_k=5),
-    "softmax_k16": ReKDLoss(top_k=16),
-    "implicit_bg": ReKDLoss(top_k=5, activation="implicit_bg"),
+    "softmax_share": ReKDLoss(top_k=0.95),
+    "implicit_bg": ReKDLoss(top_k=5, activation="implicit_bg", foreground_only=True),
     "target": DKDLoss(),
     "kd": KDLoss(),
     "kd_sigmoid": KDLoss(activation="sigmoid"),
-    "sigmoid": ReKDLoss(top_k=5, activation="sigmoid", tisd="split"),
-    "sigmoid_gamma": ReKDLoss(top_k=5, activation="sigmoid", tisd="split", gamma=1.0),
+    "sigmoid": ReKDLoss(top_k=5, activation="sigmoid"),
+    "sigmoid_share": ReKDLoss(top_k=0.95, activation="sigmoid"),
+    "split": ReKDLoss(top_k=5, activation="sigmoid", tisd="split"),
+    "split_gamma": ReKDLoss(top_k=5, activation="sigmoid", tisd="split", gamma=1.0),
 }
 #: name of a pass: constants of the kernel
 PASSES = {
@@ -106,7 +108,7 @@ def compiled(variant: Variant) -> dict:
     assert spec is not None
     itemsize = DTYPES[variant.student].itemsize
     at = kernels.tile(spec, variant.logits, itemsize)
-    constants = kernels.constants(spec, at, variant.weighted, **PASSES[variant.step])
+    constants = kernels.constants(spec, variant.logits, at, variant.weighted, **PASSES[variant.step])
     kernel = kernels._rows_kernel
     signature, attributes = {}, {}
     for i, name in enumerate(kernel.arg_names):
@@ -116,7 +118,7 @@ def compiled(variant: Variant) -> dict:
             own = {"student_ptr": variant.student, "grad_ptr": variant.student, "teacher_ptr": variant.teacher}
             kind = "*" + own.get(name, "i64" if name == "label_ptr" else "fp32")
         else:
-            kind = "fp32" if name in ("tau", "gamma") else "i32"
+            kind = "fp32" if name in ("tau", "gamma", "share") else "i32"
         signature[name] = kind
         # As Triton does for what it is called with: torch's memory is aligned, and so are rows of 16 n elements.
         wide = name in ("num_logits", "student_row", "teacher_row") and variant.logits % 16 == 0

@@ -19,12 +19,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rekd_det.models.losses.functional import RARE, adaptive_k
 from rekd_det.models.losses.kernels.function import Rows, computes_early
 from rekd_det.models.losses.kernels.spec import KDSpec
 
 _MASKED = tl.constexpr(-1.0e9)
 # Below every logit, masked ones included.
 _OUT = tl.constexpr(-4.0e9)
+_RARE = tl.constexpr(RARE[torch.float32])
 # Programs in the grid at most; each strides over the rows. Bounds the partial sums that remain to be added up.
 _MAX_PROGRAMS = 4096
 _SCALE_BLOCK = 2048
@@ -45,6 +47,38 @@ def _log_ratio(a, b):
     series = series * w + 1.0 / 3.0
     series = series * w + 1.0
     return 2.0 * z * series
+
+
+@triton.jit
+def _none_to_some(x):
+    """1 - exp(-x) for x >= 0, to the last digits also where x is small."""
+    series = 1.0 / 362880.0
+    series = 1.0 / 40320.0 - x * series
+    series = 1.0 / 5040.0 - x * series
+    series = 1.0 / 720.0 - x * series
+    series = 1.0 / 120.0 - x * series
+    series = 1.0 / 24.0 - x * series
+    series = 1.0 / 6.0 - x * series
+    series = 0.5 - x * series
+    series = 1.0 - x * series
+    return tl.where(x < 0.5, x * series, 1.0 - tl.exp(-x))
+
+
+@triton.jit
+def _bernoulli(t_odds, s_odds):
+    """Of Bernoullis with these log-odds: their KL, the teacher's probability, and the teacher's less the student's."""
+    # From the side where the teacher's probability is at most a half: see _bernoulli of the fused engine.
+    side = tl.where(t_odds > 0, -1.0, 1.0)
+    t = t_odds * side
+    s = s_odds * side
+    e_t = tl.exp(t)
+    e_s = tl.exp(-tl.abs(s))
+    rest_t = 1.0 / (1.0 + e_t)
+    p = e_t * rest_t
+    # As p is computed, to the last bit: equal logits have no gradient.
+    q = tl.where(s > 0, 1.0, e_s) * (1.0 / (1.0 + e_s))
+    kl = p * (t - s) + tl.where(s > 0, s, 0.0) + _log_ratio(e_s, e_t)
+    return kl, tl.where(side < 0, rest_t, p), (p - q) * side
 
 
 @triton.jit
@@ -70,6 +104,17 @@ def _wide(x):
 
 
 @triton.jit
+def _mass(x, SIGMOID: tl.constexpr):
+    """What a category holds of a row's mass, up to a factor of the row."""
+    if SIGMOID:
+        e = tl.exp(-tl.abs(x))
+        mass = tl.where(x > 0, 1.0, e) / (1.0 + e)
+    else:
+        mass = tl.exp(x)
+    return mass
+
+
+@triton.jit
 def _all_equal(upstream_ptr, J: tl.constexpr):
     first = tl.load(upstream_ptr)
     different = 0
@@ -78,7 +123,7 @@ def _all_equal(upstream_ptr, J: tl.constexpr):
     return different == 0
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["num_rows", "skip"])
 def _rows_kernel(
     student_ptr,
     teacher_ptr,
@@ -94,10 +139,15 @@ def _rows_kernel(
     teacher_row,
     tau,
     gamma,
+    share,
+    skip,
     J: tl.constexpr,
     SELECT: tl.constexpr,
     K: tl.constexpr,
+    SHARE: tl.constexpr,
+    SKIP: tl.constexpr,
     SIGMOID: tl.constexpr,
+    CHAIN: tl.constexpr,
     BACKGROUND: tl.constexpr,
     GAMMA: tl.constexpr,
     WEIGHT: tl.constexpr,
@@ -110,7 +160,9 @@ def _rows_kernel(
 ):
     """Sums of the terms (SUMS) and their gradient (GRAD) over the rows of this program.
 
-    UNLESS_EQUAL: do nothing where all J upstream gradients are equal. The device decides, so the host need not wait.
+    SHARE: of the K largest, take those that it takes to hold ``share`` of the mass. SKIP: never take column ``skip``.
+    CHAIN: split a sigmoid head by the chain rule. UNLESS_EQUAL: do nothing where all J upstream gradients are equal;
+    the device decides, so the host need not wait.
     """
     COLS: tl.constexpr = STEPS * LANES
     pid = tl.program_id(0)
@@ -157,15 +209,76 @@ def _rows_kernel(
             head = cols == _wide(label)
         elif SELECT > 0:
             rest = tl.where(valid, t if SELECT == 1 else s, _OUT)
-            for _ in range(K):
+            if SKIP:
+                rest = tl.where(cols == skip, _MASKED, rest)
+            if SHARE:
+                first = tl.zeros((ROWS,), tl.float32)
+                if not SIGMOID:
+                    first = _max(rest)
+                held = tl.zeros((ROWS,), tl.float32)
+                enough = tl.where(valid, _mass((rest - _wide(first)) * per_tau, SIGMOID), 0.0)
+                enough = share * _sum(enough)
+            for i in range(K):
                 best = _max(rest)
                 at = _min(tl.where(rest == _wide(best), cols, COLS))
+                if SHARE:
+                    at = tl.where((held < enough) | (i == 0), at, COLS)
+                    held += _mass((best - first) * per_tau, SIGMOID)
                 rest = tl.where(cols == _wide(at), _OUT, rest)
             head = valid & (rest == _OUT)
         tail = valid & (head == 0)
         by_tau = row_weight * per_tau
 
-        if SIGMOID:
+        if CHAIN:
+            t_top = _max(tl.where(tail, t, _OUT))
+            s_top = _max(tl.where(tail, s, _OUT))
+            tail_alive = (t_top > 0.5 * _MASKED).to(tl.float32)
+            # A tail whose categories are all rare is shifted up, where nothing underflows: see the oracle.
+            t_shift = _RARE - t_top * per_tau
+            s_shift = _RARE - s_top * per_tau
+            t_shift = tl.where(t_shift > 0, t_shift, 0.0)
+            s_shift = tl.where(s_shift > 0, s_shift, 0.0)
+            t = t * per_tau
+            s = s * per_tau
+            apart = t - s
+            t = t + tl.where(head, 0.0, _wide(t_shift))
+            s = s + tl.where(head, 0.0, _wide(s_shift))
+            e_t = tl.exp(-tl.abs(t))
+            e_s = tl.exp(-tl.abs(s))
+            plus_t = _log_ratio(e_t, 0.0)
+            plus_s = _log_ratio(e_s, 0.0)
+            r_t = 1.0 / (1.0 + e_t)
+            r_s = 1.0 / (1.0 + e_s)
+            # Bernoullis of the head, from the side where the teacher's probability is at most a half.
+            flip = tl.where(t > 0, -1.0, 1.0)
+            s_side = s * flip
+            p = e_t * r_t
+            kl = p * apart * flip + tl.where(s_side > 0, s_side, 0.0) + (plus_s - plus_t)
+            kl_head = _sum(tl.where(head, kl, 0.0))
+            if GRAD:
+                q = tl.where(s_side > 0, 1.0, e_s) * r_s
+                grad = (q - p) * flip * _wide(by_tau * c_head)
+            # The bucket "some category of the tail".
+            p = tl.where(t > 0, 1.0, e_t) * r_t
+            q = tl.where(s > 0, 1.0, e_s) * r_s
+            none_t = _sum(tl.where(tail, plus_t + tl.where(t > 0, t, 0.0), 0.0))
+            none_s = _sum(tl.where(tail, plus_s + tl.where(s > 0, s, 0.0), 0.0))
+            some_t = _none_to_some(none_t)
+            some_s = _none_to_some(none_s)
+            some_t = tl.where(some_t < 1.0e-30, 1.0e-30, some_t)
+            some_s = tl.where(some_s < 1.0e-30, 1.0e-30, some_s)
+            t_odds = tl.log(some_t) + none_t - t_shift
+            s_odds = tl.log(some_s) + none_s - s_shift
+            kl_mass, some, gap = _bernoulli(t_odds, s_odds)
+            top_total = _sum(tl.where(head, p, 0.0))
+            total = top_total + _sum(tl.where(tail, p, 0.0)) * tl.exp(-t_shift)
+            mass = top_total / tl.where(total > 1e-12, total, 1e-12)
+            kl_tail = (_sum(tl.where(tail, p * apart, 0.0)) / some_t - t_odds + s_odds) * tail_alive
+            if GRAD:
+                on_tail = by_tau * c_tail * tail_alive
+                on_some = on_tail - by_tau * c_mass * gap
+                grad = tl.where(head, grad, q * _wide(on_some / some_s) - p * _wide(on_tail / some_t))
+        elif SIGMOID:
             if GAMMA:
                 e_t = tl.exp(-tl.abs(t))
                 e_s = tl.exp(-tl.abs(s))
@@ -173,27 +286,16 @@ def _rows_kernel(
                 p_s = tl.where(s > 0, 1.0, e_s) / (1.0 + e_s)
                 apart = tl.abs(p_t - p_s)
                 factor = tl.where(apart > 0, tl.exp(gamma * tl.log(tl.where(apart > 0, apart, 1.0))), 0.0)
-            # From the side where the teacher's probability is at most a half: see _sigmoid_block of the fused engine.
-            flip = tl.where(t > 0, -1.0, 1.0)
-            t = t * flip * per_tau
-            s = s * flip * per_tau
-            e_t = tl.exp(t)
-            e_s = tl.exp(-tl.abs(s))
-            rest_t = 1.0 / (1.0 + e_t)
-            p = e_t * rest_t
-            kl = p * (t - s) + tl.where(s > 0, s, 0.0) + _log_ratio(e_s, e_t)
+            kl, p, gap = _bernoulli(t * per_tau, s * per_tau)
             if GAMMA:
                 kl = kl * factor
             kl_mass = tl.zeros((ROWS,), tl.float32)
             kl_head = _sum(tl.where(head, kl, 0.0))
             kl_tail = _sum(tl.where(tail, kl, 0.0))
-            p_t = tl.where(flip < 0, rest_t, p)
-            total = _sum(tl.where(valid, p_t, 0.0))
-            mass = _sum(tl.where(head, p_t, 0.0)) / tl.where(total > 1e-12, total, 1e-12)
+            total = _sum(tl.where(valid, p, 0.0))
+            mass = _sum(tl.where(head, p, 0.0)) / tl.where(total > 1e-12, total, 1e-12)
             if GRAD:
-                # As p is computed, to the last bit: equal logits have no gradient.
-                q = tl.where(s > 0, 1.0, e_s) * (1.0 / (1.0 + e_s))
-                grad = (q - p) * flip * tl.where(head, _wide(by_tau * c_head), _wide(by_tau * c_tail))
+                grad = -gap * tl.where(head, _wide(by_tau * c_head), _wide(by_tau * c_tail))
                 if GAMMA:
                     grad = grad * factor
         else:
@@ -232,20 +334,9 @@ def _rows_kernel(
                 # log-odds of the head's mass; log P = -softplus(-odds)
                 t_odds = (t_top_head - t_top) * per_tau + log_z_t_head - log_z_t
                 s_odds = (s_top_head - s_top) * per_tau + log_z_s_head - log_z_s
-                # A Bernoulli KL again, seen from the side with the smaller teacher's probability.
-                side = tl.where(t_odds > 0, -1.0, 1.0)
-                t_odds = t_odds * side
-                s_odds = s_odds * side
-                e_t_odds = tl.exp(t_odds)
-                e_s_odds = tl.exp(-tl.abs(s_odds))
-                rest_t = 1.0 / (1.0 + e_t_odds)
-                p_side = e_t_odds * rest_t
-                q_side = tl.where(s_odds > 0, 1.0, e_s_odds) * (1.0 / (1.0 + e_s_odds))
-                kl_mass = p_side * (t_odds - s_odds) + tl.where(s_odds > 0, s_odds, 0.0)
-                kl_mass = kl_mass + _log_ratio(e_s_odds, e_t_odds)
-                mass = tl.where(side < 0, rest_t, p_side)
+                kl_mass, mass, gap = _bernoulli(t_odds, s_odds)
                 if GRAD:
-                    on_mass = by_tau * c_mass * (p_side - q_side) * side
+                    on_mass = by_tau * c_mass * gap
                     on_head = by_tau * (c_head + c_joint * mass) * head_alive
                     on_tail = by_tau * c_tail * tail_alive
                     on_s = tl.where(head, _wide((on_head - on_mass) / z_s_head), _wide((on_tail + on_mass) / z_s))
@@ -289,7 +380,7 @@ INTERPRETED = not isinstance(_rows_kernel, triton.JITFunction)
 
 #: the widest row, implicit background included, that fits into the registers; the modulating factor takes more of them
 MAX_WIDTH = 4096
-MAX_WIDTH_WITH_GAMMA = 1024
+MAX_WIDTH_WITH_GAMMA = 2048
 
 #: Compiler options beside the number of warps. Without fused multiply-adds equal logits give a gradient of exactly 0.
 OPTIONS = {"enable_fp_fusion": False}
@@ -324,7 +415,7 @@ def tile(spec: KDSpec, num_logits: int, itemsize: int) -> Tile:
     """
     cols = max(16, triton.next_power_of_2(num_logits + (spec.activation == "implicit_bg")))
     # Sigmoid terms need more registers for each element, and have fewer sums that a row's threads must share.
-    per_thread = 4 if spec.activation == "sigmoid" and cols <= 1024 else 8
+    per_thread = 4 if spec.activation == "sigmoid" and cols <= 2048 else 8
     threads = max(4, cols // per_thread)
     # Adjacent columns of a thread: 16 bytes where rows start at multiples of 16 elements, which Triton looks at.
     adjacent = min(16 // itemsize, cols // threads) if num_logits % 16 == 0 else 1
@@ -332,13 +423,19 @@ def tile(spec: KDSpec, num_logits: int, itemsize: int) -> Tile:
     return Tile(cols // lanes, max(1, 32 // threads), lanes, max(1, threads // 32))
 
 
-def constants(spec: KDSpec, at: Tile, weighted: bool, grad: bool, sums: bool, unless_equal: bool) -> dict[str, object]:
+def constants(
+    spec: KDSpec, num_logits: int, at: Tile, weighted: bool, grad: bool, sums: bool, unless_equal: bool
+) -> dict[str, object]:
     """The kernel's constants: what is compiled anew for each of their values."""
+    width = num_logits + (spec.activation == "implicit_bg")
     return dict(
         J=len(spec.parts),
         SELECT=_SELECT[spec.select],
-        K=spec.top_k,
+        K=spec.top_k if spec.share is None else adaptive_k(spec.top_k, width),
+        SHARE=spec.share is not None,
+        SKIP=spec.background is not None,
         SIGMOID=spec.activation == "sigmoid",
+        CHAIN=spec.activation == "sigmoid" and spec.select != "none" and not spec.tail_sum,
         BACKGROUND=int(spec.activation == "implicit_bg"),
         GAMMA=spec.gamma > 0,
         WEIGHT=weighted,
@@ -412,6 +509,8 @@ def _launch(
     student, teacher = (x if x.stride(1) == 1 else x.contiguous() for x in (rows.student, rows.teacher))
     num_rows, num_logits = student.shape
     at = tile(spec, num_logits, student.element_size())
+    # Like an index of Python: -1 is the last column, the implicit background where there is one.
+    skip = (spec.background or 0) % (num_logits + (spec.activation == "implicit_bg"))
     programs = min(triton.cdiv(num_rows, at.rows), _MAX_PROGRAMS)
     sums = torch.empty(programs, 5, device=student.device) if with_sums else None
     if programs:
@@ -432,7 +531,9 @@ def _launch(
                 teacher.stride(0),
                 spec.tau,
                 spec.gamma,
-                **constants(spec, at, rows.weight is not None, grad is not None, with_sums, upstream is not None),
+                spec.share or 0.0,
+                skip,
+                **constants(spec, num_logits, at, rows.weight is not None, grad is not None, with_sums, upstream is not None),
                 num_warps=at.warps,
                 **OPTIONS,
             )
