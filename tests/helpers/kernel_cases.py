@@ -61,15 +61,6 @@ LOSSES = [
 LOSS_IDS = [f"{cls.__name__}-{'-'.join(str(v) for v in options.values())}" for cls, options in LOSSES]
 
 
-def skip_unless_served(loss: LogitLoss, backend: str) -> None:
-    """Skip what the Triton kernel does not compute yet ('auto' takes another engine there)."""
-    spec = loss.kernel_spec()
-    if backend != "triton" or spec is None:
-        return
-    if (spec.activation == "sigmoid" and not spec.tail_sum) or spec.share is not None or spec.background is not None:
-        pytest.skip("the Triton kernel does not compute this loss yet")
-
-
 def logits(rows: int, classes: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Student's and teacher's ``(rows, classes)`` logits, of the spread that trained heads show."""
     generator = torch.Generator().manual_seed(seed)
@@ -87,7 +78,6 @@ def run(
     **kwargs,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Losses and statistics, and the student's gradient where part j has the upstream gradient ``upstream[j]``."""
-    skip_unless_served(loss, loss.backend)
     leaf = student.detach().to(device).requires_grad_()
     moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
     parts, statistics = loss.components(leaf, teacher.to(device), **moved)

@@ -26,16 +26,20 @@ def top1_agreement(entry: AlignedLogits) -> Tensor | None:
         Detached scalar in [0, 1], 0 where no row counts. None where the rows are many and nothing tells which of them
         are objects.
     """
-    student, teacher = entry.student.detach(), entry.teacher
-    few = len(student) <= MAX_ROWS
+    few = entry.num_rows <= MAX_ROWS
     if entry.labels is None and not few:
         return None
-    weight = student.new_ones(len(student), dtype=torch.float32) if entry.weight is None else entry.weight.float()
+    weight = None if entry.weight is None else entry.weight.float()
     is_object = entry.is_object
     if is_object is not None and not (few and entry.meaning.background is not None):
-        weight = weight * is_object
-    if not few:
+        weight = is_object.float() if weight is None else weight * is_object
+    if few:
+        same = torch.cat([level.student.detach().argmax(1) == level.teacher.argmax(1) for level in entry.levels()])
+    else:
+        assert weight is not None  # many rows without labels are given up above
         weight, chosen = weight.topk(MAX_ROWS)
-        student, teacher = student[chosen], teacher[chosen]
-    same = student.argmax(1) == teacher.argmax(1)
+        student, teacher = entry.pick(chosen)
+        same = student.argmax(1) == teacher.argmax(1)
+    if weight is None:
+        weight = torch.ones_like(same, dtype=torch.float32)
     return (same * weight).sum() / weight.sum().clamp(min=torch.finfo(torch.float32).eps)

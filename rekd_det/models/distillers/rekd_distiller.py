@@ -161,7 +161,7 @@ class ReKDDistiller(BaseDistiller):
                 aligned = self.adapter.align(teacher_feats, data_samples)
         if not self._told_rows and self.adapter is not None:
             self._told_rows = True
-            counts = ", ".join(f"{e.tag or 'head'}: {len(e.student)} rows, weight {e.loss_weight:g}" for e in aligned)
+            counts = ", ".join(f"{e.tag or 'head'}: {e.num_rows} rows, weight {e.loss_weight:g}" for e in aligned)
             print_log(f"ReKD's first step distils {counts or 'no rows'}", logger="current")
         losses: dict[str, Tensor] = {}
         statistics: dict[str, Tensor] = {}
@@ -186,9 +186,23 @@ class ReKDDistiller(BaseDistiller):
 
     def _components(self, entry: AlignedLogits) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         assert self.loss is not None
-        avg_factor = entry.avg_factor if self.loss.reduction == "mean" else None
-        weight = row_weight(entry, self.row_weighting)
-        return self.loss.components(entry.student, entry.teacher, weight, avg_factor, entry.labels)
+        # A loss that is one value per row can go through the levels one by one, without a copy of them all.
+        levels = entry.levels() if self.loss.kernel_spec() is not None else [entry]
+        total: dict[str, Tensor] = {}
+        means: dict[str, list[Tensor]] = {}
+        counts: list[Tensor | float] = []
+        for level in levels:
+            avg_factor = level.avg_factor if self.loss.reduction == "mean" else None
+            weight = row_weight(level, self.row_weighting)
+            parts, values = self.loss.components(level.student, level.teacher, weight, avg_factor, level.labels)
+            total = {name: total[name] + part if total else part for name, part in parts.items()}
+            if len(levels) == 1:
+                return parts, values
+            counts.append(float(level.num_rows) if weight is None else weight.sum().float())
+            for name, value in values.items():
+                means.setdefault(name, []).append(value * counts[-1])
+        rows = torch.as_tensor(sum(counts)).clamp(min=torch.finfo(torch.float32).eps)
+        return total, {name: torch.stack(of).sum() / rows for name, of in means.items()}
 
 
 def _build_loss_for_any_head(cfg: dict) -> LogitLoss:

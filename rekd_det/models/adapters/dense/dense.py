@@ -17,7 +17,7 @@ from rekd_det.models.adapters.base import ADAPTERS, HeadAdapter, register_adapte
 from rekd_det.models.adapters.class_weight import ClassWeight
 from rekd_det.models.adapters.layout import Layout, check_same_layout, grid_layout
 from rekd_det.models.utils.taps import TapSet, argument
-from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.structures.aligned_logits import AlignedLevels, AlignedLogits
 from rekd_det.structures.logit_meaning import LogitMeaning
 
 
@@ -108,9 +108,11 @@ class DenseAdapter(HeadAdapter):
         self._calls.append(LossCall(*(argument(args, kwargs, i, name) for i, name in enumerate(names))))
 
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
+        maps = self.reader.classify(self.teacher, teacher_feats)
+        if self._calls_are_levels(maps):
+            return [self._align_levels(maps, data_samples)]
         with torch.enable_grad():
             student = self.student_rows()
-        maps = self.reader.classify(self.teacher, teacher_feats)
         teacher = self.select(flatten_maps(maps, self.num_logits, self.order))
         if student.shape != teacher.shape:
             raise RuntimeError(
@@ -119,6 +121,23 @@ class DenseAdapter(HeadAdapter):
             )
         labels, weight, avg_factor = self.targets(student, data_samples)
         return [AlignedLogits(student, teacher, labels, weight, avg_factor, self.meaning)]
+
+    def _calls_are_levels(self, maps: list[Tensor]) -> bool:
+        """Whether the student's loss saw the rows of each of the teacher's levels, one level a call."""
+        own = type(self)
+        if own.student_rows is not DenseAdapter.student_rows or own.select is not DenseAdapter.select:
+            return False
+        rows = [m.numel() // self.num_logits for m in maps]
+        return self.order == "level" and len(maps) > 1 and [len(c.pred) for c in self._calls] == rows
+
+    def _align_levels(self, maps: list[Tensor], data_samples: list) -> AlignedLevels:
+        students = [c.pred for c in self._calls]
+        labels, weight, avg_factor = self.targets(students[0], data_samples)
+        teachers = []
+        for _ in students:
+            # A map is let go when its rows are there, so that never all maps and all rows are in memory.
+            teachers.append(flatten_maps([maps.pop(0)], self.num_logits, self.order))
+        return AlignedLevels(students, teachers, labels, weight, avg_factor, self.meaning)
 
     def student_rows(self) -> Tensor:
         """The student's logits ``(N, C)``, attached to the graph."""
@@ -138,7 +157,7 @@ class DenseAdapter(HeadAdapter):
         """Labels ``(N,)``, weights ``(N,)`` and ``avg_factor`` of the rows; None where the head has none.
 
         Args:
-            student: the student's rows ``(N, C)``.
+            student: the student's rows ``(N, C)``; those of the first level where each level has a call of its own.
             data_samples: the batch's ``DetDataSample``s.
         """
         found = [class_indices(c.target) for c in self._calls]
@@ -216,7 +235,7 @@ class FSAFAdapter(RetinaAdapter):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | float | None]:
         labels, weight, avg_factor = super().targets(student, data_samples)
         assert weight is not None
-        return labels, weight.view(len(student), -1).amax(1), avg_factor
+        return labels, weight.view(-1, self.num_logits).amax(1), avg_factor
 
 
 @register_adapter("RetinaSepBNHead")

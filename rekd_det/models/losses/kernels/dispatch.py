@@ -148,10 +148,6 @@ def _why_not_triton(student: Tensor, teacher: Tensor, spec: KDSpec) -> str:
         return f"its tensors are on {student.device}"
     if student.dtype not in TRITON_DTYPES or teacher.dtype not in TRITON_DTYPES or rows.dtype != torch.float32:
         return f"the logits are {student.dtype} and {teacher.dtype}, not fp32, bf16 or fp16"
-    if spec.activation == "sigmoid" and not spec.tail_sum:
-        return "it splits a sigmoid head by the chain rule"
-    if spec.share is not None or spec.background is not None:
-        return "its top-K set is not simply the K largest logits"
     if spec.top_k > TRITON_MAX_K:
         return f"top_k={spec.top_k} is greater than {TRITON_MAX_K}"
     if not fits(spec, student.shape[1]):

@@ -269,7 +269,7 @@ def _rows_kernel(
             some_s = tl.where(some_s < 1.0e-30, 1.0e-30, some_s)
             t_odds = tl.log(some_t) + none_t - t_shift
             s_odds = tl.log(some_s) + none_s - s_shift
-            kl_mass, some, gap = _bernoulli(t_odds, s_odds)
+            kl_mass, _, gap = _bernoulli(t_odds, s_odds)
             top_total = _sum(tl.where(head, p, 0.0))
             total = top_total + _sum(tl.where(tail, p, 0.0)) * tl.exp(-t_shift)
             mass = top_total / tl.where(total > 1e-12, total, 1e-12)
@@ -533,7 +533,9 @@ def _launch(
                 spec.gamma,
                 spec.share or 0.0,
                 skip,
-                **constants(spec, num_logits, at, rows.weight is not None, grad is not None, with_sums, upstream is not None),
+                **constants(
+                    spec, num_logits, at, rows.weight is not None, grad is not None, with_sums, upstream is not None
+                ),
                 num_warps=at.warps,
                 **OPTIONS,
             )
