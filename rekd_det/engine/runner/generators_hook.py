@@ -1,4 +1,4 @@
-"""The states of the random generators in checkpoints, and around validation."""
+"""The states of the random generators, and what was drawn last, in checkpoints and around validation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from rekd_det.engine.runner.model_state import forgetful_modules, input_sizes, set_input_sizes
 from rekd_det.engine.runner.randomness import generator_states, set_generator_states
 
 _KEY = "generator_states"
+_SIZES = "input_sizes"
 
 
 class GeneratorsHook(Hook):
@@ -21,6 +23,7 @@ class GeneratorsHook(Hook):
         self._gathered: list[dict] = []
         self._gathered_at: tuple[int, int] | None = None
         self._restored: dict | None = None
+        self._sizes: list = []
         self._before_val: dict | None = None
 
     def gather(self, runner: Runner) -> None:
@@ -30,6 +33,7 @@ class GeneratorsHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write the states of all processes; none of several where only the main one saves, see `gather`."""
+        checkpoint[_SIZES] = input_sizes(runner.model)
         if runner.world_size == 1:
             checkpoint[_KEY] = [self._own()]
         else:
@@ -39,6 +43,9 @@ class GeneratorsHook(Hook):
         """Keep this process's states of a checkpoint that is resumed from."""
         if not runner._resume:
             return
+        self._sizes = checkpoint.get(_SIZES, [])
+        if names := forgetful_modules(runner.model):
+            warn_inexact(f"what {', '.join(names)} has learned about its samples is in no checkpoint")
         states = checkpoint.get(_KEY, [])
         if len(states) != runner.world_size:
             held = f"of {len(states)} processes, and there are {runner.world_size}" if states else "of no process"
@@ -48,6 +55,8 @@ class GeneratorsHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Restore the states."""
+        set_input_sizes(runner.model, self._sizes)
+        self._sizes = []
         if self._restored is not None:
             set_generator_states(self._restored)
             self._restored = None

@@ -51,10 +51,9 @@ class ReKDRunner(Runner):
       newest sound one.
 
     Exact on the CPU. On a GPU the same holds as far as its kernels are deterministic (``randomness.deterministic``).
-    What mmdet itself keeps outside of a checkpoint is lost as with its own Runner: the running statistics of
-    ``DynamicRoIHead``, the current size of ``BatchSyncRandomResize``, the images that ``CachedMosaic`` and
-    ``CachedMixUp`` hold, gradients accumulated so far. With several processes, a hook of others that saves a checkpoint
-    itself gets one without the states of the random generators.
+    Lost as with mmengine's own Runner, and said in the log: the running statistics of ``DynamicRoIHead``, the images
+    that ``CachedMosaic`` and ``CachedMixUp`` hold, gradients accumulated so far. With several processes, a hook of
+    others that saves a checkpoint itself gets one without the states of the random generators.
     """
 
     # mmengine assigns these in methods that mypy does not look into.

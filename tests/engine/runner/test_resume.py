@@ -155,6 +155,18 @@ def test_the_number_of_workers_changes_nothing(whole):
 
 
 @pytest.mark.slow
+def test_the_input_size_that_was_drawn_last_is_kept(whole, tmp_path):
+    config, _ = whole(_ITERS, 0)
+    resize = dict(type="BatchSyncRandomResize", random_size_range=(64, 256), size_divisor=32, interval=3)
+    options = {"model.architecture.data_preprocessor.batch_augments": [resize]}
+    resume_runs.run(config, tmp_path / "whole", options)
+    resume_runs.run(config, tmp_path / "killed", options, kill="iter 5")  # iter_4 lies between two draws
+    resume_runs.run(config, tmp_path / "killed", options, resume=True)
+    assert last_checkpoint(tmp_path / "whole")["input_sizes"] not in ([(64, 64)], [None], [])
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_without_a_seed_the_resumed_run_takes_that_of_the_checkpoint(whole, tmp_path):
     config, _ = whole(_ITERS, 0)
     resume_runs.run(config, tmp_path / "killed", {"randomness": dict(seed=None)}, kill="iter 3")

@@ -57,7 +57,7 @@ def test_a_checkpoint_is_as_large_as_plain_mmdets(pair, tmp_path):
     assert distilled.stat().st_size == pytest.approx(plain.stat().st_size, rel=0.02)
 
     ours, theirs = (torch.load(p, weights_only=True) for p in (distilled, plain))
-    assert set(ours) == {*theirs, "generator_states", "data_position"}
+    assert set(ours) == {*theirs, "generator_states", "input_sizes", "data_position"}
     assert {k.removeprefix("architecture.") for k in ours["state_dict"]} == set(theirs["state_dict"])
     assert all(k.startswith("architecture.") for k in ours["state_dict"])
     assert len(ours["optimizer"]["state"]) == len(theirs["optimizer"]["state"])

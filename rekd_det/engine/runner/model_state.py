@@ -1,0 +1,24 @@
+"""What mmdet's models remember from one iteration to the next outside of their weights."""
+
+from __future__ import annotations
+
+from mmdet.models import BatchSyncRandomResize, DynamicRoIHead
+from torch import nn
+
+
+def input_sizes(model: nn.Module) -> list[tuple[int, int] | None]:
+    """The (height, width) that each BatchSyncRandomResize of a model has drawn last, as YOLOX has one."""
+    return [module._input_size for module in model.modules() if isinstance(module, BatchSyncRandomResize)]
+
+
+def set_input_sizes(model: nn.Module, sizes: list) -> None:
+    """Undo what was drawn since :func:`input_sizes`."""
+    modules = [module for module in model.modules() if isinstance(module, BatchSyncRandomResize)]
+    if len(sizes) == len(modules):
+        for module, size in zip(modules, sizes, strict=True):
+            module._input_size = None if size is None else tuple(size)
+
+
+def forgetful_modules(model: nn.Module) -> list[str]:
+    """Names of the parts of a model whose memory no checkpoint holds."""
+    return sorted({type(module).__name__ for module in model.modules() if isinstance(module, DynamicRoIHead)})
