@@ -89,7 +89,11 @@ class ReKDDistiller(BaseDistiller):
         self.adapter = build_adapter(student, model)
         meaning = self.adapter.meaning
         if "activation" not in self._loss_cfg:
-            self.loss = _build_loss({**self._loss_cfg, "activation": meaning.activation})
+            try:
+                self.loss = _build_loss({**self._loss_cfg, "activation": meaning.activation})
+            except ValueError as error:
+                head = type(self.adapter.student).__name__
+                raise ValueError(f"model.distiller.loss: {head} classifies by {meaning.activation}: {error}") from error
         self._check_meaning(self.loss, self.adapter)
         self.loss.read_meaning(meaning)
         self.loss.check_num_logits(self.adapter.num_logits)

@@ -122,7 +122,10 @@ class ReKDLoss(LogitLoss):
     def check_num_logits(self, num_logits: int) -> None:
         name = type(self).__name__
         if self.foreground_only and self._background is None:
-            raise ValueError(f"{name}: foreground_only=True, but the head has no background logit (or nobody told)")
+            raise ValueError(
+                f"{name}: foreground_only=True, but the head has no background logit (or, outside of ReKDDistiller, "
+                "nothing says which one it is: there only activation='implicit_bg' has a known one)"
+            )
         num_logits += self.activation == "implicit_bg"
         if self.activation == "sigmoid" and num_logits == 1 and "loss_tisd" in self.parts:
             if self.top_k > 1:

@@ -234,7 +234,7 @@ def test_a_run_in_fp16_survives_an_overflow_and_not_many_in_a_row(model, monkeyp
         (
             dict(distiller=dict(type="mmrazor.ReKDDistiller", loss=dict(type="ReKDLos"))),
             TypeError,
-            "'ReKDLos' is not a loss on classification logits; choose one of DKDLoss",
+            "'ReKDLos' is not a loss on classification logits; choose one of BCKDLoss",
         ),
         (
             dict(distiller=dict(type="mmrazor.ReKDDistiller", loss=dict(type="ReKDLoss", topk=3))),

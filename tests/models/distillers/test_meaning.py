@@ -45,3 +45,22 @@ def test_scores_that_hold_where_an_object_is_do_not_weigh_rows(path):
     config = tiny_config(path)
     with pytest.raises(ValueError, match=r"model\.distiller\.rows='teacher' .* keeps objectness apart.*'object'"):
         pair_of(build_tiny(config), build_tiny(config), rows="teacher")
+
+
+@pytest.mark.parametrize("loss", [dict(type="BCKDLoss"), dict(type="ReKDLoss", tisd="split")])
+def test_losses_for_sigmoids_say_which_head_has_none(loss):
+    with pytest.raises(
+        ValueError, match=r"model\.distiller\.loss: StandardRoIHead classifies by softmax: .*activation"
+    ):
+        build_pair(tiny_rcnn(), loss=loss)
+
+
+def test_options_for_sigmoids_need_no_activation_in_the_config():
+    loss = dict(type="ReKDLoss", top_k=3, tisd="split", gamma=1.0)
+    model = pair_of(build_tiny(tiny_config(RETINA)), build_tiny(tiny_config(RETINA)), loss)
+    assert model.distiller.loss.activation == "sigmoid" and model.distiller.loss.gamma == 1
+
+
+def test_the_background_that_the_head_names_stays_out_of_the_set():
+    model = build_pair(tiny_rcnn(), loss=dict(type="ReKDLoss", top_k=2, foreground_only=True))
+    assert model.distiller.loss.kernel_spec().background == 6
