@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from mmengine.dist import all_gather_object, get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -77,4 +79,4 @@ class GeneratorsHook(Hook):
 
 def warn_inexact(reason: str) -> None:
     """Tell the user why a resumed training differs from an uninterrupted one."""
-    print_log(f"this resume is not exact: {reason}", logger="current", level=30)
+    print_log(f"this resume is not exact: {reason}", logger="current", level=logging.WARNING)
