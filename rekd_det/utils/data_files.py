@@ -17,6 +17,9 @@ from mmengine.fileio.handlers import PickleHandler, YamlHandler
 
 from rekd_det.utils.errors import InputError
 
+# libyaml's parser where PyYAML has it: for each `mmdet::` in a config, mmengine reads all of mmdet's hundred metafiles.
+_YAML_LOADER = getattr(yaml, "CFullLoader", yaml.FullLoader)
+
 
 class DataPickleHandler(PickleHandler):
     """mmengine's handler of pickles, which loads containers, numbers, arrays, tensors and data samples alone."""
@@ -47,7 +50,7 @@ class DataYamlHandler(YamlHandler):
 
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
         """Read one document; tuples, which mmengine writes, are read as such."""
-        return yaml.load(file, **{"Loader": yaml.FullLoader, **kwargs})
+        return yaml.load(file, **{"Loader": _YAML_LOADER, **kwargs})
 
 
 class _DataUnpickler(pickle.Unpickler):
