@@ -10,11 +10,13 @@ VENV_PYTHON := .venv/bin/python
 PYTEST := $(VENV_PYTHON) -m pytest -n auto --maxprocesses 8 --dist worksteal
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+# TORCH=cpu|cu126|cu128|cu130: that build of PyTorch. STACK=onedl: the maintained forks of MMDetection and mmcv.
+SETUP_ARGS := $(if $(TORCH),--torch $(TORCH)) $(if $(STACK),--stack $(STACK))
 
 .PHONY: help venv test test-all demo docs lint clean
 
 help:
-	@echo 'make venv      set up .venv'
+	@echo 'make venv      set up .venv; TORCH=cpu|cu126|cu128|cu130 and STACK=onedl choose its packages'
 	@echo 'make test      the tests that take seconds, some minutes in all; options through PYTEST_ARGS'
 	@echo 'make test-all  all tests that this machine can run'
 	@echo 'make demo      distil a small detector on generated pictures; options through DEMO_ARGS'
@@ -23,7 +25,7 @@ help:
 	@echo 'make clean     remove .venv and caches (work_dirs and data stay)'
 
 venv:
-	@$(PYTHON) tools/setup_env.py
+	@$(PYTHON) tools/setup_env.py $(SETUP_ARGS)
 
 test: venv
 	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)

@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -39,7 +40,8 @@ setup(
     packages=find_packages(include=["rekd_det", "rekd_det.*"]),
     package_data={"rekd_det": [f".mim/{pattern}" for pattern in SHIPPED]},
     python_requires=">=3.10,<3.13",
-    install_requires=read_requirements("requirements.txt"),
+    # tools/setup_env.py names the requirements of the maintained forks where it installs those.
+    install_requires=read_requirements(os.environ.get("REKD_REQUIREMENTS", "requirements.txt")),
     extras_require={
         "cls": ["mmpretrain>=1.2.0,<1.3"],
         "dev": read_requirements("requirements-dev.txt"),

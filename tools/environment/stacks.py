@@ -1,0 +1,34 @@
+"""The two stacks of OpenMMLab packages that rekd_det runs on."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One set of packages with the usual import names.
+
+    Args:
+        name: of ``make venv STACK=...``.
+        requirements: file of ranges that rekd_det itself needs.
+        constraints: file with the one tested version of each package.
+        mmcv: the package that brings the module ``mmcv``.
+        replaced: packages of the other stack's name that this stack brings under another one.
+    """
+
+    name: str
+    requirements: str
+    constraints: str
+    mmcv: str
+    replaced: dict[str, str] = field(default_factory=dict)
+
+
+STACKS = {
+    "openmmlab": Stack("openmmlab", "requirements.txt", "constraints.txt", "mmcv"),
+    "onedl": Stack(
+        "onedl",
+        "requirements-onedl.txt",
+        "constraints-onedl.txt",
+        "onedl-mmcv",
+        {"mmpretrain": "onedl-mmpretrain"},
+    ),
+}
