@@ -5,8 +5,9 @@
 ``rekd_det.ReKDRunner`` as its Runner makes mmengine import it too.
 """
 
-from rekd_det.utils import compat
+from rekd_det.utils import compat, versions
 
+versions.check()
 compat.apply()  # before anything imports mmrazor
 
 from rekd_det import engine, evaluation, models, structures  # noqa: E402

@@ -1,5 +1,8 @@
 """Metrics."""
 
-from .faster_coco_metric import FasterCocoMetric
+try:
+    from mmdet.evaluation import FasterCocoMetric  # the maintained fork of mmdet has registered its own
+except ImportError:
+    from .faster_coco_metric import FasterCocoMetric
 
 __all__ = ["FasterCocoMetric"]

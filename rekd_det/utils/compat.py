@@ -7,6 +7,7 @@ leaves everything else alone.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import json
 import pickle
@@ -15,8 +16,10 @@ import types
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import numpy as np
 import torch
+from mmengine.utils import digit_version
 
 from rekd_det.utils import torchvision_stand_in
 from rekd_det.utils.checkpoint import load_as_data, load_from_http
@@ -26,6 +29,7 @@ _RAZOR_BACKENDS = "mmrazor.structures.quantization.backend_config"
 
 def apply() -> None:
     """Mend what is broken in the installed versions. Calling it again does nothing."""
+    _let_mmrazor_take_a_newer_mmcv()
     _mend_mmrazor_import()
     _allow_training_state_in_checkpoints()
     _load_checkpoints_as_data()
@@ -33,6 +37,18 @@ def apply() -> None:
     _serve_torchvision_urls()
     _give_bf16_to_ops_as_fp32()
     torchvision_stand_in.install()
+
+
+def _let_mmrazor_take_a_newer_mmcv() -> None:
+    """MMRazor 1.0 asserts mmcv <= 2.1.0 at import. What it uses of mmcv is the same in the maintained fork, 2.3."""
+    newest = "2.1.0"
+    if "mmrazor" in sys.modules or digit_version(mmcv.__version__) <= digit_version(newest):
+        return
+    own, mmcv.__version__ = mmcv.__version__, newest
+    try:
+        importlib.import_module("mmrazor")
+    finally:
+        mmcv.__version__ = own
 
 
 def _mmrazor_needs_names_torch_lost() -> bool:
