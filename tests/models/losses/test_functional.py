@@ -32,13 +32,17 @@ def test_identity_holds_for_every_head_set(case):
     student, teacher, k, tau = case
     generator = torch.Generator().manual_seed(k)
     anything = torch.rand(student.shape, generator=generator).argsort(1)[:, :k]
+    tolerance = dict(TOLERANCE[student.dtype])
+    if student.dtype == torch.float32:  # a logarithm of a probability is known to the last bit of the largest logit
+        largest = float(torch.stack([student, teacher]).abs().max()) / tau
+        tolerance["atol"] = max(tolerance["atol"], 2e-6 * largest)
     for head in (topk_index(teacher, k), anything):
         mass, inside, tail, p = topk_kl_terms(student, teacher, head, tau)
         whole = F.kl_div(
             F.log_softmax(student / tau, 1), F.log_softmax(teacher / tau, 1), reduction="none", log_target=True
         ).sum(1)
-        torch.testing.assert_close(mass + p * inside + (1 - p) * tail, whole, **TOLERANCE[student.dtype])
-        torch.testing.assert_close(kl_softmax(student, teacher, tau), whole, **TOLERANCE[student.dtype])
+        torch.testing.assert_close(mass + p * inside + (1 - p) * tail, whole, **tolerance)
+        torch.testing.assert_close(kl_softmax(student, teacher, tau), whole, **tolerance)
 
 
 @given(cases())
