@@ -2,34 +2,46 @@
 
 import argparse
 import contextlib
+import copy
 import io
 import sys
 import tempfile
 
+import numpy as np
 from mmdet.evaluation import CocoMetric
-from mmengine.config import Config, DictAction
+from mmdet.registry import DATASETS
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from rekd_det.analysis.pair_check.pair_check import Findings, check_pair
 from rekd_det.apis.command_line import ToolParser, build_runner, exit_on_input_error
 from rekd_det.apis.preflight import PreflightError, check_data, read_config
-from rekd_det.utils.pair_config import teacher_config
+from rekd_det.utils.pair_config import classifies_images, teacher_config
 
 #: below this AP a teacher has learned nothing of the data set, or something is wrong
 LEAST_AP = 0.02
+#: the same of a classifier's top-1 accuracy, in parts of what guessing gives
+LEAST_OVER_CHANCE = 3
 
 
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
     parser.add_argument("config", help="config file of a distillation pair")
-    parser.add_argument("--limit", type=int, metavar="N", help="with data: the teacher's AP on the first N images")
-    parser.add_argument("--size", type=int, nargs=2, default=(192, 256), metavar=("H", "W"), help="generated images")
+    parser.add_argument("--limit", type=int, metavar="N", help="with data: the teacher's AP, or accuracy, on N images")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="generated images; default: 192 256, for a classifier its training's",
+    )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override keys")
     return parser.parse_args()
 
 
-def add_teacher_ap(cfg: Config, limit: int, found: Findings) -> None:
+def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
     """Evaluate the teacher on the first images, as ``tools/test.py --teacher`` would."""
     if limit < 1:
         raise PreflightError(f"--limit must be at least 1, got {limit}")
@@ -38,24 +50,37 @@ def add_teacher_ap(cfg: Config, limit: int, found: Findings) -> None:
     dataset = cfg.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset.dataset
-    dataset.indices = limit
+    dataset.indices = spread(cfg, dataset, limit) if classifies_images(cfg) else limit
     with tempfile.TemporaryDirectory() as folder:
         cfg.update(work_dir=folder, launcher="none", resume=False)
-        print(f"evaluating the teacher on the first {limit} images ...", file=sys.stderr)
+        print(f"evaluating the teacher on {limit} images ...", file=sys.stderr)
         with contextlib.redirect_stdout(io.StringIO()):
             runner = build_runner(cfg)
             MMLogger.get_current_instance().setLevel("ERROR")
             count = score_tested_images_alone(runner)
             metrics = runner.test()
-    found.section(f"Teacher on the first {count} test images")
+            classes = runner.test_dataloader.dataset.metainfo.get("classes") or ()
+    found.section(f"Teacher on {'the first ' * (not classifies_images(cfg))}{count} test images")
     for name, value in metrics.items():
         found.lines.append(f"{name:<28} {value:>10.4f}")
-    aps = [value for name, value in metrics.items() if name.endswith("mAP")]
-    if not aps or max(aps) < LEAST_AP:
+    if classifies_images(cfg):
+        name, score = "top-1 accuracy", metrics.get("accuracy/top1", 100.0) / 100
+        least = LEAST_OVER_CHANCE / max(len(classes), 2 * LEAST_OVER_CHANCE)
+    else:
+        name, least = "AP", LEAST_AP
+        score = max((value for key, value in metrics.items() if key.endswith("mAP")), default=0.0)
+    if score < least:
         found.mistakes.append(
-            f"the teacher's AP on {count} images is {max(aps, default=0):.3f}: its weights, its normalisation or the "
-            "order of its categories do not fit this data set. Check model.teacher, model.teacher_ckpt and metainfo"
+            f"the teacher's {name} on {count} images is {score:.3f}: its weights, its normalisation or the order of "
+            "its categories do not fit this data set. Check model.teacher, model.teacher_ckpt and metainfo"
         )
+
+
+def spread(cfg: Config, dataset: ConfigDict, limit: int) -> list[int]:
+    """Evenly spread over a classifier's data set, which is sorted by class."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        total = len(DATASETS.build(copy.deepcopy(dataset)))
+    return np.linspace(0, total - 1, min(limit, total)).round().astype(int).tolist()
 
 
 def score_tested_images_alone(runner: Runner) -> int:
@@ -70,12 +95,13 @@ def score_tested_images_alone(runner: Runner) -> int:
 @exit_on_input_error
 def main() -> None:
     args = parse_args()
-    if min(args.size) < 64:
-        raise PreflightError(f"--size {args.size[0]} {args.size[1]}: at least 64 pixels are needed")
     cfg = read_config(args.config, args.cfg_options)
-    found = check_pair(cfg, tuple(args.size))
+    least = 8 if classifies_images(cfg) else 64
+    if args.size is not None and min(args.size) < least:
+        raise PreflightError(f"--size {args.size[0]} {args.size[1]}: at least {least} pixels are needed")
+    found = check_pair(cfg, None if args.size is None else tuple(args.size))
     if args.limit is not None and not found.mistakes:
-        add_teacher_ap(cfg, args.limit, found)
+        add_teacher_score(cfg, args.limit, found)
     print(found.text())
     if found.mistakes:
         sys.exit(1)

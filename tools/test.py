@@ -1,10 +1,11 @@
-"""Evaluate a detector. The command line is MMDetection's, and has ``--teacher`` besides.
+"""Evaluate a detector or an image classifier. The command line is MMDetection's, and has ``--teacher`` besides.
 
 For a distillation config the student alone is built and evaluated; its checkpoint may be one of
 the distillation or a plain detector's.
 """
 
 import argparse
+import os.path as osp
 import warnings
 from copy import deepcopy
 
@@ -24,12 +25,12 @@ from rekd_det.apis.command_line import (
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir, read_config
 from rekd_det.engine.hooks import StudentWeightsHook
 from rekd_det.utils.checkpoint import check_checkpoint_file
-from rekd_det.utils.pair_config import student_config, teacher_config
+from rekd_det.utils.pair_config import classifies_images, student_config, teacher_config
 
 
 def parse_args() -> argparse.Namespace:
-    parser = ToolParser(description="Test (and evaluate) a detector")
-    parser.add_argument("config", help="config file of a detector, or of a distillation pair")
+    parser = ToolParser(description="Test (and evaluate) a detector or an image classifier")
+    parser.add_argument("config", help="config file of a model, or of a distillation pair")
     parser.add_argument(
         "checkpoint",
         nargs="?",
@@ -41,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="show the predictions in a window")
     parser.add_argument(
         "--show-dir",
-        help="save pictures of the predictions in this folder under WORK_DIR/TIMESTAMP",
+        help="save pictures of the predictions in this folder under WORK_DIR/TIMESTAMP (a classifier's: WORK_DIR)",
     )
     parser.add_argument("--wait-time", type=float, default=2, help="seconds for which --show shows a picture")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
@@ -68,8 +69,21 @@ def select_model(cfg: Config, args: argparse.Namespace) -> Config:
     return cfg
 
 
+def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
+    """Let a hook draw the predictions of each image."""
+    if not classifies_images(cfg):
+        trigger_visualization_hook(cfg, args)
+        return
+    hook = cfg.default_hooks.setdefault("visualization", ConfigDict(type="VisualizationHook"))
+    hook.update(enable=True, interval=1, show=args.show, wait_time=args.wait_time)
+    if args.show_dir:
+        hook.out_dir = osp.join(cfg.work_dir, args.show_dir)
+
+
 def enable_tta(cfg: Config) -> None:
     """Wrap the model for test-time augmentation; by default over the flipped image."""
+    if "tta_model" not in cfg and classifies_images(cfg):
+        cfg.tta_model = dict(type="AverageClsScoreTTA")
     if "tta_model" not in cfg:
         warnings.warn("no `tta_model` in the config: merging by NMS at IoU 0.5", stacklevel=2)
         nms = dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
@@ -81,10 +95,11 @@ def enable_tta(cfg: Config) -> None:
         warnings.warn("no `tta_pipeline` in the config: testing with and without flip", stacklevel=2)
         flips = [dict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
         pack = deepcopy(dataset.pipeline[-1])
-        pack.meta_keys = (
-            *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-            *("flip", "flip_direction"),
-        )
+        if not classifies_images(cfg):
+            pack.meta_keys = (
+                *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+                *("flip", "flip_direction"),
+            )
         augment = dict(type="TestTimeAug", transforms=[flips, [pack]])
         cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), augment]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
@@ -103,7 +118,7 @@ def main() -> None:
     check_checkpoint_file(cfg.load_from)
     check_data(cfg, ("test",))
     if args.show or args.show_dir:
-        trigger_visualization_hook(cfg, args)
+        show_predictions(cfg, args)
     if args.tta:
         enable_tta(cfg)
 

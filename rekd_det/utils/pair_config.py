@@ -22,6 +22,11 @@ class PairError(InputError):
     """A config that does not describe the model or the pair that was asked for."""
 
 
+def classifies_images(cfg: Config) -> bool:
+    """Whether a config is of MMPretrain's image classifiers, and not of a detector."""
+    return cfg.get("default_scope") == "mmpretrain"
+
+
 def is_pair(model: object) -> bool:
     """Whether a ``model`` config describes a student (``architecture``) and its ``teacher``."""
     return isinstance(model, Mapping) and "architecture" in model and "teacher" in model

@@ -29,7 +29,7 @@ from rekd_det.analysis.pair_check.pair_measure import (
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import load_checkpoint_file
-from rekd_det.utils.pair_config import PairError, is_pair, model_config
+from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config
 
 #: a distillation whose share of the gradient is outside of this is pointed out
 _USUAL_SHARE = 0.01, 0.9
@@ -59,12 +59,13 @@ class Findings:
         return "\n".join(out).lstrip("\n")
 
 
-def check_pair(cfg: Config, size: tuple[int, int] = (192, 256)) -> Findings:
+def check_pair(cfg: Config, size: tuple[int, int] | None = None) -> Findings:
     """Build a pair, load its weights and measure it on generated images. No data set is needed.
 
     Args:
         cfg: the config of a pair.
-        size: (height, width) of the generated images.
+        size: (height, width) of the generated images; None: (192, 256) for a detector, for a classifier that of its
+            training.
 
     Returns:
         What was found. A pair that can't be built has that as its only mistake.
@@ -85,6 +86,8 @@ def check_pair(cfg: Config, size: tuple[int, int] = (192, 256)) -> Findings:
     _check_categories(cfg, model, found)
     _describe_input(model, found)
     torch.manual_seed(0)
+    if size is None:
+        size = _train_scale(cfg)[::-1] if classifies_images(cfg) else (192, 256)
     batch = synthetic_batch(model, _num_classes(model) or len(_data_classes(cfg) or "ab"), size)
     _report_losses(model, batch, found)
     _report_cost(cfg, model, batch, found)
@@ -243,7 +246,9 @@ def _data_classes(cfg: Config) -> tuple[str, ...] | None:
     while isinstance(dataset, Mapping):
         names = (dataset.get("metainfo") or {}).get("classes")
         if names is None and isinstance(dataset.get("type"), str):
-            names = getattr(DATASETS.get(dataset["type"]), "METAINFO", {}).get("classes")
+            scope = cfg.get("default_scope", "mmdet")
+            kind = DATASETS.get(dataset["type"] if "." in dataset["type"] else f"{scope}.{dataset['type']}")
+            names = getattr(kind, "METAINFO", {}).get("classes")
         if names is not None:
             return tuple(names) if not isinstance(names, str) else None
         dataset = dataset.get("dataset") or next(iter(dataset.get("datasets") or []), None)
@@ -251,21 +256,28 @@ def _data_classes(cfg: Config) -> tuple[str, ...] | None:
 
 
 def _num_classes(model: ReKDDistill) -> int | None:
+    if model.distiller.adapter is not None and model.distiller.adapter.num_classes is not None:
+        return model.distiller.adapter.num_classes
     counts = [getattr(m, "num_classes", None) for n, m in model.student.named_modules() if n.endswith("bbox_head")]
     counts += [getattr(m, "num_classes", None) for n, m in model.student.named_modules() if "bbox_head." in n]
     return next((c for c in counts if isinstance(c, int)), None)
 
 
 def _train_scale(cfg: Config) -> tuple[int, int]:
-    """(width, height) that the training pipeline resizes to; COCO's usual one where it does not say."""
+    """(width, height) that the training pipeline resizes or crops to; the usual one where it does not say."""
     dataset: Any = (cfg.get("train_dataloader") or {}).get("dataset") or {}
     while isinstance(dataset, Mapping) and "pipeline" not in dataset and "dataset" in dataset:
         dataset = dataset["dataset"]
     for step in dataset.get("pipeline") or []:
-        scale = step.get("scale") if isinstance(step, Mapping) else None
+        if not isinstance(step, Mapping):
+            continue
+        scale = step.get("scale")
+        if classifies_images(cfg):
+            side = step.get("crop_size", scale)
+            scale = (side, side) if isinstance(side, int) else side
         if isinstance(scale, (tuple, list)) and len(scale) == 2 and all(isinstance(x, int) for x in scale):
             return max(scale), min(scale)
-    return 1333, 800
+    return (224, 224) if classifies_images(cfg) else (1333, 800)
 
 
 def _drop_pretrained(config: Any) -> set[str]:

@@ -57,6 +57,8 @@ class Cost:
 def synthetic_batch(model: ReKDDistill, num_classes: int, size: tuple[int, int], images: int = 2) -> dict:
     """A preprocessed batch of noise with random boxes, and masks or semantic maps where the student learns from them.
 
+    The images of a classifier have a random label.
+
     Args:
         model: the pair.
         num_classes: labels are drawn below it.
@@ -66,6 +68,8 @@ def synthetic_batch(model: ReKDDistill, num_classes: int, size: tuple[int, int],
     # Batch augmentations and some losses ask the Runner's message hub how far the training is.
     MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, max_iters=1, max_epochs=1))
     student = model.student
+    if hasattr(student, "head"):
+        return model.data_preprocessor(_classified_images(num_classes, size, images), True)
     data = demo_mm_inputs(
         images,
         [[3, *size]] * images,
@@ -77,6 +81,14 @@ def synthetic_batch(model: ReKDDistill, num_classes: int, size: tuple[int, int],
     for sample in data["data_samples"]:
         sample.gt_instances.labels %= num_classes
     return model.data_preprocessor(data, True)
+
+
+def _classified_images(num_classes: int, size: tuple[int, int], images: int) -> dict:
+    from mmpretrain.structures import DataSample  # optional
+
+    labels = torch.randint(0, num_classes, (images,))
+    samples = [DataSample(metainfo=dict(num_classes=num_classes, img_shape=size)).set_gt_label(x) for x in labels]
+    return dict(inputs=torch.randint(0, 256, (images, 3, *size), dtype=torch.uint8), data_samples=samples)
 
 
 def loss_shares(model: ReKDDistill, batch: Mapping) -> tuple[list[LossShare], dict[str, float], str]:

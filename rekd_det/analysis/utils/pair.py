@@ -13,14 +13,14 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
-from mmengine.registry import init_default_scope
+from mmengine.registry import DefaultScope, init_default_scope
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from rekd_det.apis.preflight import check_data
 from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import is_pair, model_config
+from rekd_det.utils.pair_config import classifies_images, is_pair, model_config
 
 SEED = 0
 
@@ -96,6 +96,9 @@ def build_images(cfg: Config, split: str) -> Dataset:
     Raises:
         AnalysisError: if the training pipeline loads no annotations.
     """
+    if classifies_images(cfg):  # its labels come with the images
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            return DATASETS.build(_plain(cfg[f"{split}_dataloader"].dataset, _pipeline(cfg.val_dataloader.dataset)))
     loading = _find(cfg.train_dataloader.dataset, "LoadAnnotations")
     if loading is None:
         raise AnalysisError("train_dataloader.dataset: no pipeline in it has a LoadAnnotations")

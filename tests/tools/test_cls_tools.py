@@ -1,0 +1,130 @@
+"""The command lines on a pair of tiny classifiers: from a folder of pictures to the exported student."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ("blue", "green", "red")
+
+_BASE = """
+_base_ = ['{root}/configs/cls/student_r18w16_tinyimagenet.py', '{root}/configs/_base_/rekd.py']
+data_preprocessor = dict(num_classes=3)
+model = dict(
+    _delete_=True,
+    **_base_.distill,
+    architecture=dict(
+        type='ImageClassifier',
+        backbone=dict(type='ResNet', depth=18, stem_channels=4, base_channels=4),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=3, in_channels=32, topk=(1, 2)),
+    ),
+    teacher=dict(cfg_path='{folder}/teacher.py'),
+    teacher_ckpt='{folder}/teacher.pth',
+)
+model["distiller"]["loss"]["top_k"] = 2
+custom_hooks = _base_.custom_hooks
+train_dataloader = dict(batch_size=6, num_workers=0, persistent_workers=False, dataset=dict(data_root='{folder}'))
+val_dataloader = dict(batch_size=6, num_workers=0, persistent_workers=False, dataset=dict(data_root='{folder}'))
+test_dataloader = val_dataloader
+val_evaluator = dict(topk=(1, 2))
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1)
+"""
+
+_TEACHER = """
+_base_ = '{root}/configs/cls/teacher_r18_tinyimagenet.py'
+data_preprocessor = dict(num_classes=3, mean=[100.0, 100.0, 100.0], std=[50.0, 50.0, 50.0], to_rgb=False)
+model = dict(
+    backbone=dict(type='ResNet', stem_channels=8, base_channels=8),
+    head=dict(num_classes=3, in_channels=64, topk=(1, 2)),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifiers")
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for channel, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(4):
+                image = generator.integers(0, 90, (64, 64, 3), dtype=np.uint8)
+                image[:, :, channel] += 120
+                cv2.imwrite(str(folder / split / name / f"{number}.png"), image)
+    (folder / "pair.py").write_text(_BASE.format(root=ROOT, folder=folder))
+    (folder / "teacher.py").write_text(_TEACHER.format(root=ROOT, folder=folder))
+    from mmdet.registry import MODELS
+
+    from rekd_det.utils.pair_config import resolve_model_config
+
+    torch.manual_seed(0)
+    teacher = MODELS.build(resolve_model_config(str(folder / "teacher.py")))
+    meta = dict(dataset_meta=dict(classes=CLASSES))
+    torch.save(dict(meta=meta, state_dict=teacher.state_dict()), folder / "teacher.pth")
+    return folder
+
+
+def tool(name, *arguments, cwd, ok=True):
+    command = [sys.executable, str(ROOT / "tools" / name), *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is ok, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    log = tool("train.py", folder / "pair.py", "--work-dir", folder / "run", cwd=folder)
+    assert "distill.loss_ntid" in log and "loss_cls" in log and "accuracy/top1" in log
+    return folder / "run" / "epoch_1.pth"
+
+
+@pytest.mark.slow
+def test_the_student_is_tested_exported_and_loaded_by_mmpretrain(folder, trained):
+    assert "accuracy/top1" in tool("test.py", folder / "pair.py", trained, "--tta", cwd=folder)
+    shown = tool(
+        "test.py", folder / "pair.py", "--teacher", "--show-dir", "seen", "--work-dir", folder / "t", cwd=folder
+    )
+    assert "accuracy/top1" in shown
+    assert len(list((folder / "t" / "seen").rglob("*.png"))) == 12
+    tool("export_student.py", trained, "-o", folder / "student.pth", cwd=folder)
+    exported = torch.load(folder / "student.pth", weights_only=True)
+    cfg = Config.fromstring(exported["meta"]["cfg"], ".py")
+    assert "rekd" not in exported["meta"]["cfg"]
+    from mmpretrain.registry import MODELS
+
+    model = MODELS.build(dict(cfg.model, _scope_="mmpretrain"))
+    model.load_state_dict(exported["state_dict"])
+
+
+@pytest.mark.slow
+def test_a_pair_is_checked_with_its_teachers_accuracy(folder):
+    text = tool("check_pair.py", folder / "pair.py", "--limit", 6, cwd=folder, ok=False)
+    assert "ImageClassifier" in text and "rows: images, 3 classes" in text
+    assert "converted for the teacher (other channel order, other mean or std)" in text
+    assert "Teacher on 6 test images" in text and "accuracy/top1" in text
+
+
+@pytest.mark.slow
+def test_head_and_tail_of_a_classifier(folder, trained):
+    arguments = ("--checkpoint", trained, "--split", "val", "--workers", 0, "--out", folder / "ht")
+    assert "Suggested K" in (text := tool("analysis/head_tail.py", folder / "pair.py", *arguments, cwd=folder)) or (
+        "No K up to" in text
+    )
+    table = (folder / "ht" / "head_mass.csv").read_text()
+    assert "object" in table and "background" not in table
+
+
+@pytest.mark.slow
+def test_missing_images_are_named_before_training(folder):
+    option = "train_dataloader.dataset.data_root=/nowhere"
+    text = tool("train.py", folder / "pair.py", "--cfg-options", option, cwd=folder, ok=False)
+    assert "train_dataloader.dataset.data_prefix: '/nowhere/train' does not exist" in text
+    assert "Traceback" not in text
