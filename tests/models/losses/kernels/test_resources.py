@@ -14,7 +14,7 @@ from kernel_cases import HAS_TRITON
 
 TOOL = Path(__file__).parents[4] / "tools/benchmark/kernel_resources.py"
 
-pytestmark = pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")]
 
 
 def resources(out, *args):
