@@ -58,7 +58,7 @@ def folder(tmp_path_factory):
             for number in range(4):
                 image = generator.integers(0, 90, (64, 64, 3), dtype=np.uint8)
                 image[:, :, channel] += 120
-                cv2.imwrite(str(folder / split / name / f"{number}.png"), image)
+                cv2.imwrite(str(folder / split / name / f"{name}{number}.png"), image)
     (folder / "pair.py").write_text(_BASE.format(root=ROOT, folder=folder))
     (folder / "teacher.py").write_text(_TEACHER.format(root=ROOT, folder=folder))
     from mmdet.registry import MODELS
@@ -128,3 +128,10 @@ def test_missing_images_are_named_before_training(folder):
     text = tool("train.py", folder / "pair.py", "--cfg-options", option, cwd=folder, ok=False)
     assert "train_dataloader.dataset.data_prefix: '/nowhere/train' does not exist" in text
     assert "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_where_a_student_is_right(folder, trained):
+    arguments = (trained, "--top-k", 2, "--workers", 0, "--out", folder / "right.csv")
+    assert "top1_in_set" in tool("analysis/image_accuracy.py", folder / "pair.py", *arguments, cwd=folder)
+    assert (folder / "right.csv").read_text().startswith("student,top1,teacher,label_in_set,top1_in_set,easy")

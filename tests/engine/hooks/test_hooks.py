@@ -48,6 +48,20 @@ def test_warmup_scales_losses_but_not_statistics(model):
     assert torch.equal(results[0]["loss_cls"], results[1]["loss_cls"])
 
 
+def test_warmup_over_epochs(model):
+    hook = DistillWarmupHook(epochs=2)
+    hook.before_train(runner_of(model, train_dataloader=range(5)))
+    for step, scale in ((0, 0.1), (4, 0.5), (9, 1.0), (20, 1.0)):
+        hook.before_train_iter(runner_of(model, iter=step), step)
+        assert model.distiller.scale == pytest.approx(scale)
+
+
+@pytest.mark.parametrize("options", [{}, dict(iters=3, epochs=2)])
+def test_warmup_has_one_length(options):
+    with pytest.raises(ValueError, match="give either iters or epochs"):
+        DistillWarmupHook(**options)
+
+
 @pytest.mark.parametrize("iters", [0, -1, 2.5, "100", True])
 def test_warmup_length(iters):
     with pytest.raises(ValueError, match="DistillWarmupHook: iters must be an int >= 1"):
