@@ -45,7 +45,7 @@ def check_annotations(
         with open(path, encoding="utf-8") as file:
             content: Any = json.load(file)
     except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{key}: '{path}' is no JSON file ({error})") from error
+        raise AnnotationError(f"{key}: '{path}' is not a JSON file ({error})") from error
     lists = ("images", "annotations", "categories") if objects else ("images", "categories")
     missing = [k for k in lists if not isinstance(_get(content, k), list)]
     if missing:

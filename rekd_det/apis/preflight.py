@@ -55,7 +55,7 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     if not osp.isfile(path):
         raise PreflightError(f"config '{path}' does not exist (relative paths start at {os.getcwd()})")
     if not path.endswith((".py", ".json", ".yaml", ".yml")):
-        raise PreflightError(f"config '{path}' is no config: expected a .py, .json or .yaml file")
+        raise PreflightError(f"config '{path}' is not a config: expected a .py, .json or .yaml file")
     try:
         cfg = Config.fromfile(path)
     except InputError:

@@ -29,7 +29,7 @@ def parse_config_text(text: str, source: str) -> Config:
     try:
         for statement in ast.parse(text).body:
             if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
-                raise ValueError(f"line {statement.lineno} is no assignment")
+                raise ValueError(f"line {statement.lineno} is not an assignment")
             values[statement.targets[0].id] = _value(statement.value)
     except (SyntaxError, TypeError, ValueError) as error:
         raise InputError(f"the config inside {source} can't be read ({error}); give the file with --config") from error
@@ -40,7 +40,7 @@ def _key(node: ast.expr) -> Any:
     key = _value(node)
     if isinstance(key, str) and any(c in "'\\" or not c.isprintable() for c in key):
         # mmengine writes keys without escapes: this one would be code in the text of another checkpoint
-        raise ValueError(f"line {node.lineno}: {key!r} is no plain key")
+        raise ValueError(f"line {node.lineno}: {key!r} is not a plain key")
     return key
 
 
@@ -63,4 +63,4 @@ def _value(node: ast.expr) -> Any:
         return _NAMES[node.id]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_value(node.operand)
-    raise ValueError(f"line {node.lineno} is no plain value")
+    raise ValueError(f"line {node.lineno} is not a plain value")

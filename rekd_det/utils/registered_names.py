@@ -43,8 +43,8 @@ def check_registered(config: Any, source: str) -> None:
             allowed = True
         if not allowed:
             raise InputError(
-                f"the config inside {source} names {key}={value!r}, which is no class of OpenMMLab's that is safe to "
-                "take from a file; give a config that you trust with --config"
+                f"the config inside {source} names {key}={value!r}, which is not a class of OpenMMLab's that is safe "
+                "to take from a file; give a config that you trust with --config"
             )
 
 

@@ -295,7 +295,7 @@ def test_a_test_and_a_fresh_start_in_the_same_folder(tmp_path):
 
 
 def test_logs_that_cannot_be_read(tmp_path):
-    with pytest.raises(AnalysisError, match="is no folder"):
+    with pytest.raises(AnalysisError, match="is not a folder"):
         read_run(tmp_path / "none", "a")
     with pytest.raises(AnalysisError, match=r"holds no log: expected TIMESTAMP/vis_data/scalars\.json"):
         read_run(tmp_path, "a")

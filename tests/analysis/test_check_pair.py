@@ -97,7 +97,7 @@ def test_an_untrained_teacher_is_seen_on_data(check, pair):
 
 
 def test_what_can_not_be_checked(check, pair, tmp_path):
-    assert "error: this config is no pair" in str(check(pair.student)[0])
+    assert "error: this config is not a pair" in str(check(pair.student)[0])
     assert "--limit must be at least 1, got 0" in str(check(pair.pair, "--limit", 0)[0])
     assert "does not exist" in str(
         check(pair.pair, "--limit", 2, "--cfg-options", "test_dataloader.dataset.ann_file=no.json")[0]

@@ -135,7 +135,7 @@ def annotations(name: str, file: str, message: str) -> Case:
 CASES = [
     # --- the config file
     Case("config missing", "config '{folder}/none.py' does not exist", config="none.py"),
-    Case("config no config", "notes.txt' is no config: expected a .py", config="notes.txt"),
+    Case("config no config", "notes.txt' is not a config: expected a .py", config="notes.txt"),
     Case("config syntax", "config '{folder}/syntax.py' can't be read", config="syntax.py"),
     Case("config raises", "name 'undefined_name' is not defined", config="fails.py"),
     Case("config base", "none.py", config="baseless.py"),
@@ -251,7 +251,7 @@ CASES = [
     Case("resume from nothing", "'none.pth' does not exist", arguments=("--resume", "none.pth")),
     Case(
         "resume from weights",
-        "holds weights but no training to go on with",
+        "has weights but no training state",
         arguments=("--resume", "{folder}/student.pth"),
     ),
     # --- data and places
@@ -266,7 +266,7 @@ CASES = [
         "val_evaluator.ann_file: 'none.json' does not exist",
         ("val_evaluator.ann_file=none.json",),
     ),
-    annotations("annotations no JSON", "text.json", " is no JSON file"),
+    annotations("annotations no JSON", "text.json", " is not a JSON file"),
     annotations("annotations no COCO", "list.json", " is not in COCO's format: it has no list `images`"),
     annotations("annotations without objects", "objectless.json", " has 8 images and no object"),
     annotations("negative box", "negative.json", ": annotation 100 has bbox [1, 1, -5, 5]"),
@@ -296,7 +296,7 @@ CASES = [
         arguments=("{folder}/teacher.pth",),
         tool="test.py",
     ),
-    Case("check without a pair", "this config is no pair", config="student.py", tool="check_pair.py"),
+    Case("check without a pair", "this config is not a pair", config="student.py", tool="check_pair.py"),
     Case("check on no images", "--limit must be at least 1, got -1", arguments=("--limit", "-1"), tool="check_pair.py"),
     Case("check too small", "at least 64 pixels", arguments=("--size", "8", "8"), tool="check_pair.py"),
     Case(

@@ -151,16 +151,16 @@ def test_values_of_every_kind():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("import os", "line 1 is no assignment"),
-        ("a = 1\nb = open('x')", "line 2 is no plain value"),
-        ("a = dict(b=__import__('os').getcwd())", "line 1 is no plain value"),
-        ("a = [x for x in (1, 2)]", "line 1 is no plain value"),
-        ("a.b = 1", "line 1 is no assignment"),
+        ("import os", "line 1 is not an assignment"),
+        ("a = 1\nb = open('x')", "line 2 is not a plain value"),
+        ("a = dict(b=__import__('os').getcwd())", "line 1 is not a plain value"),
+        ("a = [x for x in (1, 2)]", "line 1 is not a plain value"),
+        ("a.b = 1", "line 1 is not an assignment"),
         ("a = dict([1, 2])", "can't be read"),
         ("a = {**b}", "inside braces"),
         ("a = (", "can't be read"),
-        ("a = dict({\"b': print(1), 'c\": 2})", "is no plain key"),
-        ("a = dict({'b\\\\': 2})", "is no plain key"),
+        ("a = dict({\"b': print(1), 'c\": 2})", "is not a plain key"),
+        ("a = dict({'b\\\\': 2})", "is not a plain key"),
     ],
 )
 def test_code_in_a_config_is_not_run(text, message):

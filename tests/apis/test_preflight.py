@@ -62,7 +62,7 @@ def test_a_config_that_does_not_exist(tmp_path):
 def test_a_checkpoint_in_the_configs_place(tmp_path):
     path = tmp_path / "epoch_1.pth"
     path.touch()
-    with pytest.raises(PreflightError, match=r"is no config: expected a .py"):
+    with pytest.raises(PreflightError, match=r"is not a config: expected a .py"):
         read_config(str(path))
 
 

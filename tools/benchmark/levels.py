@@ -76,7 +76,7 @@ def main() -> None:
     model = bench.algorithm()
     adapter = model.distiller.adapter
     if not isinstance(adapter, DenseAdapter):
-        parser.error(f"{args.config} is no pair of dense heads")
+        parser.error(f"{args.config} is not a pair of dense heads")
     table = []
     for rows in ("levels", "one tensor"):
         step_mb = distil_mb = 0.0

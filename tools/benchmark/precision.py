@@ -45,7 +45,7 @@ def logits(teacher, inputs: Tensor, run: LeanRun) -> Tensor:
     head = teacher.bbox_head
     adapter = ADAPTERS.get(type(head))
     if adapter is None or not issubclass(adapter, DenseAdapter):
-        raise SystemExit(f"{type(head).__name__} is no dense head that can be read here")
+        raise SystemExit(f"{type(head).__name__} is not a dense head that can be read here")
     with torch.no_grad(), run.precision(inputs.device):
         maps = adapter.classify(head, run.maps(teacher.extract_feat(run.images(inputs))))
     return flatten_maps(maps, head.num_classes, "image").float()

@@ -20,7 +20,7 @@ model = dict(
         bbox_roi_extractor=dict(
             out_channels=64,
             finest_scale=28,
-            # One sample per bin: on a CPU, RoIAlign's backward is the dearest part of a step.
+            # One sample per bin: on a CPU, RoIAlign's backward takes most of a step.
             roi_layer=dict(sampling_ratio=1),
         ),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=12, reg_class_agnostic=True),

@@ -74,7 +74,7 @@ def check_pair(cfg: Config, size: tuple[int, int] | None = None) -> Findings:
         PairError: if the config describes no pair.
     """
     if not is_pair(cfg.get("model")):
-        raise PairError("this config is no pair: `model` needs the keys `architecture` and `teacher`")
+        raise PairError("this config is not a pair: `model` needs the keys `architecture` and `teacher`")
     found = Findings()
     init_default_scope(cfg.get("default_scope", "mmdet"))
     found.section("Pair")
@@ -101,7 +101,7 @@ def _build(cfg: Config, found: Findings) -> ReKDDistill:
     MMLogger.get_current_instance().setLevel(logging.ERROR)  # mmengine's paragraph for every parameter
     model = MODELS.build(config)
     if not isinstance(model, ReKDDistill):
-        raise PairError(f"model.type: {type(model).__name__} is no ReKDDistill")
+        raise PairError(f"model.type: {type(model).__name__} is not a ReKDDistill")
     with contextlib.redirect_stdout(io.StringIO()):
         model.init_weights()
     found.row("student", f"{type(model.student).__name__}, {_millions(model.student)} M parameters")

@@ -87,7 +87,7 @@ def read_run(folder: Path, name: str) -> Run:
         AnalysisError: if there is no log in it.
     """
     if not folder.is_dir():
-        raise AnalysisError(f"'{folder}' is no folder; give the work dirs of training runs")
+        raise AnalysisError(f"'{folder}' is not a folder; give the work dirs of training runs")
     files = sorted({*folder.glob("*/vis_data/scalars.json"), *folder.glob("vis_data/scalars.json")})
     train: list[dict] = []
     val: list[dict] = []

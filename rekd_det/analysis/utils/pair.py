@@ -41,7 +41,7 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
         device: where the models go.
 
     Raises:
-        AnalysisError: if the config is no pair, or it distils no logits.
+        AnalysisError: if the config is not a pair, or it distils no logits.
         CheckpointError: if the checkpoint does not fit.
     """
     if not is_pair(cfg.get("model")):

@@ -97,7 +97,7 @@ def check_resumable(path: str) -> dict:
     meta = check_checkpoint_file(path).get("meta")
     if not isinstance(meta, dict) or not {"epoch", "iter"} <= meta.keys():
         raise CheckpointError(
-            f"checkpoint '{path}' holds weights but no training to go on with (no meta.iter): start from it with "
+            f"checkpoint '{path}' has weights but no training state (no meta.iter): start from it with "
             "--cfg-options load_from=..., without --resume"
         )
     return meta

@@ -16,7 +16,7 @@ model = dict(
     rpn_head=dict(
         in_channels=64,
         feat_channels=64,
-        # Objects start at 20 pixels: a level of stride 4 would be the dearest and find nothing.
+        # Objects start at 20 pixels: a level of stride 4 would cost most and find nothing.
         anchor_generator=dict(scales=[3], strides=[8, 16, 32]),
     ),
     roi_head=dict(
@@ -24,7 +24,7 @@ model = dict(
             out_channels=64,
             featmap_strides=[8, 16, 32],
             finest_scale=20,
-            # One sample per bin: on a CPU, RoIAlign's backward is the dearest part of a step.
+            # One sample per bin: on a CPU, RoIAlign's backward takes most of a step.
             roi_layer=dict(sampling_ratio=1),
         ),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=24, reg_class_agnostic=True),

@@ -278,5 +278,5 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path):
 
 def test_weights_alone_are_no_training(tmp_path):
     checkpoint(tmp_path, "epoch_1.pth", meta={})
-    with pytest.raises(CheckpointError, match=r"holds weights but no training to go on with"):
+    with pytest.raises(CheckpointError, match=r"has weights but no training state"):
         find_latest_checkpoint(str(tmp_path))
