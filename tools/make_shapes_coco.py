@@ -13,7 +13,6 @@ import cv2
 
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.datasets.synthetic import PRESETS, build_dataset
-from rekd_det.datasets.synthetic.contact_sheet import contact_sheet
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,6 +38,9 @@ def main() -> None:
     written = build_dataset(args.out_dir, args.preset, args.seed, args.train, args.val, args.size, args.workers)
     print(f"{args.out_dir}: {'written' if written else 'there already, nothing to do'}")
     if args.contact_sheet:
+        # The processes that draw the images start with this file, and need no detector.
+        from rekd_det.datasets.synthetic.contact_sheet import contact_sheet
+
         target = args.out_dir / "contact_sheet.png"
         cv2.imwrite(str(target), contact_sheet(args.out_dir))
         print(f"contact sheet: {target}")

@@ -1,6 +1,6 @@
 """A generated data set in COCO's format, with families of look-alike categories.
 
-Nothing here needs OpenMMLab, a network or a GPU: numpy and OpenCV draw every image.
+No network and no GPU is needed: numpy and OpenCV draw every image. Contact sheets alone need mmdet.
 ``build_dataset`` writes the folder that mmdet's COCO configs read when their ``data_root`` points
 at it.
 """

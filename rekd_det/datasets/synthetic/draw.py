@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.structures import InstanceData
 
 _COLOURS = (
-    (60, 60, 230),
+    (230, 60, 60),
     (60, 180, 60),
-    (220, 110, 30),
-    (30, 170, 230),
+    (30, 110, 220),
+    (230, 170, 30),
     (190, 60, 190),
-    (180, 180, 40),
+    (40, 180, 180),
 )
 
 
 def draw_boxes(
     image: np.ndarray,
-    boxes: Iterable[Sequence[float]],
-    names: Iterable[str],
-    colours: Iterable[int],
+    boxes: Sequence[Sequence[float]],
+    names: Sequence[str],
+    colours: Sequence[int],
     scale: int = 3,
     title: str = "",
 ) -> np.ndarray:
-    """Enlarge an image and draw boxes with their names.
+    """Enlarge an image and draw boxes with their names, by mmdet's visualizer.
 
     Args:
         image: uint8 BGR ``(H, W, 3)``.
@@ -39,22 +43,19 @@ def draw_boxes(
         A new uint8 image ``(H * scale, W * scale, 3)``.
     """
     canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    for box, name, number in zip(boxes, names, colours, strict=True):
-        colour = _COLOURS[number % len(_COLOURS)]
-        x1, y1, x2, y2 = (round(float(v) * scale) for v in box)
-        cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), colour, 1)
-        _caption(canvas, name, x1, max(y1, 11), colour)
+    visualizer = DetLocalVisualizer(line_width=1)
+    # Each box is a class of its own, so that its caption and its colour are free.
+    visualizer.dataset_meta = dict(classes=list(names), palette=[_COLOURS[c % len(_COLOURS)] for c in colours])
+    sample = DetDataSample()
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor(boxes, dtype=torch.float32).view(-1, 4) * scale, labels=torch.arange(len(boxes))
+    )
+    visualizer.add_datasample("", canvas[..., ::-1], sample, draw_pred=False)
     if title:
-        _caption(canvas, title, 0, canvas.shape[0] - 1, (40, 40, 40))
-    return canvas
-
-
-def _caption(canvas: np.ndarray, text: str, left: int, bottom: int, colour: tuple[int, int, int]) -> None:
-    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.36
-    (width, height), baseline = cv2.getTextSize(text, font, size, 1)
-    left = max(0, min(left, canvas.shape[1] - width))
-    cv2.rectangle(canvas, (left, bottom - height - baseline), (left + width, bottom), colour, -1)
-    cv2.putText(canvas, text, (left, bottom - baseline + 1), font, size, (255, 255, 255), 1, cv2.LINE_AA)
+        visualizer.draw_texts(
+            title, np.array([2.0, 2.0]), font_sizes=10, colors="white", bboxes=dict(facecolor="black")
+        )
+    return np.ascontiguousarray(visualizer.get_image()[..., ::-1])
 
 
 def tile(images: Sequence[np.ndarray], columns: int, gap: int = 6) -> np.ndarray:
