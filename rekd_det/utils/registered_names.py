@@ -7,6 +7,7 @@ from typing import Any
 
 import mmcv.ops
 import mmengine.registry
+import mmrazor.registry
 from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 
@@ -33,6 +34,8 @@ def check_registered(config: Any, source: str) -> None:
     Raises:
         InputError: for any other name.
     """
+    if isinstance(config, Mapping) and config.get("default_scope") == "mmpretrain":
+        _import_classes("mmpretrain")
     for key, value in _named(config):
         if key == "cfg_path":
             package, separated, path = str(value).partition("::")
@@ -64,6 +67,8 @@ def _is_registered(name: str) -> bool:
     scope, _, rest = name.rpartition(".")
     if name in mmcv.ops.__all__:  # the kinds of NMS
         return True
+    if scope == "mmrazor":  # where this package registers; its backbones run nothing
+        return _module(mmrazor.registry.MODELS.module_dict.get(rest)).startswith("rekd_det.models.backbones.")
     if scope in ("", *_PACKAGES):
         found = [cls for registry in _registries() for cls in (registry.module_dict.get(rest),) if cls is not None]
     elif scope.partition(".")[0] in _PACKAGES:  # the place of a class, as mmengine's other style of configs has it
@@ -87,3 +92,10 @@ def _registries() -> Iterator[Registry]:
         if registry.scope in _PACKAGES:
             yield registry
         todo += registry.children.values()
+
+
+def _import_classes(scope: str) -> None:
+    """Let the registries of an optional package, if it is there, register their classes."""
+    for registry in list(_registries()):
+        if registry.scope == scope:
+            registry.import_from_location()

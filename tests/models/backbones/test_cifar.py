@@ -5,6 +5,9 @@ import torch
 from mmrazor.registry import MODELS
 from torch import nn
 
+from rekd_det.utils.errors import InputError
+from rekd_det.utils.registered_names import check_registered
+
 # In millions, with a classifier for 100 classes, as "Contrastive Representation Distillation" (ICLR 2020) and its
 # successors print or ship them.
 NETWORKS = {
@@ -45,3 +48,11 @@ def test_shapes_and_sizes(name):
 def test_an_unknown_depth_is_refused(config):
     with pytest.raises(ValueError, match=f"{config['type']}: depth must be"):
         MODELS.build(dict(config, _scope_="mmrazor"))
+
+
+def test_a_checkpoints_own_config_may_name_them_and_nothing_else_of_this_package():
+    config = dict(default_scope="mmpretrain", model=dict(backbone=dict(type="mmrazor.CIFARResNet", depth=8)))
+    check_registered(config, "x.pth")
+    config["model"]["backbone"] = dict(type="mmrazor.ReKDDistill")
+    with pytest.raises(InputError, match=r"names type='mmrazor.ReKDDistill'"):
+        check_registered(config, "x.pth")
