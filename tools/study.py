@@ -1,7 +1,8 @@
 """Run an accuracy study: several ways to train (arms), each with several seeds, and a report of what they gave.
 
 A second call goes on where the first one was stopped; finished runs are kept, failed ones are tried again. Studies that
-share OUT share their data, their teachers and the runs that they have in common.
+share OUT share their data, their teachers and the runs that they have in common. A run whose result was committed to
+RESULTS/*/results.jsonl counts as finished, also on another machine; copy OUT/NAME there to keep what a sitting gave.
 """
 
 from __future__ import annotations
@@ -9,12 +10,17 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error  # noqa: E402
+from studies.runner.eta import budget_seconds  # noqa: E402
+from studies.runner.gpu_hours import estimate  # noqa: E402
+from studies.runner.launcher import LAUNCHERS, Launcher  # noqa: E402
+from studies.runner.plan import make_plan  # noqa: E402
 from studies.runner.processes import SILENCE_S  # noqa: E402
 from studies.runner.run_study import report_study, run_study  # noqa: E402
 from studies.runner.spec import read_study  # noqa: E402
@@ -33,8 +39,27 @@ def parse_args() -> argparse.Namespace:
         metavar="MINUTES",
         help="a training that says nothing for so long is killed and has failed (default: %(default)g)",
     )
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="committed results (default: the folder `results` beside STUDY.yml)"
+    )
+    parser.add_argument(
+        "--budget", metavar="TIME", help="end by itself after 90m, 2h or 1h30m; only runs that fit are started"
+    )
+    parser.add_argument(
+        "--launcher", choices=LAUNCHERS, default="none", help="what starts one training on several GPUs, run after run"
+    )
+    parser.add_argument("--gpus", type=int, default=1, metavar="N", help="of one training, with a launcher")
+    parser.add_argument("--partition", default="", help="of Slurm, with --launcher slurm")
+    parser.add_argument(
+        "--estimate",
+        type=float,
+        metavar="TFLOPS",
+        help="run nothing, print the GPU hours on COCO for a GPU that sustains so many 1e12 operations per second",
+    )
     parser.add_argument("--report", action="store_true", help="run nothing, write the report of what is there")
     args = parser.parse_args()
+    if args.estimate is not None and not args.estimate > 0:
+        parser.error(f"--estimate must be more than 0, got {args.estimate:g}")
     if not args.silence > 0:
         parser.error(f"--silence must be more than 0 minutes, got {args.silence:g}")
     return args
@@ -46,12 +71,19 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     args = parse_args()
     study, root = read_study(args.study), args.out.absolute()
+    if args.results is not None:
+        study = replace(study, results=args.results)
+    launcher = Launcher(args.launcher, args.gpus, args.partition)
+    budget = None if args.budget is None else budget_seconds(args.budget)
     failed = 0
+    if args.estimate is not None:
+        print("\n".join(estimate(make_plan(study).runs, args.estimate)))
+        return
     if args.report:
         report_study(study, root)
     else:
         tools = Path(__file__).resolve().parent
-        failed = run_study(study, root, tools, args.jobs, args.only, args.silence * 60)
+        failed = run_study(study, root, tools, args.jobs, args.only, args.silence * 60, budget, launcher)
     print(f"report: {root / study.name / 'report.md'}")
     if failed:
         sys.exit(f"error: {failed} runs failed; the report says why, and another call tries them again")

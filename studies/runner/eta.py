@@ -1,35 +1,52 @@
-"""How long a study will still take."""
+"""How long a run will take, and how long a study."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+
+from studies.runner.plan import Run
+from studies.runner.spec import StudyError
+
+_BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
-def remaining_seconds(
-    waiting: Sequence[str], running: Sequence[tuple[str, float]], known: Mapping[str, Sequence[float]], places: int
-) -> float | None:
-    """Estimate from the runs of the same kind that are finished; kinds of which none is take the mean of all.
+class Durations:
+    """Expects of a run what finished runs of its kind took for each epoch or iteration."""
+
+    def __init__(self) -> None:
+        self._rates: dict[str, list[float]] = defaultdict(list)
+        self._seconds: list[float] = []
+
+    def add(self, run: Run, seconds: float) -> None:
+        """A run that was finished without a break."""
+        self._rates[run.kind].append(seconds / run.length)
+        self._seconds.append(seconds)
+
+    def of_kind(self, run: Run) -> float | None:
+        """Seconds, or None as long as no run of its kind is finished."""
+        rates = self._rates.get(run.kind)
+        return sum(rates) / len(rates) * run.length if rates else None
+
+    def expected(self, run: Run) -> float | None:
+        """The same, but a run of an unknown kind takes the mean of all runs; None as long as there is none."""
+        known = self.of_kind(run)
+        if known is None and self._seconds:
+            return sum(self._seconds) / len(self._seconds)
+        return known
+
+
+def remaining_seconds(waiting: Sequence[float], running: Sequence[tuple[float, float]], places: int) -> float:
+    """How long a study will still take.
 
     Args:
-        waiting: kinds of the runs that have not started.
-        running: kind and seconds so far of those that have.
-        known: seconds that finished runs took, by kind.
+        waiting: expected seconds of the runs that have not started.
+        running: expected seconds and seconds so far of those that have.
         places: how many runs go on at once.
-
-    Returns:
-        Seconds, or None as long as no run has finished.
     """
-    everything = [seconds for of_kind in known.values() for seconds in of_kind]
-    if not everything:
-        return None
-
-    def expected(kind: str) -> float:
-        values = known.get(kind) or everything
-        return sum(values) / len(values)
-
-    left = [max(expected(kind) - so_far, 0.0) for kind, so_far in running]
-    total = sum(left) + sum(expected(kind) for kind in waiting)
-    return max([total / places, *left])
+    left = [max(expected - so_far, 0.0) for expected, so_far in running]
+    return max([(sum(left) + sum(waiting)) / places, *left])
 
 
 def clock(seconds: float) -> str:
@@ -37,3 +54,17 @@ def clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def budget_seconds(text: str) -> float:
+    """Seconds in '90m', '2h', '1h30m' or '45s'.
+
+    Raises:
+        StudyError: it is none of these.
+    """
+    found = _BUDGET.fullmatch(text)
+    hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise StudyError(f"--budget must be a time such as 90m, 2h or 1h30m, got '{text}'")
+    return total

@@ -13,7 +13,8 @@ from mmengine.registry import init_default_scope
 
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import load_checkpoint_file
-from studies.runner.plan import Run, digest_of
+from studies.runner.digest import digest_of
+from studies.runner.plan import Run
 from studies.runner.spec import StudyError
 
 

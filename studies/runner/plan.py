@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+import torch
+from mmdet.registry import MODELS as DETECTORS
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmrazor.registry import MODELS
 
@@ -17,12 +18,11 @@ from rekd_det.apis.preflight import read_config
 from rekd_det.datasets.synthetic.coco_writer import GENERATOR_VERSION
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair
+from studies.runner.digest import decisive_settings, digest_of
 from studies.runner.spec import PRETRAIN, Arm, Pretraining, Study, StudyError
 
 #: digits of a digest that name files and folders
 _SHORT = 12
-#: variables of `configs/_base_` that configs read; what they made of them stands in `model` and `custom_hooks`
-_TEMPLATES = ("distill", "rekd_hooks")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Run:
         teacher: the run that trains its teacher, or None.
         backbone: the run that trains its student's backbone, or None.
         serves: whether others need its checkpoint.
+        data_root: folder that takes the place of the config's own ``data_root``.
+        validate: epochs between two validations, whose curve its result holds; 0 for none.
     """
 
     arm: str
@@ -50,6 +52,8 @@ class Run:
     teacher: Run | None = None
     backbone: Run | None = None
     serves: bool = False
+    data_root: Path | None = None
+    validate: int = 0
 
     @property
     def tested(self) -> bool:
@@ -61,6 +65,12 @@ class Run:
         """The runs that must be finished before it starts, those that they need included; first things first."""
         direct = [run for run in (self.backbone, self.teacher) if run is not None]
         return list({run.digest: run for of in direct for run in [*of.needs, of]}.values())
+
+    @property
+    def length(self) -> int:
+        """Epochs, or iterations where the config counts those."""
+        loop = self.config.train_cfg
+        return loop.get("max_epochs") or loop.max_iters
 
     @property
     def folder(self) -> str:
@@ -102,20 +112,14 @@ def make_plan(study: Study) -> Plan:
         InputError: an arm's config or options can't be used, or two arms are the same.
     """
     backbones = _Backbones(study)
-    teacher = None
-    if study.teacher is not None:
-        config = _read(study.teacher)
-        if is_pair(config.model):
-            raise StudyError(f"teacher.config: '{study.teacher.config}' is a pair; a teacher learns alone")
-        teacher = _run(study, study.teacher, study.teacher.seed, config, backbones.of(config), serves=True)
+    teachers = _Teachers(study, backbones)
     runs = []
     by_digest: dict[str, str] = {}
     configs = {arm.name: _read(arm) for arm in study.arms}
     for seed in study.seeds:
         for arm in study.arms:
             config = configs[arm.name]
-            of = teacher if is_pair(config.model) else None
-            run = _run(study, arm, seed, config, backbones.of(config), of)
+            run = _run(study, arm, seed, config, backbones.of(config), teachers.of(arm, config))
             if by_digest.setdefault(run.digest, arm.name) != arm.name:
                 raise StudyError(f"arms.{arm.name} trains the same as arms.{by_digest[run.digest]}; leave one out")
             runs.append(run)
@@ -135,8 +139,41 @@ def _run(
     data = None if study.data is None else {**study.data, **own}
     versioned = data and {**data, "version": GENERATOR_VERSION}
     needs = [run.digest for run in (backbone, teacher) if run is not None]
-    digest = digest_of(_settings(config, without_teacher=teacher is not None), versioned, seed, needs)
-    return Run(arm.name, arm.config.stem, seed, config, digest, data, teacher, backbone, serves)
+    digest = digest_of(decisive_settings(config, without_teacher=teacher is not None), versioned, seed, needs)
+    root = arm.data_root if isinstance(arm, Pretraining) else study.data_root
+    return Run(arm.name, arm.config.stem, seed, config, digest, data, teacher, backbone, serves, root, arm.validate)
+
+
+class _Teachers:
+    """The training of each teacher of a study, planned once."""
+
+    def __init__(self, study: Study, backbones: _Backbones) -> None:
+        self._study, self._backbones, self._known = study, backbones, dict[str | None, Run]()
+        for name in (*([None] if study.teacher else []), *study.teachers):
+            self._plan(name)
+
+    def of(self, arm: Arm, config: Config) -> Run | None:
+        """The run that trains the teacher of an arm; None of a detector that learns alone, or with its own teacher."""
+        return self._known.get(arm.taught_by) if is_pair(config.model) else None
+
+    def _plan(self, name: str | None, pupils: tuple[str | None, ...] = ()) -> Run:
+        if name in pupils:
+            raise StudyError(f"teachers.{name} is taught by itself")
+        if name not in self._known:
+            teacher = self._study.teacher if name is None else self._study.teachers[name]
+            assert teacher is not None
+            config = _read(teacher)
+            if is_pair(config.model) != (teacher.taught_by is not None):
+                raise StudyError(
+                    f"{teacher.name}: '{teacher.config}' is a pair, and a teacher learns alone unless it names its own "
+                    "`teacher`"
+                    if is_pair(config.model)
+                    else f"{teacher.name}: '{teacher.config}' is no pair, and has no use for a `teacher`"
+                )
+            of = self._plan(teacher.taught_by, (*pupils, name)) if teacher.taught_by is not None else None
+            backbone = self._backbones.of(config)
+            self._known[name] = _run(self._study, teacher, teacher.seed, config, backbone, of, serves=True)
+        return self._known[name]
 
 
 class _Backbones:
@@ -147,7 +184,8 @@ class _Backbones:
         self._config: Config | None = None
         if study.pretrain is not None:
             self._config = _read(study.pretrain)
-            if "backbone" not in self._config.model or "neck" in self._config.model:
+            model = self._config.model
+            if "backbone" not in model or {"rpn_head", "roi_head", "bbox_head"} & model.keys():
                 raise StudyError(
                     f"pretrain.config: the model of '{study.pretrain.config}' must hold a backbone, and nothing that "
                     "fits one backbone alone; see studies/configs/backbone.py"
@@ -163,16 +201,28 @@ class _Backbones:
         key = digest_of(student.backbone)
         if key not in self._known:
             own = copy.deepcopy(self._config)
-            own.model.backbone = copy.deepcopy(student.backbone)
+            own.model.backbone = _in_scope_of(own, student.backbone, config.get("default_scope", "mmdet"))
+            if "in_channels" in own.model.get("head", {}):
+                own.model.head.in_channels = _out_channels(own.model.backbone)
             seed = self._study.pretrain.seed
             self._known[key] = _run(self._study, self._study.pretrain, seed, own, serves=True)
         return self._known[key]
 
 
-def digest_of(*parts: Any) -> str:
-    """SHA-256 over the JSON of its arguments."""
-    text = json.dumps(parts, sort_keys=True, default=lambda v: getattr(v, "__qualname__", None) or repr(v))
-    return hashlib.sha256(text.encode()).hexdigest()
+def _in_scope_of(config: Config, backbone: Mapping, scope: str) -> ConfigDict:
+    """A copy of a backbone's config of another default scope that means the same in ``config``."""
+    own = ConfigDict(copy.deepcopy(backbone))
+    if "." not in own.type and config.get("default_scope", "mmdet") != scope:
+        own.type = f"{scope}.{own.type}"
+    return own
+
+
+def _out_channels(backbone: Mapping) -> int:
+    """Channels of the last feature map that a backbone gives."""
+    built = DETECTORS.build(copy.deepcopy(backbone))
+    built.eval()  # which returns None in mmdet's ResNet
+    with torch.no_grad():
+        return built(torch.zeros(1, 3, 64, 64))[-1].shape[1]
 
 
 def _read(arm: Arm) -> Config:
@@ -186,14 +236,3 @@ def _read(arm: Arm) -> Config:
     if config.get("model") is None:
         raise StudyError(f"arm '{arm.name}': the config '{arm.config}' has no `model`")
     return config
-
-
-def _settings(config: Config, without_teacher: bool = False) -> dict:
-    """A config as plain data, without the teacher that the study's replaces."""
-    settings = copy.deepcopy(config.to_dict())
-    for name in _TEMPLATES:
-        settings.pop(name, None)
-    if without_teacher:
-        for key in ("teacher", "teacher_ckpt"):
-            settings["model"].pop(key, None)
-    return settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from rekd_det.analysis.utils.tables import markdown, write_csv
 from studies.runner.comparison import Comparison, compare_arms
 from studies.runner.figure import difference_figure
 from studies.runner.metrics import MAIN, METRICS, TASKS, Task
-from studies.runner.spec import TEACHER, Study
+from studies.runner.missing import missing_section
+from studies.runner.spec import TEACHER, Comparable, Study
 from studies.runner.statistics import deviation, mean
 
 REPORT = "report.md"
@@ -36,15 +38,39 @@ def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
     Returns:
         The path of ``report.md``.
     """
-    compared = compare_arms(study, results)
-    _write_tables(compared, results, folder)
+    _write_tables(compare_arms(study, results), results, folder)
     text = [f"# Study {study.name}", "", *_state(study, results), "", _READING.format(baseline=study.baseline), ""]
+    for name, pair in study.pairs.items():
+        arms = tuple(arm for arm in study.arms if arm.pair == name)
+        part = replace(study, arms=arms, baseline=pair.baseline, against=(), pairs={})
+        text += [f"# {name}", "", *_zoo(pair), *_of_one_pair(part, results, folder, f"{name}_")]
+    if not study.pairs:
+        text += _of_one_pair(study, results, folder)
+    text += [
+        *_curves(results),
+        *missing_section(results),
+        "## Runs",
+        "",
+        *_runs(results),
+        "",
+        *_failures(results),
+        *_conditions(results),
+    ]
+    report = folder / REPORT
+    report.write_text("\n".join(text), encoding="utf-8")
+    return report
+
+
+def _of_one_pair(study: Study, results: Sequence[Mapping[str, Any]], folder: Path, prefix: str = "") -> list[str]:
+    """The tables of arms that share a baseline; the figure's name starts with ``prefix``."""
+    text: list[str] = []
+    compared = compare_arms(study, results)
     for task in TASKS:
         main = task.metrics[0]
         of_task = [c for c in compared if c.metric == main]
         if not of_task:
             continue
-        picture = f"{task.name}.png"
+        picture = f"{prefix}{task.name}.png"
         save(difference_figure(study.baseline, of_task), folder / picture)
         text += [f"## {task.title}, in points", "", *_table(study, of_task, study.baseline), ""]
         text += [f"![differences]({picture})", ""]
@@ -52,10 +78,15 @@ def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
             of_other = [c for c in compare_arms(study, results, other) if c.metric == main]
             text += [f"The same as differences to **{other}**:", "", *_table(study, of_other, other), ""]
         text += [*_other_metrics(study, compared, task), ""]
-    text += ["## Runs", "", *_runs(results), "", *_failures(results), *_conditions(results)]
-    report = folder / REPORT
-    report.write_text("\n".join(text), encoding="utf-8")
-    return report
+    return text
+
+
+def _zoo(pair: Comparable) -> list[str]:
+    """What mmdet's zoo states for a pair; it was not measured here."""
+    if not pair.zoo:
+        return []
+    told = [f"{who} {', '.join(f'{k} {v:.1f}' for k, v in figures.items())}" for who, figures in pair.zoo.items()]
+    return [f"MMDetection's model zoo states, on COCO val2017: {'; '.join(told)}.", ""]
 
 
 def _state(study: Study, results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -63,8 +94,8 @@ def _state(study: Study, results: Sequence[Mapping[str, Any]]) -> list[str]:
     state = [f"{finished} of {len(results)} runs are finished."]
     if finished < len(results):
         state.append("**This report is of an unfinished study.**")
-    teachers = [line for line in results if line["arm"] == TEACHER and line["status"] == "ok"]
-    state += [f"Teacher: {_all_metrics(line['metrics'])}." for line in teachers]
+    teachers = [line for line in results if line["arm"].startswith(TEACHER) and line["status"] == "ok"]
+    state += [f"{line['arm'].capitalize()}: {_all_metrics(line['metrics'])}." for line in teachers]
     if study.data is not None:
         state.append(f"Generated data: {', '.join(f'{k} {v}' for k, v in study.data.items())}.")
     return [" ".join(state)]
@@ -88,6 +119,27 @@ def _table(study: Study, compared: Sequence[Comparison], baseline: str) -> list[
             cells += [_signed(found.mean), interval, "-" if half is None else "yes" if found.excludes_zero else "no"]
         lines.append(cells)
     return markdown(header, lines)
+
+
+def _curves(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Box AP during the trainings that were validated, and which builds of a teacher taught."""
+    rows = [[line["arm"], str(line["seed"]), *_ends(line["curve"])] for line in results if line.get("curve")]
+    text = ["## Box AP during the training", "", *markdown(["run", "seed", "epoch: AP"], rows), ""] if rows else []
+    builds: dict[str, set[str]] = {}
+    for line in results:
+        if line["status"] == "ok" and line.get("teacher"):
+            builds.setdefault(line["teacher"]["run"], set()).add(line["teacher"]["finished"])
+    for run, ends in builds.items():
+        if len(ends) > 1:
+            text += [
+                f"**`{run}` was trained again in between**: its pupils had those of {', '.join(sorted(ends))}.",
+                "",
+            ]
+    return text
+
+
+def _ends(curve: Mapping[str, float]) -> list[str]:
+    return [", ".join(f"{step}: {_points(value)}" for step, value in curve.items())]
 
 
 def _other_metrics(study: Study, compared: Sequence[Comparison], task: Task) -> list[str]:

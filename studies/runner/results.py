@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from rekd_det.utils.atomic import replace_text
+from studies.runner.committed import Committed
 from studies.runner.plan import Plan
 from studies.runner.stamp import read_stamp
 
-RESULTS = "results.jsonl"
 
-
-def collect(plan: Plan, runs: Path) -> list[dict[str, Any]]:
-    """The state of every run of a plan, read from the stamps in the folders under ``runs``."""
+def collect(plan: Plan, runs: Path, committed: Committed) -> list[dict[str, Any]]:
+    """The state of every run of a plan: from the stamps in the folders under ``runs``, or else as it was committed."""
     lines = []
     for run in plan.all():
         stamp = read_stamp(runs / run.folder, run.digest)
+        earlier = committed.of(run) if stamp.result is None else None
+        if earlier is not None:
+            lines.append(earlier)
+            continue
         line = {"arm": run.arm, "seed": run.seed, "status": stamp.status, "starts": stamp.starts}
         if stamp.error is not None:
             line["error"] = stamp.error

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from studies.runner.data import write_data
-from studies.runner.eta import clock, remaining_seconds
+from studies.runner.committed import RESULTS, Committed
+from studies.runner.data import check_data_of, write_data
+from studies.runner.digest import digest_of
+from studies.runner.eta import Durations, clock, remaining_seconds
+from studies.runner.launcher import Launcher
 from studies.runner.metrics import MAIN
-from studies.runner.plan import Plan, Run, digest_of, make_plan, with_needs
+from studies.runner.plan import Plan, Run, make_plan, with_needs
 from studies.runner.processes import SILENCE_S, Processes, hold
 from studies.runner.report import write_report
-from studies.runner.results import RESULTS, collect, write_results
-from studies.runner.schedule import run_all
+from studies.runner.results import collect, write_results
+from studies.runner.schedule import Budget, run_all
 from studies.runner.signals import terminable
 from studies.runner.slots import make_slots
 from studies.runner.spec import Study, StudyError
@@ -30,6 +32,8 @@ def run_study(
     jobs: int | None = None,
     only: Collection[str] = (),
     silence_s: float = SILENCE_S,
+    budget_s: float | None = None,
+    launcher: Launcher | None = None,
 ) -> int:
     """Do what is left of a study, and write its results and its report to ``root / study.name``.
 
@@ -40,6 +44,8 @@ def run_study(
         jobs: runs at once, see :func:`studies.runner.slots.make_slots`.
         only: names of arms; the others are left for another time. None given: all.
         silence_s: a training or a test that says nothing for as many seconds is killed and has failed.
+        launcher: how one training is started; with another than 'none', one run follows the other.
+        budget_s: seconds after which it ends by itself; only runs that fit start. None: no limit.
 
     Returns:
         How many runs failed.
@@ -47,39 +53,62 @@ def run_study(
     Raises:
         InputError: something about the study can't be used; nothing was trained then.
     """
-    slots = make_slots(jobs)
+    deadline = None if budget_s is None else time.monotonic() + budget_s
+    several = launcher is not None and launcher.name != "none"
+    slots: list[dict[str, str]] = [{}] if several else make_slots(jobs)
     chosen = _choose(study, only)
     plan = make_plan(study)
+    committed = Committed(study.results)
     with hold(root) as lock:
         processes = Processes(lock, silence_s)
-        trainer = Trainer(root, tools, processes)
+        trainer = Trainer(root, tools, processes, launcher)
         wanted = with_needs(run for run in plan.runs if run.arm in chosen)
-        done = {run.digest for run in wanted if trainer.is_finished(run)}
-        left = [run for run in wanted if run.digest not in done]
+        left = _left(wanted, trainer, committed)
+        done = {run.digest for run in wanted} - {run.digest for run in left}
+        check_data_of(left)
         for data in {digest_of(run.data): run.data for run in left if run.data is not None}.values():
             write_data(root, data)
         trainer.write_first_weights(left)
         folder = root / study.name
         folder.mkdir(exist_ok=True)
-        progress = _Progress(plan, trainer, folder, wanted, len(slots))
+        progress = _Progress(plan, trainer, committed, folder, left, len(slots))
         print(f"{len(wanted)} runs, {len(done)} of them finished before; {len(slots)} at once", flush=True)
+        budget = None if deadline is None else Budget(deadline, progress.needed_seconds)
         with terminable():
-            run_all(left, done, slots, trainer, progress.started, progress.ended, processes.stop)
+            run_all(left, done, slots, trainer, progress.started, progress.ended, processes.stop, budget)
     report_study(study, root, plan)
+    if progress.missing:
+        print(f"{_now()} the budget is spent; {progress.missing} runs are missing: call it again", flush=True)
     return progress.failed
 
 
 def report_study(study: Study, root: Path, plan: Plan | None = None) -> Path:
-    """Write the results and the report of what is there; nothing is run.
+    """Write the results and the report of what there is, here and in committed results; nothing is run.
 
     Returns:
         The path of the report.
     """
     folder = root / study.name
     folder.mkdir(parents=True, exist_ok=True)
-    results = collect(plan or make_plan(study), root / "runs")
+    results = collect(plan or make_plan(study), root / "runs", Committed(study.results))
     write_results(results, folder / RESULTS)
     return write_report(study, results, folder)
+
+
+def _left(wanted: Sequence[Run], trainer: Trainer, committed: Committed) -> list[Run]:
+    """What must be trained: runs without a result, and what they build on where no checkpoint of it is here."""
+    left: dict[str, Run] = {}
+
+    def want(run: Run) -> None:
+        for need in (run.backbone, run.teacher):
+            if need is not None and not trainer.can_serve(need):
+                want(need)
+        left.setdefault(run.digest, run)
+
+    for run in wanted:
+        if not trainer.is_finished(run) and committed.of(run) is None:
+            want(run)
+    return list(left.values())
 
 
 def _choose(study: Study, only: Collection[str]) -> set[str]:
@@ -96,12 +125,31 @@ class _Progress:
 
     plan: Plan
     trainer: Trainer
+    committed: Committed
     folder: Path
-    wanted: list[Run]
+    left: list[Run]
     places: int
     failed: int = 0
     since: dict[str, float] = field(default_factory=dict)
     ended_runs: set[str] = field(default_factory=set)
+    durations: Durations = field(default_factory=Durations)
+
+    def __post_init__(self) -> None:
+        for run in self.plan.all():
+            stamp = read_stamp(self.trainer.runs / run.folder, run.digest)
+            line = stamp.result if stamp.starts == 1 else None if stamp.result else self.committed.of(run)
+            if line is not None and line.get("starts", 1) == 1:
+                self.durations.add(run, line["wall_s"])
+
+    @property
+    def missing(self) -> int:
+        """Runs that have not ended."""
+        return len(self.left) - len(self.ended_runs)
+
+    def needed_seconds(self, run: Run) -> float | None:
+        """What a run takes; None of one that goes on in its middle, and as long as none of its kind is finished."""
+        begun = read_stamp(self.trainer.runs / run.folder, run.digest).starts > 0
+        return None if begun else self.durations.of_kind(run)
 
     def started(self, run: Run) -> None:
         self.trainer.prepare(run)
@@ -112,35 +160,37 @@ class _Progress:
         self.since.pop(run.digest, None)
         self.ended_runs.add(run.digest)
         self.failed += failure is not None
-        results = collect(self.plan, self.trainer.runs)
+        results = collect(self.plan, self.trainer.runs, self.committed)
         write_results(results, self.folder / RESULTS)
         if failure is None:
-            metrics = read_stamp(self.trainer.runs / run.folder, run.digest).result
-            shown = "  ".join(f"{k} {v:.3f}" for k, v in (metrics or {})["metrics"].items() if k in MAIN)
+            stamp = read_stamp(self.trainer.runs / run.folder, run.digest)
+            result = stamp.result or {"metrics": {}}
+            if stamp.starts == 1:
+                self.durations.add(run, result["wall_s"])
+            shown = "  ".join(f"{k} {v:.3f}" for k, v in result["metrics"].items() if k in MAIN)
         else:
             shown = f"FAILED: {failure.splitlines()[-1]}"
         print(f"{_now()} end     {run.arm}, seed {run.seed}  {shown}", flush=True)
         print(f"{_now()} {self._state()}", flush=True)
 
     def _state(self) -> str:
-        known = defaultdict(list)
-        waiting, done = [], 0
-        for run in self.wanted:
-            stamp = read_stamp(self.trainer.runs / run.folder, run.digest)
-            if stamp.result is not None and stamp.starts == 1:
-                known[run.kind].append(stamp.result["wall_s"])
-            if run.digest in self.since:
-                continue
-            if run.digest in self.ended_runs or stamp.result is not None:
-                done += 1
-            else:
-                waiting.append(run.kind)
-        now = time.monotonic()
-        running = [(run.kind, now - self.since[run.digest]) for run in self.wanted if run.digest in self.since]
-        seconds = remaining_seconds(waiting, running, known, self.places)
-        left = "unknown until a run has finished" if seconds is None else clock(seconds)
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{done} of {len(self.wanted)} done{failed}; time left: {left}"
+        seconds = self._seconds_left()
+        left = "unknown until a run has finished" if seconds is None else clock(seconds)
+        return f"{len(self.ended_runs)} of {len(self.left)} done{failed}; time left: {left}"
+
+    def _seconds_left(self) -> float | None:
+        now = time.monotonic()
+        waiting, running = [], []
+        for run in self.left:
+            seconds = self.durations.expected(run)
+            if seconds is None:
+                return None
+            if run.digest in self.since:
+                running.append((seconds, now - self.since[run.digest]))
+            elif run.digest not in self.ended_runs:
+                waiting.append(seconds)
+        return remaining_seconds(waiting, running, self.places)
 
 
 def _now() -> str:

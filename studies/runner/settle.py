@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from studies.runner.data import settled_data
 from studies.runner.plan import Run
 
 _IMPORTS = ("rekd_det", "studies.runner.step_seed")
@@ -25,7 +26,7 @@ def settle(run: Run, data: Path | None, first_weights: Path, teacher: tuple[Path
     Returns:
         A new config, for ``tools/train.py`` and ``tools/test.py``.
     """
-    cfg = copy.deepcopy(run.config)
+    cfg = settled_data(run)
     # All arms alike: an exact resume, and images that are augmented alike.
     cfg.runner_type = "ReKDRunner"
     imports = cfg.get("custom_imports") or {}
@@ -33,14 +34,18 @@ def settle(run: Run, data: Path | None, first_weights: Path, teacher: tuple[Path
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), ConfigDict(type="StepSeedHook")]
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": run.seed}
     cfg.load_from = cfg.get("load_from") or str(first_weights)
-    # A test follows the training; it can be repeated where a kill would lose the last validation.
-    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
     if data is not None:
         for split in ("train", "test"):
             cfg[f"{split}_dataloader"].dataset.data_root = f"{data}/"
         evaluators: Any = cfg.test_evaluator
         for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
             evaluator["ann_file"] = str(data / "annotations" / "instances_val2017.json")
+    # A test follows the training; it can be repeated where a kill would lose the last validation.
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    if run.validate:
+        cfg.train_cfg.val_interval = run.validate
+        cfg.val_dataloader, cfg.val_evaluator = copy.deepcopy((cfg.test_dataloader, cfg.test_evaluator))
+        cfg.val_cfg = dict(type="ValLoop")
     if teacher is not None:
         config, checkpoint = teacher
         cfg.model.teacher = ConfigDict(cfg_path=str(config))

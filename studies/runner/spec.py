@@ -36,17 +36,36 @@ class Arm:
         config: config file of a detector or of a pair.
         options: dotted keys of the config and their values, as ``--cfg-options`` would set them.
         about: a line for the report.
+        validate: epochs (or iterations) between validations during the training; 0 for none.
+        taught_by: name of the study's teacher that teaches it, where it is a pair; None: the study's only one.
+        pair: name of the comparison that it belongs to, where a study holds several; None where it holds one.
     """
 
     name: str
     config: Path
     options: dict[str, Any]
     about: str = ""
+    validate: int = 0
+    taught_by: str | None = None
+    pair: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """One of several comparisons of a study: the arms that share a student and a teacher.
+
+    Attributes:
+        baseline: the arm that differences are taken to.
+        zoo: figures of mmdet's model zoo, by whose they are ('student', 'teacher') and metric.
+    """
+
+    baseline: str
+    zoo: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Teacher(Arm):
-    """The detector that teaches all pairs of a study; trained once.
+    """A detector that teaches pairs of a study; trained once. It may be a pair itself, with a teacher of its own.
 
     Attributes:
         seed: of its training.
@@ -62,10 +81,12 @@ class Pretraining(Arm):
     Attributes:
         seed: of its training.
         data: arguments of the generator that differ from the study's: other images than the detectors see.
+        data_root: folder in place of its config's own.
     """
 
     seed: int = 0
     data: dict[str, Any] = field(default_factory=dict)
+    data_root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -75,12 +96,16 @@ class Study:
     Attributes:
         name: names the folder of its results.
         data: arguments of :func:`rekd_det.datasets.synthetic.build_dataset`; None leaves the configs' own data.
-        teacher: None leaves the pairs' own teacher.
+        teacher: None leaves the pairs' own teacher, but for arms that name one of ``teachers``.
         pretrain: None leaves the backbones as their configs initialise them.
         seeds: each arm is trained once with each.
         baseline: the arm that differences are taken to.
         against: further arms that differences are taken to, each in a table of its own.
         arms: in the order of the report.
+        data_root: folder in place of the ``data_root`` of the arms' and the teacher's configs; None leaves theirs.
+        teachers: by name, for arms and teachers that name theirs.
+        pairs: by name, where the study holds several comparisons.
+        results: what was committed of studies, see :class:`studies.runner.committed.Committed`.
     """
 
     name: str
@@ -91,6 +116,10 @@ class Study:
     baseline: str
     against: tuple[str, ...]
     arms: tuple[Arm, ...]
+    data_root: Path | None = None
+    results: Path | None = None
+    teachers: dict[str, Teacher] = field(default_factory=dict)
+    pairs: dict[str, Comparable] = field(default_factory=dict)
 
 
 def read_study(path: Path) -> Study:
@@ -125,7 +154,10 @@ class _UniqueKeys(yaml.SafeLoader):
 
 
 def _study(content: object, folder: Path) -> Study:
-    known = ("name", "data", "teacher", "pretrain", "seeds", "baseline", "against", "options", "arms")
+    known = (
+        *("name", "data", "data_root", "teacher", "teachers", "pretrain", "seeds", "baseline", "against", "pairs"),
+        *("options", "arms"),
+    )
     keys = _mapping(content, "the file", known)
     for key in ("name", "seeds", "baseline", "arms"):
         if key not in keys:
@@ -136,6 +168,14 @@ def _study(content: object, folder: Path) -> Study:
     common = _options(keys.get("options"), "options")
     arms = tuple(_arm(n, a, common, folder) for n, a in _mapping(keys["arms"], "arms").items())
     names = [arm.name for arm in arms]
+    teachers = {n: _teacher(t, common, folder, n) for n, t in _optional(keys, "teachers").items()}
+    for arm in (*arms, *teachers.values()):
+        if arm.taught_by is not None and arm.taught_by not in teachers:
+            raise StudyError(f"{arm.name}: there is no teacher '{arm.taught_by}'; teachers are {list(teachers)}")
+    pairs = {n: _pair(n, p, arms) for n, p in _optional(keys, "pairs").items()}
+    for arm in arms:
+        if (arm.pair is None) == bool(pairs) or (arm.pair is not None and arm.pair not in pairs):
+            raise StudyError(f"arms.{arm.name}.pair must be one of the study's pairs {list(pairs)}, got {arm.pair!r}")
     if keys["baseline"] not in names:
         raise StudyError(f"baseline must be one of the arms ({', '.join(names)}), got {keys['baseline']!r}")
     against = keys.get("against") or []
@@ -156,38 +196,64 @@ def _study(content: object, folder: Path) -> Study:
         baseline=keys["baseline"],
         against=tuple(against),
         arms=arms,
+        data_root=_folder(keys.get("data_root"), "data_root", folder),
+        results=folder / "results",
+        teachers=teachers,
+        pairs=pairs,
     )
 
 
 def _arm(name: object, content: object, common: dict, folder: Path) -> Arm:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise StudyError(f"arms: an arm's name must be one word, got {name!r}")
-    if name in (TEACHER, PRETRAIN):
+    if name.partition(".")[0] in (TEACHER, PRETRAIN):
         raise StudyError(f"arms: '{name}' names a training that the arms build on; call the arm otherwise")
     key = f"arms.{name}"
-    keys = _mapping(content, key, ("config", "options", "about"))
+    keys = _mapping(content, key, ("config", "options", "about", "validate", "teacher", "pair"))
     about = keys.get("about") or ""
     if not isinstance(about, str):
         raise StudyError(f"{key}.about must be text, got {about!r}")
     options = common | _options(keys.get("options"), f"{key}.options")
-    return Arm(name, _config(keys, key, folder), options, about)
+    validate = _validate(keys, key)
+    return Arm(name, _config(keys, key, folder), options, about, validate, keys.get("teacher"), keys.get("pair"))
 
 
-def _teacher(content: object, common: dict, folder: Path) -> Teacher:
-    keys = _mapping(content, "teacher", ("config", "options", "seed"))
-    options = common | _options(keys.get("options"), "teacher.options")
-    (seed,) = _seeds([keys.get("seed", 0)], "teacher.seed")
-    return Teacher(TEACHER, _config(keys, "teacher", folder), options, "teaches all pairs", seed)
+def _teacher(content: object, common: dict, folder: Path, name: str | None = None) -> Teacher:
+    key = TEACHER if name is None else f"teachers.{name}"
+    keys = _mapping(content, key, ("config", "options", "seed", "validate", "teacher"))
+    options = common | _options(keys.get("options"), f"{key}.options")
+    (seed,) = _seeds([keys.get("seed", 0)], f"{key}.seed")
+    config, validate = _config(keys, key, folder), _validate(keys, key)
+    return Teacher(
+        TEACHER if name is None else f"{TEACHER}.{name}",
+        config,
+        options,
+        "teaches all pairs" if name is None else "teaches",
+        validate,
+        keys.get("teacher"),
+        seed=seed,
+    )
+
+
+def _pair(name: object, content: object, arms: Collection[Arm]) -> Comparable:
+    key = f"pairs.{name}"
+    keys = _mapping(content, key, ("baseline", "zoo"))
+    names = [arm.name for arm in arms if arm.pair == name]
+    if keys.get("baseline") not in names:
+        raise StudyError(f"{key}.baseline must be one of its arms ({', '.join(names)}), got {keys.get('baseline')!r}")
+    zoo = _optional(keys, "zoo", key, ("student", "teacher"))
+    return Comparable(keys["baseline"], {who: dict(_mapping(v, f"{key}.zoo.{who}")) for who, v in zoo.items()})
 
 
 def _pretraining(content: object, common: dict, folder: Path, data: dict | None) -> Pretraining:
-    keys = _mapping(content, PRETRAIN, ("config", "options", "seed", "data"))
+    keys = _mapping(content, PRETRAIN, ("config", "options", "seed", "data", "data_root"))
     options = common | _options(keys.get("options"), f"{PRETRAIN}.options")
     (seed,) = _seeds([keys.get("seed", 0)], f"{PRETRAIN}.seed")
     own = dict(_mapping(keys["data"], f"{PRETRAIN}.data", _DATA_KEYS)) if keys.get("data") is not None else {}
     if own and data is None:
         raise StudyError(f"{PRETRAIN}.data changes the study's generated data, but the key 'data' is missing")
-    return Pretraining(PRETRAIN, _config(keys, PRETRAIN, folder), options, "trains the backbones", seed, own)
+    config, root = _config(keys, PRETRAIN, folder), _folder(keys.get("data_root"), f"{PRETRAIN}.data_root", folder)
+    return Pretraining(PRETRAIN, config, options, "trains the backbones", seed=seed, data=own, data_root=root)
 
 
 def _config(keys: Mapping, key: str, folder: Path) -> Path:
@@ -198,6 +264,25 @@ def _config(keys: Mapping, key: str, folder: Path) -> Path:
     if not path.is_file():
         raise StudyError(f"{key}.config: '{path}' does not exist (paths start at the study file's folder)")
     return path
+
+
+def _folder(value: object, key: str, start: Path) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise StudyError(f"{key} must be the path of a folder, got {value!r}")
+    return (start / Path(value).expanduser()).absolute()
+
+
+def _validate(keys: Mapping, key: str) -> int:
+    value = keys.get("validate", 0)
+    if type(value) is not int or value < 0:
+        raise StudyError(f"{key}.validate must be a whole number of epochs, got {value!r}")
+    return value
+
+
+def _optional(keys: Mapping, name: str, of: str = "", known: Collection[str] | None = None) -> Mapping:
+    return {} if keys.get(name) is None else _mapping(keys[name], f"{of}.{name}".lstrip("."), known)
 
 
 def _options(value: object, key: str) -> dict[str, Any]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from rekd_det.analysis.utils.pair import quiet
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
 from rekd_det.utils.errors import InputError
+from studies.runner.annotations import annotations_of
 from studies.runner.data import data_folder
 from studies.runner.first_weights import write_first_weights, write_with_backbone
+from studies.runner.launcher import Launcher
 from studies.runner.machine import hardware, versions
 from studies.runner.metrics import read_metrics
 from studies.runner.plan import Run
@@ -35,18 +38,20 @@ class Trainer:
         root: holds the folders of the runs and the first weights.
         tools: folder of ``train.py`` and ``test.py``.
         processes: what starts them.
+        launcher: how one training is started.
     """
 
-    def __init__(self, root: Path, tools: Path, processes: Processes) -> None:
+    def __init__(self, root: Path, tools: Path, processes: Processes, launcher: Launcher | None = None) -> None:
         self.root, self.runs, self.weights = root, root / "runs", root / "first_weights"
-        self.tools, self.processes = tools, processes
+        self.tools, self.processes, self.launcher = tools, processes, launcher or Launcher()
 
     def is_finished(self, run: Run) -> bool:
-        """Whether a run has its result, and, if others build on it, still its checkpoint."""
-        folder = self.runs / run.folder
-        if read_stamp(folder, run.digest).result is None:
-            return False
-        return not run.serves or find_latest_checkpoint(str(folder)) is not None
+        """Whether a run's folder has its result."""
+        return read_stamp(self.runs / run.folder, run.digest).result is not None
+
+    def can_serve(self, run: Run) -> bool:
+        """Whether a finished run still has its checkpoint, for others to build on."""
+        return self.is_finished(run) and find_latest_checkpoint(str(self.runs / run.folder)) is not None
 
     def write_first_weights(self, runs: Sequence[Run]) -> None:
         """Write what the runs start from. It builds each student, so that one that can't be built shows at once."""
@@ -94,22 +99,36 @@ class Trainer:
             raise RunFailed(str(error)) from error
         stamp.result = {
             "metrics": metrics,
+            **({"curve": curve(folder)} if run.validate else {}),
+            **self._origin(run),
             "wall_s": round(time.monotonic() - start, 1),
             "train_s": round(train_s, 1),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "hardware": hardware(),
-            "device": "gpu" if "CUDA_VISIBLE_DEVICES" in environment else "cpu",
+            "device": "gpu" if "CUDA_VISIBLE_DEVICES" in environment or self.launcher.on_gpus() else "cpu",
+            "processes": self.launcher.processes,
             "versions": versions(),
         }
         stamp.write(folder)
 
+    def _origin(self, run: Run) -> dict[str, Any]:
+        """What the digest does not tell: the data's content, and which build of its teacher and backbone a run had."""
+        found: dict[str, Any] = {}
+        if (annotations := annotations_of(run)) is not None:
+            found["annotations"] = annotations
+        for name, need in (("teacher", run.teacher), ("backbone", run.backbone)):
+            result = need and read_stamp(self.runs / need.folder, need.digest).result
+            if need and result:
+                found[name] = {"run": need.folder, "finished": result["finished"]}
+        return found
+
     def _train(self, folder: Path, environment: Mapping[str, str]) -> None:
         resume = ["--resume"] if find_latest_checkpoint(str(folder)) else []
-        self._tool("train.py", folder, environment, "--work-dir", folder, *resume)
+        self._tool("train", folder, environment, (), "--work-dir", folder, *resume)
 
     def _test(self, run: Run, folder: Path, environment: Mapping[str, str]) -> dict[str, float]:
         target = folder / TEST
-        self._tool("test.py", folder, environment, self._checkpoint(folder), "--work-dir", target)
+        self._tool("test", folder, environment, (self._checkpoint(folder),), "--work-dir", target)
         # mmengine writes the metrics of a test to TIMESTAMP/TIMESTAMP.json.
         written = max(target.glob("*/*.json"), default=None)
         try:
@@ -118,11 +137,13 @@ class Trainer:
             raise RunFailed(f"the metrics in '{written}' can't be read ({error})") from error
         return read_metrics(found, run.config.test_evaluator)
 
-    def _tool(self, name: str, folder: Path, environment: Mapping[str, str], *arguments: object) -> None:
-        command = [sys.executable, str(self.tools / name), str(folder / CONFIG), *map(str, arguments)]
+    def _tool(
+        self, name: str, folder: Path, environment: Mapping[str, str], files: Sequence[str], *arguments: object
+    ) -> None:
+        command, own = self.launcher.command(self.tools, name, folder / CONFIG, files, list(map(str, arguments)))
         # The configs of a study import hooks from `studies`, which is not part of the installed package.
         paths = [str(self.tools.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self.processes.run(command, folder / OUTPUT, {**environment, "PYTHONPATH": os.pathsep.join(paths)})
+        self.processes.run(command, folder / OUTPUT, {**environment, **own, "PYTHONPATH": os.pathsep.join(paths)})
 
     @staticmethod
     def _checkpoint(folder: Path) -> str:
@@ -130,3 +151,15 @@ class Trainer:
         if path is None:
             raise RunFailed(f"'{folder}' holds no checkpoint, although its training has ended")
         return path
+
+
+def curve(folder: Path) -> dict[str, float]:
+    """Box AP by epoch (or iteration) of the validations during a training."""
+    points: dict[int, float] = {}
+    for path in sorted(folder.glob("2*/vis_data/scalars.json")):
+        for text in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                line = json.loads(text)
+                if "coco/bbox_mAP" in line:
+                    points[line["step"]] = line["coco/bbox_mAP"]
+    return {str(step): value for step, value in sorted(points.items())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import json
 import os
@@ -24,8 +25,11 @@ import yaml
 from mmengine.config import Config
 
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import is_pair
 from studies.runner import slots
-from studies.runner.eta import clock, remaining_seconds
+from studies.runner.annotations import annotations_of
+from studies.runner.committed import Committed
+from studies.runner.eta import Durations, budget_seconds, clock, remaining_seconds
 from studies.runner.first_weights import write_first_weights
 from studies.runner.plan import Plan, make_plan
 from studies.runner.processes import hold
@@ -72,9 +76,11 @@ def test_shipped_studies_can_be_planned(path):
     plan = shipped_plan(path)
     assert study.name == path.stem
     assert len(plan.runs) == len(study.arms) * len(study.seeds)
+    own_teachers = path.stem in ("real", "coco")
     for run in plan.runs:
-        assert (run.teacher is None) == (run.arm == "student" or path.stem == "real")
-        assert (run.backbone is None) == (path.stem == "real")
+        assert (run.teacher is None) == (own_teachers or not is_pair(run.config.model))
+        assert (run.backbone is None) == own_teachers
+        assert run.length > 1 or path.stem == "tiny"
 
 
 def test_the_main_study_has_the_promised_arms():
@@ -118,6 +124,8 @@ def test_studies_share_equal_runs():
         (dict(pretrain={"config": STUDENT, "seed": -1}), "pretrain.seed must be whole numbers"),
         (dict(data={"preset": "tiny", "images": 3}), "data: the key 'images' is unknown"),
         (dict(data={"seed": 0}), "data: the key 'preset' is missing"),
+        (dict(data_root=3), "data_root must be the path of a folder"),
+        (dict(arms={"alone": {"config": STUDENT, "validate": -1}}), "arms.alone.validate must be a whole number"),
         (dict(teacher={"config": STUDENT, "seed": -1}), "teacher.seed must be whole numbers"),
     ],
 )
@@ -178,7 +186,7 @@ def test_a_default_that_every_arm_overrides_does_not_make_another_run(tmp_path):
 
 
 def test_a_pair_can_not_be_the_teacher(tmp_path):
-    with pytest.raises(StudyError, match="a teacher learns alone"):
+    with pytest.raises(StudyError, match="a teacher learns alone unless it names its own"):
         make_plan(read_study(write(tmp_path, teacher={"config": PAIR})))
 
 
@@ -501,12 +509,234 @@ def test_places(monkeypatch):
 
 
 def test_the_time_left():
-    assert remaining_seconds(["a"], [], {}, 2) is None
-    # 'a' takes 100 s, of 'b' nothing is known: the mean of all, 100 s. 3 x 100 s wait and 60 s are left of one.
-    assert remaining_seconds(["a", "a", "b"], [("a", 40.0)], {"a": [90.0, 110.0]}, 2) == pytest.approx(180.0)
+    # 3 x 100 s wait and 60 s are left of one.
+    assert remaining_seconds([100.0, 100.0, 100.0], [(100.0, 40.0)], 2) == pytest.approx(180.0)
     # One long run can't be shared by the places.
-    assert remaining_seconds([], [("a", 10.0), ("a", 90.0)], {"a": [100.0]}, 2) == pytest.approx(90.0)
+    assert remaining_seconds([], [(100.0, 10.0), (100.0, 90.0)], 2) == pytest.approx(90.0)
     assert [clock(s) for s in (5, 65, 3723)] == ["0:05", "1:05", "1:02:03"]
+
+
+def test_a_run_is_expected_to_take_what_others_of_its_kind_took_for_each_epoch():
+    def run(kind: str, length: int) -> SimpleNamespace:
+        return SimpleNamespace(kind=kind, length=length)
+
+    known = Durations()
+    assert known.expected(run("a", 4)) is None
+    known.add(run("a", 4), 100.0)
+    known.add(run("a", 8), 280.0)
+    assert known.of_kind(run("a", 2)) == pytest.approx(60.0)
+    assert known.of_kind(run("b", 2)) is None
+    assert known.expected(run("b", 2)) == pytest.approx(190.0)
+
+
+# --- several sittings -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def sitting(fake, tmp_path, monkeypatch):
+    """``sitting(out, *arguments)`` calls tools/study.py with the fake programs; ``keep(out)`` commits what it gave."""
+    tool = fake.tools / "study.py"
+    tool.write_text(TOOL.read_text())
+    results = tmp_path / "results"
+
+    def call(out: str, *arguments: str) -> None:
+        command = ["study.py", str(TINY), "--out", str(tmp_path / out), "--results", str(results), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        runpy.run_path(str(tool), run_name="__main__")
+
+    def keep(out: str, change=lambda lines: lines) -> None:
+        lines = (tmp_path / out / "tiny/results.jsonl").read_text().splitlines()
+        (results / "tiny").mkdir(parents=True, exist_ok=True)
+        (results / "tiny" / "results.jsonl").write_text("".join(f"{line}\n" for line in change(lines)))
+
+    return SimpleNamespace(call=call, keep=keep, calls=fake.calls, tools=fake.tools, root=tmp_path)
+
+
+def test_committed_results_count_where_their_folders_are_gone(sitting, capsys):
+    sitting.call("a")
+    sitting.keep("a")
+    sitting.calls()
+    sitting.call("b")
+    assert sitting.calls() == []
+    assert not (sitting.root / "b/data").exists() and not list((sitting.root / "b/first_weights").iterdir())
+    assert "5 runs, 5 of them finished before" in capsys.readouterr().out
+    first, again = ((sitting.root / out / "tiny/results.jsonl").read_text() for out in "ab")
+    assert again == first
+    assert "5 of 5 runs are finished." in (sitting.root / "b/tiny/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("missing", "trained"),
+    [
+        ("student", ["backbone", "frcnn_student"]),
+        ("rekd_pkd", ["backbone", "backbone", "frcnn_pair", "frcnn_teacher"]),
+        ("teacher", ["backbone", "frcnn_teacher"]),
+    ],
+)
+def test_what_a_missing_run_builds_on_is_trained_again_and_nothing_else(sitting, missing, trained):
+    sitting.call("a")
+    sitting.keep("a", lambda lines: [line for line in lines if json.loads(line)["arm"] != missing])
+    sitting.calls()
+    sitting.call("b", "--report")
+    report = (sitting.root / "b/tiny/report.md").read_text()
+    assert "## Missing" in report and f"| {missing} | 0 (not run) |" in report
+    sitting.call("b")
+    assert sorted(call["kind"] for call in sitting.calls()) == trained
+    assert "## Missing" not in (sitting.root / "b/tiny/report.md").read_text()
+
+
+def test_a_committed_line_that_is_broken_costs_that_run_alone(sitting):
+    sitting.call("a")
+    sitting.calls()
+
+    def damage(lines: list[str]) -> list[str]:
+        return [line[:-20] if json.loads(line)["arm"] == "student" else line for line in lines]
+
+    sitting.keep("a", damage)
+    with pytest.warns(UserWarning, match=r"results\.jsonl', line \d: skipped"):
+        sitting.call("b")
+    assert [call["kind"] for call in sitting.calls()] == ["backbone", "frcnn_student"]
+
+
+def test_runs_that_failed_do_not_count(sitting):
+    (sitting.tools / "fail").write_text("frcnn_student")
+    with pytest.raises(SystemExit):
+        sitting.call("a")
+    (sitting.tools / "fail").unlink()
+    sitting.keep("a")
+    sitting.calls()
+    sitting.call("b")
+    assert [call["kind"] for call in sitting.calls()] == ["backbone", "frcnn_student"]
+
+
+def test_a_budget_ends_a_sitting_and_the_next_one_goes_on(sitting, capsys):
+    (sitting.tools / "hang").touch()
+    start = time.monotonic()
+    sitting.call("a", "--budget", "4s", "--only", "student")
+    assert time.monotonic() - start < 50  # the program would have slept for 60
+    assert "the budget is spent; 2 runs are missing" in capsys.readouterr().out
+    report = (sitting.root / "a/tiny/report.md").read_text()
+    assert re.search(r"\| pretrain \| .*0 \(interrupted\)", report) and "| student | 0 (not run) |" in report
+    (sitting.tools / "hang").unlink()
+    sitting.calls()
+    sitting.call("a", "--budget", "10m", "--only", "student")
+    assert [(call["kind"], call["resume"]) for call in sitting.calls()] == [
+        ("backbone", True),
+        ("frcnn_student", False),
+    ]
+
+
+def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, monkeypatch, capsys):
+    study = read_study(TINY)
+    two_seeds = make_plan(dataclasses.replace(study, seeds=(0, 1)))
+    monkeypatch.setattr("studies.runner.run_study.make_plan", lambda _: two_seeds)
+    sitting.call("a", "--only", "rekd_pkd")
+
+    def slow(lines: list[str]) -> list[str]:
+        found = [json.loads(line) for line in lines]
+        return [
+            json.dumps(line | {"wall_s": 5000.0}) for line in found if (line["arm"], line["seed"]) == ("rekd_pkd", 0)
+        ]
+
+    sitting.keep("a", slow)
+    sitting.calls()
+    sitting.call("b", "--budget", "1h")  # a pair takes 5000 s
+    assert "frcnn_pair" not in [call["kind"] for call in sitting.calls()]
+    assert "the budget is spent; 1 runs are missing" in capsys.readouterr().out
+    assert "| rekd_pkd | 1 (not run) | 83 |" in (sitting.root / "b/tiny/report.md").read_text()
+    sitting.call("b", "--budget", "2h")
+    assert [call["kind"] for call in sitting.calls()] == ["frcnn_pair"]
+
+
+def test_budgets():
+    assert [budget_seconds(text) for text in ("90m", "2h", "1h30m", "1.5h", "45s")] == [5400, 7200, 5400, 5400, 45]
+    for text in ("", "90", "soon", "0m", "-5m"):
+        with pytest.raises(StudyError, match="--budget must be a time such as 90m"):
+            budget_seconds(text)
+
+
+# --- digests --------------------------------------------------------------------------------
+
+
+def digest(folder: Path, text: str, **changes) -> str:
+    """Of the one run of a study whose arm is a config of this text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.py").write_text(text)
+    arms = {"kd": {"config": str(folder / "config.py"), **changes}}
+    return make_plan(read_study(write(folder, arms=arms, baseline="kd", seeds=[0]))).runs[0].digest
+
+
+def test_a_digest_knows_no_paths(tmp_path):
+    student = f"_base_ = {str(ROOT / 'studies/configs/groceries_frcnn_student.py')!r}\n"
+    here = digest(tmp_path / "a", student)
+    for root in ("/elsewhere/groceries/", "../groceries"):
+        moved = f"data_root = {root!r}\nloader = dict(dataset=dict(data_root=data_root))\n"
+        moved += "train_dataloader = test_dataloader = val_dataloader = loader\n"
+        moved += f"test_evaluator = dict(ann_file={os.path.join(root, 'annotations/instances_val.json')!r})\n"
+        assert digest(tmp_path / "b", student + moved) == here
+    own = [
+        "work_dir = '/tmp/x'\nvariable = 3\nlog_level = 'ERROR'",
+        "custom_imports = dict(imports=['rekd_det.version'])",
+        "val_evaluator = dict(classwise=True)\ntrain_cfg = dict(val_interval=1)",
+        "train_dataloader = dict(num_workers=0, pin_memory=True)\ndefault_hooks = dict(logger=dict(interval=3))",
+    ]
+    for text in own:
+        assert digest(tmp_path / "c", f"{student}{text}\n") == here
+    other = [
+        "optim_wrapper = dict(optimizer=dict(lr=0.5))",
+        "test_evaluator = dict(ann_file='data/groceries/annotations/instances_train.json')",
+        "train_dataloader = dict(batch_size=3)",
+        "custom_hooks = [dict(type='EMAHook')]",
+        "load_from = '/weights/first.pth'",
+    ]
+    digests = [digest(tmp_path / "d", f"{student}{text}\n") for text in other]
+    assert len({here, *digests}) == 1 + len(other)
+    assert digest(tmp_path / "d", f"{student}load_from = 'https://x/first.pth'\n") == digests[-1]
+
+
+def test_a_pairs_own_teacher_is_what_its_config_says_wherever_it_lies(tmp_path):
+    def pair(place: Path, width: int) -> str:
+        place.mkdir(parents=True, exist_ok=True)
+        teacher = place / "teacher.py"
+        base = ROOT / "studies/configs/frcnn_student.py"
+        teacher.write_text(f"_base_ = {str(base)!r}\nmodel = dict(backbone=dict(base_channels={width}))\n")
+        checkpoint = str(place / "teacher.pth")
+        return digest(
+            place,
+            f"_base_ = {PAIR!r}\nmodel = dict(teacher=dict(cfg_path={str(teacher)!r}), teacher_ckpt={checkpoint!r})",
+        )
+
+    assert pair(tmp_path / "a", 32) == pair(tmp_path / "b", 32) != pair(tmp_path / "c", 64)
+
+
+def test_a_result_on_other_annotations_does_not_count(tmp_path):
+    config = ROOT / "studies/configs/groceries_frcnn_student.py"
+    study = read_study(write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0]))
+    (run,) = make_plan(study).runs
+    assert run.data_root == tmp_path / "data"
+    told = line("alone", 0, 0.25, digest=run.digest, annotations={"train": "1" * 64, "test": "2" * 64})
+    (tmp_path / "results/x").mkdir(parents=True)
+    (tmp_path / "results/x/results.jsonl").write_text(json.dumps(told) + "\n")
+    assert (
+        Committed(tmp_path / "results").of(run)["metrics"] == told["metrics"]
+    )  # no data here: it can only be believed
+    (tmp_path / "data/annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (tmp_path / f"data/annotations/instances_{split}.json").write_text("{}")
+    assert Committed(tmp_path / "results").of(run) is None
+    told["annotations"] = annotations_of(run)
+    (tmp_path / "results/x/results.jsonl").write_text(json.dumps(told) + "\n")
+    assert Committed(tmp_path / "results").of(run)["metrics"] == told["metrics"]
+
+
+def test_data_that_is_not_there_shows_before_anything_is_trained(tmp_path):
+    config = ROOT / "studies/configs/groceries_frcnn_student.py"
+    path = write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0])
+    with pytest.raises(
+        StudyError, match=r"alone: .*/data/annotations/instances_train\.json' does not exist.*data_root"
+    ):
+        run_study(read_study(path), tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out/runs").exists()
 
 
 # --- the report -----------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""On which annotations a result was measured: the digests that name runs know no paths."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from studies.runner.data import settled_data
+from studies.runner.plan import Run
+
+
+def annotations_of(run: Run) -> dict[str, str] | None:
+    """SHA-256 of the annotation files of a run's training and test, by split.
+
+    Returns:
+        None where the study generates the data (the run's digest covers that), and where a file is not on this machine.
+    """
+    if run.data is not None:
+        return None
+    found = {}
+    config = settled_data(run)
+    for split in ("train", "test"):
+        for number, path in enumerate(_files((config.get(f"{split}_dataloader") or {}).get("dataset"))):
+            if not path.is_file():
+                return None
+            found[f"{split}{number or ''}"] = _sha256(str(path), os.stat(path).st_mtime_ns)
+    return found or None
+
+
+def same_annotations(run: Run, told: Mapping[str, str] | None) -> bool:
+    """Whether a result that was measured on ``told`` holds for a run here; also where either is unknown."""
+    here = annotations_of(run) if told else None
+    return here is None or here == dict(told or {})
+
+
+def _files(dataset: Any) -> Iterator[Path]:
+    if isinstance(dataset, list | tuple):
+        for inner in dataset:
+            yield from _files(inner)
+    elif isinstance(dataset, Mapping):
+        if isinstance(dataset.get("ann_file"), str) and dataset["ann_file"]:
+            yield Path(dataset.get("data_root") or "", dataset["ann_file"])
+        yield from _files(dataset.get("dataset"))
+        yield from _files(dataset.get("datasets"))
+
+
+@functools.cache
+def _sha256(path: str, changed: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

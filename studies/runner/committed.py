@@ -1,0 +1,59 @@
+"""Results of earlier sittings: a run whose line was committed needs no training, also where its folder is gone."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from studies.runner.annotations import same_annotations
+from studies.runner.plan import Run
+
+RESULTS = "results.jsonl"
+#: what a line must hold to count
+_NEEDED = {"digest": str, "status": str, "metrics": dict, "wall_s": (int, float), "starts": int, "hardware": dict}
+#: parts of a line that belong to the study that wrote it
+_OF_THE_STUDY = ("arm", "seed", "folder")
+
+
+class Committed:
+    """The finished runs in ``FOLDER/*/results.jsonl``, of whichever study, by their digest.
+
+    A broken line costs that line: it is skipped with a warning.
+
+    Args:
+        folder: one folder for each study; None, or one that does not exist, holds nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.lines: dict[str, dict[str, Any]] = {}
+        for path in sorted(folder.glob(f"*/{RESULTS}")) if folder else []:
+            for line in _read(path):
+                if line["status"] == "ok":
+                    self.lines.setdefault(line["digest"], line)
+
+    def of(self, run: Run) -> dict[str, Any] | None:
+        """The line of a run as this study writes it; None where there is none, or other annotations lie here."""
+        line = self.lines.get(run.digest)
+        if line is None or not same_annotations(run, line.get("annotations")):
+            return None
+        own = {key: value for key, value in line.items() if key not in _OF_THE_STUDY}
+        return {"arm": run.arm, "seed": run.seed, **own, "folder": run.folder}
+
+
+def _read(path: Path) -> Iterator[Mapping[str, Any]]:
+    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            if not isinstance(line, dict):
+                raise ValueError("it is not an object")
+            if line.get("status") == "ok":
+                for key, kind in _NEEDED.items():
+                    if not isinstance(line.get(key), kind):
+                        raise ValueError(f"'{key}' is missing or of the wrong type")
+                yield line
+        except ValueError as error:
+            warnings.warn(f"'{path}', line {number}: skipped, for it can't be used ({error})", stacklevel=2)

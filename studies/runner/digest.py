@@ -1,0 +1,114 @@
+"""What names a run: a digest of all that decides its result, and of nothing else.
+
+It is the same on every machine and wherever configs and data lie, so that a result that was committed counts elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from rekd_det.utils.pair_config import resolve_model_config
+
+#: keys of a config that decide what is trained and what its test gives
+_DECISIVE = (
+    "activation_checkpointing",
+    "auto_scale_lr",
+    "compile",
+    "custom_hooks",
+    "data_preprocessor",
+    "default_scope",
+    "efficient_conv_bn_eval",
+    "load_from",
+    "model",
+    "optim_wrapper",
+    "param_scheduler",
+    "randomness",
+    "sync_bn",
+    "test_cfg",
+    "test_dataloader",
+    "test_evaluator",
+    "train_cfg",
+    "train_dataloader",
+)
+#: keys anywhere in these that say how the work is done, not what comes out
+_INDIFFERENT = (
+    "backend_args",
+    "data_root",
+    "num_workers",
+    "persistent_workers",
+    "pin_memory",
+    "val_begin",
+    "val_interval",
+)
+#: keys anywhere in these whose value is the path or the URL of a checkpoint
+_CHECKPOINTS = ("checkpoint", "load_from", "teacher_ckpt")
+#: hooks that only look on
+_ONLOOKERS = ("DistillLogHook", "PairCheckHook", "StepSeedHook")
+
+
+def digest_of(*parts: Any) -> str:
+    """SHA-256 over the JSON of its arguments."""
+    text = json.dumps(parts, sort_keys=True, default=lambda v: getattr(v, "__qualname__", None) or repr(v))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def decisive_settings(config: Config, without_teacher: bool = False) -> dict[str, Any]:
+    """A config as plain data, without what makes no difference to the result.
+
+    Paths are no difference: data sets lose their roots, checkpoints keep their file's name, and a teacher that is the
+    path of a config file is replaced by what the file says. Nor is the registry that a type's name is prefixed with.
+
+    Args:
+        config: of one training.
+        without_teacher: leave out the pair's own teacher, for the study has another.
+    """
+    settings = {key: config[key] for key in _DECISIVE if config.get(key) is not None}
+    model = dict(settings["model"])
+    for key in ("teacher", "teacher_ckpt") if without_teacher else ():
+        model.pop(key, None)
+    teacher = model.get("teacher")
+    if teacher is not None and "type" not in teacher and "::" not in teacher.get("cfg_path", "::"):
+        model["teacher"] = resolve_model_config(teacher, "model.teacher")
+    settings["model"] = model
+    if "custom_hooks" in settings:
+        settings["custom_hooks"] = [h for h in settings["custom_hooks"] if _name(h) not in _ONLOOKERS]
+    return _plain(settings, sorted(data_roots(config), key=len, reverse=True))
+
+
+def data_roots(config: Mapping) -> set[str]:
+    """Every ``data_root`` in a config's data sets."""
+    found: set[str] = set()
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            found |= {value} if key == "data_root" and isinstance(value, str) and value else data_roots(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            found |= data_roots(value)
+    return found
+
+
+def _name(hook: Any) -> str:
+    kind = hook.get("type") if isinstance(hook, Mapping) else type(hook)
+    return (kind if isinstance(kind, str) else getattr(kind, "__name__", "")).rpartition(".")[2]
+
+
+def _plain(value: Any, roots: list[str], key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v, roots, k) for k, v in value.items() if k not in _INDIFFERENT}
+    if isinstance(value, list | tuple):
+        return [_plain(v, roots, key) for v in value]
+    if isinstance(value, str):
+        if key in _CHECKPOINTS:
+            return posixpath.basename(value)
+        if key == "type":
+            return value.rpartition(".")[2]
+        for root in roots:
+            if value.startswith(root):
+                return value.removeprefix(root).lstrip("/")
+    return value

@@ -1,0 +1,71 @@
+"""How many GPU hours the runs of a study will take, before any of them is started."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from mmdet.registry import MODELS as DETECTORS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmrazor.registry import MODELS
+from torch import nn
+
+from rekd_det.analysis.pair_check.pair_measure import step_flops, synthetic_batch
+from rekd_det.analysis.utils.tables import markdown
+from rekd_det.utils.pair_config import is_pair, resolve_model_config
+from studies.runner.digest import digest_of
+from studies.runner.plan import Run
+
+#: (height, width) of the images that operations are counted on
+_SIZE = (192, 256)
+#: a backward pass costs about twice the forward pass
+_FORWARD_AND_BACKWARD = 3
+#: what a training on COCO reads: images with objects, drawn at 1333 x 800 or less
+IMAGES, PIXELS = 117_266, 800 * 1088
+
+
+def estimate(runs: Sequence[Run], tflops: float) -> list[str]:
+    """A table of GPU hours of trainings on COCO: operations as ``tools/check_pair.py`` counts them, speed assumed.
+
+    Args:
+        runs: what is to be trained. A detector that learns alone is counted where a pair has it as its student.
+        tflops: 1e12 operations that a GPU does in a second of such a training; a fifth of its peak is usual.
+    """
+    pairs = {digest_of(run.student): run for run in runs if is_pair(run.config.model)}
+    forward = {key: _forward_flops(run.config) for key, run in pairs.items()}
+    rows, total = [], 0.0
+    for run in runs:
+        counted = forward.get(digest_of(run.student))
+        epochs = run.config.train_cfg.get("max_epochs")
+        if counted is None or epochs is None:
+            rows.append([run.arm, str(run.seed), "-", "-"])
+            continue
+        alone, added = counted
+        flops = _FORWARD_AND_BACKWARD * alone + (added if is_pair(run.config.model) else 0)
+        flops *= PIXELS / (_SIZE[0] * _SIZE[1])
+        hours = flops * IMAGES * epochs / (tflops * 1e12) / 3600
+        total += hours
+        rows.append([run.arm, str(run.seed), f"{flops / 1e9:.0f}", f"{hours:.1f}"])
+    rows.append(["all", "", "", f"{total:.0f}"])
+    return [
+        f"Assumed: {IMAGES} images of {PIXELS} pixels, {tflops:g}e12 operations per second and GPU. Counted: the",
+        "operations of student and teacher. Loading images is not; the time of the first run is the better estimate.",
+        "",
+        *markdown(["run", "seed", "Gflop per image", "GPU hours"], rows),
+    ]
+
+
+def _forward_flops(config: Config) -> tuple[int, int]:
+    """Operations for one image of a pair's losses: of the student alone, and what the distillation adds."""
+    init_default_scope(config.get("default_scope", "mmdet"))
+    model = copy.deepcopy(config.model)
+    # Weights make no difference, so none are read.
+    model.teacher, model.teacher_ckpt = DETECTORS.build(resolve_model_config(model.teacher, "model.teacher")), None
+    built = MODELS.build(model)
+    built.train()
+    return step_flops(built, synthetic_batch(built, _num_classes(built.student), _SIZE, images=1))
+
+
+def _num_classes(student: nn.Module) -> int:
+    return max(m.num_classes for m in student.modules() if isinstance(getattr(m, "num_classes", None), int))
