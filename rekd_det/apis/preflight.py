@@ -64,12 +64,21 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise PreflightError(f"config '{path}' can't be read: {type(error).__name__}: {reason}") from error
     if options:
-        _check_options(cfg, options)
-        try:
-            cfg.merge_from_dict(dict(options))
-        except (KeyError, TypeError) as error:
-            raise PreflightError(f"--cfg-options do not fit '{path}': {error}") from error
+        merge_options(cfg, options, path)
     return cfg
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any], path: str) -> None:
+    """Merge the options of a command line into a config that was read from ``path``.
+
+    Raises:
+        PreflightError: If an option's first key names nothing, or one does not fit.
+    """
+    _check_options(cfg, options)
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (KeyError, TypeError) as error:
+        raise PreflightError(f"--cfg-options do not fit '{path}': {error}") from error
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> None:

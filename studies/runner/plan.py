@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import init_default_scope
 from mmrazor.registry import MODELS
 
-from rekd_det.apis.preflight import read_config
+from rekd_det.apis.preflight import merge_options, read_config
 from rekd_det.datasets.synthetic.coco_writer import GENERATOR_VERSION
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair
@@ -225,9 +226,16 @@ def _out_channels(backbone: Mapping) -> int:
         return built(torch.zeros(1, 3, 64, 64))[-1].shape[1]
 
 
+@functools.cache
+def _file(path: str, changed: int) -> Config:
+    """A config file as it is; arms share a few of them, and reading one takes a second."""
+    return read_config(path)
+
+
 def _read(arm: Arm) -> Config:
     try:
-        config = read_config(str(arm.config), arm.options)
+        config = copy.deepcopy(_file(str(arm.config), arm.config.stat().st_mtime_ns))
+        merge_options(config, arm.options, str(arm.config))
         if is_pair(config.get("model")):
             init_default_scope(config.get("default_scope", "mmdet"))
             MODELS.build(copy.deepcopy(config.model.distiller))

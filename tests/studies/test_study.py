@@ -566,14 +566,14 @@ def test_committed_results_count_where_their_folders_are_gone(sitting, capsys):
 
 
 @pytest.mark.parametrize(
-    ("missing", "trained"),
+    ("missing", "kinds"),
     [
         ("student", ["backbone", "frcnn_student"]),
         ("rekd_pkd", ["backbone", "backbone", "frcnn_pair", "frcnn_teacher"]),
         ("teacher", ["backbone", "frcnn_teacher"]),
     ],
 )
-def test_what_a_missing_run_builds_on_is_trained_again_and_nothing_else(sitting, missing, trained):
+def test_what_a_missing_run_builds_on_is_trained_again_and_nothing_else(sitting, missing, kinds):
     sitting.call("a")
     sitting.keep("a", lambda lines: [line for line in lines if json.loads(line)["arm"] != missing])
     sitting.calls()
@@ -581,7 +581,7 @@ def test_what_a_missing_run_builds_on_is_trained_again_and_nothing_else(sitting,
     report = (sitting.root / "b/tiny/report.md").read_text()
     assert "## Missing" in report and f"| {missing} | 0 (not run) |" in report
     sitting.call("b")
-    assert sorted(call["kind"] for call in sitting.calls()) == trained
+    assert sorted(call["kind"] for call in sitting.calls()) == kinds
     assert "## Missing" not in (sitting.root / "b/tiny/report.md").read_text()
 
 
