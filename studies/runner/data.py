@@ -85,5 +85,5 @@ def _moved(value: Any, old: str, new: str) -> Any:
     if isinstance(value, Mapping):
         return {key: _moved(inner, old, new) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_moved(inner, old, new) for inner in value]
+        return type(value)(_moved(inner, old, new) for inner in value)  # transforms tell tuples from lists
     return new + value.removeprefix(old).lstrip("/") if isinstance(value, str) and value.startswith(old) else value

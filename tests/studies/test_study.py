@@ -29,6 +29,7 @@ from rekd_det.utils.pair_config import is_pair
 from studies.runner import slots
 from studies.runner.annotations import annotations_of
 from studies.runner.committed import Committed
+from studies.runner.data import settled_data
 from studies.runner.eta import Durations, budget_seconds, clock, remaining_seconds
 from studies.runner.first_weights import write_first_weights
 from studies.runner.plan import Plan, make_plan
@@ -714,7 +715,10 @@ def test_a_result_on_other_annotations_does_not_count(tmp_path):
     config = ROOT / "studies/configs/groceries_frcnn_student.py"
     study = read_study(write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0]))
     (run,) = make_plan(study).runs
-    assert run.data_root == tmp_path / "data"
+    settled = settled_data(run)
+    assert settled.train_dataloader.dataset.data_root == f"{tmp_path}/data/"
+    assert settled.test_evaluator.ann_file == f"{tmp_path}/data/annotations/instances_val.json"
+    assert settled.train_dataloader.dataset.pipeline[2].scale == (160, 160)  # and no list
     told = line("alone", 0, 0.25, digest=run.digest, annotations={"train": "1" * 64, "test": "2" * 64})
     (tmp_path / "results/x").mkdir(parents=True)
     (tmp_path / "results/x/results.jsonl").write_text(json.dumps(told) + "\n")
