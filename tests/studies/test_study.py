@@ -84,6 +84,14 @@ def test_shipped_studies_can_be_planned(path):
         assert run.length > 1 or path.stem == "tiny"
 
 
+@pytest.mark.parametrize("path", [p for p in STUDIES if (p.parent / "results" / p.stem).is_dir()], ids=lambda p: p.stem)
+def test_committed_results_are_those_of_the_shipped_studies(path):
+    """If this fails after a change that makes no difference to a training, the digest has seen something that it should
+    not see. If the change does make one, the results are of another training: remove their lines."""
+    committed = Committed(path.parent / "results").lines
+    assert [f"{run.arm}, seed {run.seed}" for run in shipped_plan(path).all() if run.digest not in committed] == []
+
+
 def test_the_main_study_has_the_promised_arms():
     names = [arm.name for arm in read_study(ROOT / "studies/frcnn.yml").arms]
     promised = ["student", "kd", "dkd", "gdkd", "rekd_joint", "rekd_within", "rekd_within_mass", "pkd", "rekd_pkd"]
