@@ -50,5 +50,4 @@ def _files(dataset: Any) -> Iterator[Path]:
 
 @functools.cache
 def _sha256(path: str, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

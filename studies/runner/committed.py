@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,14 @@ from studies.runner.plan import Run
 
 RESULTS = "results.jsonl"
 #: what a line must hold to count
-_NEEDED = {"digest": str, "status": str, "metrics": dict, "wall_s": (int, float), "starts": int, "hardware": dict}
+_NEEDED: dict[str, Any] = {
+    "digest": str,
+    "status": str,
+    "metrics": dict,
+    "wall_s": (int, float),
+    "starts": int,
+    "hardware": dict,
+}
 #: parts of a line that belong to the study that wrote it
 _OF_THE_STUDY = ("arm", "seed", "folder")
 
@@ -44,7 +51,7 @@ class Committed:
         return {"arm": run.arm, "seed": run.seed, **own, "folder": run.folder}
 
 
-def _read(path: Path) -> Iterator[Mapping[str, Any]]:
+def _read(path: Path) -> Iterator[dict[str, Any]]:
     for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         try:
             line = json.loads(text)

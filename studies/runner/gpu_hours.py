@@ -42,8 +42,8 @@ def estimate(runs: Sequence[Run], tflops: float) -> list[str]:
             rows.append([run.arm, str(run.seed), "-", "-"])
             continue
         alone, added = counted
-        flops = _FORWARD_AND_BACKWARD * alone + (added if is_pair(run.config.model) else 0)
-        flops *= PIXELS / (_SIZE[0] * _SIZE[1])
+        counted_flops = _FORWARD_AND_BACKWARD * alone + (added if is_pair(run.config.model) else 0)
+        flops = counted_flops * PIXELS / (_SIZE[0] * _SIZE[1])
         hours = flops * IMAGES * epochs / (tflops * 1e12) / 3600
         total += hours
         rows.append([run.arm, str(run.seed), f"{flops / 1e9:.0f}", f"{hours:.1f}"])
@@ -68,4 +68,5 @@ def _forward_flops(config: Config) -> tuple[int, int]:
 
 
 def _num_classes(student: nn.Module) -> int:
-    return max(m.num_classes for m in student.modules() if isinstance(getattr(m, "num_classes", None), int))
+    found = (getattr(m, "num_classes", None) for m in student.modules())
+    return max(n for n in found if isinstance(n, int))
