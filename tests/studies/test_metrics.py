@@ -29,7 +29,7 @@ def test_a_report_of_classifiers_speaks_of_accuracy(tmp_path):
     study = Study("cls", None, None, None, (0,), "student", (), arms)
     results = [
         dict(arm=arm, seed=0, status="ok", starts=1, wall_s=60.0, metrics=dict(top1=value, top5=2 * value), digest=arm)
-        | dict(hardware=dict(cpu="c", cores=2, gpus=[]), device="cpu", versions={})
+        | dict(hardware=dict(cpu="c", cores=2, gpus=[]), device="cpu", versions={}, folder=f"{arm}-seed0-{arm}")
         for arm, value in (("student", 0.2), ("rekd", 0.25))
     ]
     (row,) = [c for c in compare_arms(study, results) if (c.arm, c.metric) == ("rekd", "top1")]

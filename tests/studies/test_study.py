@@ -10,6 +10,7 @@ import os
 import random
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -77,10 +78,9 @@ def test_shipped_studies_can_be_planned(path):
     plan = shipped_plan(path)
     assert study.name == path.stem
     assert len(plan.runs) == len(study.arms) * len(study.seeds)
-    own_teachers = path.stem in ("real", "coco")
     for run in plan.runs:
-        assert (run.teacher is None) == (own_teachers or not is_pair(run.config.model))
-        assert (run.backbone is None) == own_teachers
+        assert (run.teacher is None) == (path.stem in ("real", "coco") or not is_pair(run.config.model))
+        assert (run.backbone is None) == (study.pretrain is None)
         assert run.length > 1 or path.stem == "tiny"
 
 
@@ -400,12 +400,16 @@ def test_without_its_teacher_a_pair_fails_and_the_student_does_not(fake, capsys)
     assert "its teacher could not be trained" in capsys.readouterr().out
 
 
-def test_a_teacher_whose_checkpoint_is_gone_is_trained_again(fake):
+def test_a_teacher_whose_checkpoint_is_gone_is_trained_again_where_a_run_needs_it(fake):
     fake.study()
     fake.calls()
-    (fake.root / "runs" / fake.results()["teacher"]["folder"] / "epoch_1.pth").unlink()
+    folders = {arm: fake.root / "runs" / line["folder"] for arm, line in fake.results().items()}
+    (folders["teacher"] / "epoch_1.pth").unlink()
     fake.study()
-    assert [call["kind"] for call in fake.calls()] == ["frcnn_teacher"]
+    assert fake.calls() == []
+    shutil.rmtree(folders["rekd_pkd"])
+    fake.study()
+    assert [call["kind"] for call in fake.calls()] == ["frcnn_teacher", "frcnn_pair"]
 
 
 def test_without_its_backbone_nothing_is_trained(fake, capsys):
