@@ -34,4 +34,4 @@ def missing_section(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _kind(line: Mapping[str, Any]) -> str:
-    return line["folder"].rpartition("-seed")[0]
+    return line.get("folder", "").rpartition("-seed")[0]
