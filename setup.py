@@ -16,7 +16,7 @@ SHIPPED = (
     "configs/cls/metafile.yml",
     "configs/cls/*.py",
     "configs/cls/_base_/*.py",
-    *(f"tools/{name}.py" for name in ("train", "test", "check_pair", "export_student", "make_shapes_coco")),
+    *(f"tools/{name}.py" for name in ("train", "test", "new_pair", "check_pair", "export_student", "make_shapes_coco")),
     "tools/*.sh",
     "tools/analysis/*.py",
 )

@@ -19,9 +19,9 @@ ROOMS = {
 }
 #: programs of the wheel
 TOOLS = {
-    *("train.py", "test.py", "check_pair.py", "export_student.py", "make_shapes_coco.py"),
+    *("train.py", "test.py", "new_pair.py", "check_pair.py", "export_student.py", "make_shapes_coco.py"),
     *("_launch.sh", "_srun.sh", "dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_test.sh"),
-    *(f"analysis/{name}.py" for name in ("agreement", "browse", "compare_runs", "head_tail")),
+    *(f"analysis/{name}.py" for name in ("agreement", "browse", "compare_runs", "head_tail", "image_accuracy")),
 }
 
 
@@ -56,7 +56,11 @@ def test_the_wheel_holds_the_package_the_configs_and_the_tools(wheel):
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     package = {str(p.relative_to(ROOT)) for p in (ROOT / "rekd_det").rglob("*.py") if ".mim" not in p.parts}
     configs = {p.relative_to(ROOT) for p in (ROOT / "configs").rglob("*.py") if "demo" not in p.parts}
-    wanted = {f"tools/{name}" for name in TOOLS} | {str(p) for p in configs} | {"configs/metafile.yml"}
+    wanted = (
+        {f"tools/{name}" for name in TOOLS}
+        | {str(p) for p in configs}
+        | {"configs/metafile.yml", "configs/cls/metafile.yml"}
+    )
     assert names == package | {f"rekd_det/.mim/{name}" for name in (*wanted, "model-index.yml")}
 
 
