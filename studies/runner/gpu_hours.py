@@ -12,13 +12,14 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from rekd_det.analysis.pair_check.pair_measure import step_flops, synthetic_batch
+from rekd_det.analysis.utils.pair import quiet
 from rekd_det.analysis.utils.tables import markdown
 from rekd_det.utils.pair_config import is_pair, resolve_model_config
 from studies.runner.digest import digest_of
 from studies.runner.plan import Run
 
-#: (height, width) of the images that operations are counted on
-_SIZE = (192, 256)
+#: (height, width) of the images that operations are counted on: from two one knows what grows with the image
+_SIZES = (192, 256), (384, 512)
 #: a backward pass costs about twice the forward pass
 _FORWARD_AND_BACKWARD = 3
 #: what a training on COCO reads: images with objects, drawn at 1333 x 800 or less
@@ -42,8 +43,7 @@ def estimate(runs: Sequence[Run], tflops: float) -> list[str]:
             rows.append([run.arm, str(run.seed), "-", "-"])
             continue
         alone, added = counted
-        counted_flops = _FORWARD_AND_BACKWARD * alone + (added if is_pair(run.config.model) else 0)
-        flops = counted_flops * PIXELS / (_SIZE[0] * _SIZE[1])
+        flops = _FORWARD_AND_BACKWARD * alone + (added if is_pair(run.config.model) else 0)
         hours = flops * IMAGES * epochs / (tflops * 1e12) / 3600
         total += hours
         rows.append([run.arm, str(run.seed), f"{flops / 1e9:.0f}", f"{hours:.1f}"])
@@ -56,15 +56,26 @@ def estimate(runs: Sequence[Run], tflops: float) -> list[str]:
     ]
 
 
-def _forward_flops(config: Config) -> tuple[int, int]:
-    """Operations for one image of a pair's losses: of the student alone, and what the distillation adds."""
+def _forward_flops(config: Config) -> tuple[float, float]:
+    """Operations of a pair's losses for an image of ``PIXELS``: the student's, and what the distillation adds."""
+    quiet()
     init_default_scope(config.get("default_scope", "mmdet"))
     model = copy.deepcopy(config.model)
     # Weights make no difference, so none are read.
     model.teacher, model.teacher_ckpt = DETECTORS.build(resolve_model_config(model.teacher, "model.teacher")), None
     built = MODELS.build(model)
     built.train()
-    return step_flops(built, synthetic_batch(built, _num_classes(built.student), _SIZE, images=1))
+    small, large = (
+        step_flops(built, synthetic_batch(built, _num_classes(built.student), size, images=1)) for size in _SIZES
+    )
+    alone, added = (_at_full_size(*counts) for counts in zip(small, large, strict=True))
+    return alone, added
+
+
+def _at_full_size(small: int, large: int) -> float:
+    """Along the line through both sizes: an R-CNN's head costs the same for each image."""
+    pixels = [height * width for height, width in _SIZES]
+    return small + (large - small) / (pixels[1] - pixels[0]) * (PIXELS - pixels[0])
 
 
 def _num_classes(student: nn.Module) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from studies.runner.gpu_hours import IMAGES
 from studies.runner.launcher import Launcher
 from studies.runner.plan import make_plan
 from studies.runner.report import write_report
@@ -186,3 +188,20 @@ def test_slurm_is_asked_for_the_gpus(tools):
 def test_launchers_that_can_not_be(arguments, message):
     with pytest.raises(StudyError, match=message):
         Launcher(*arguments)
+
+
+# --- hours ----------------------------------------------------------------------------------
+
+
+def test_gpu_hours_count_the_student_and_what_the_distillation_adds(tmp_path, monkeypatch, capsys):
+    study(tmp_path, arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR}})
+    monkeypatch.setattr(sys, "argv", ["study.py", str(tmp_path / "study.yml"), "--estimate", "2"])
+    runpy.run_path(str(ROOT / "tools/study.py"), run_name="__main__")
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    found = {cells[0].lstrip("| "): [cell.rstrip(" |") for cell in cells] for cells in rows}
+    alone, pair, total = (float(found[name][3]) for name in ("alone", "kd", "all"))
+    assert 0 < alone < pair
+    assert total == pytest.approx(alone + pair, abs=1)
+    # hours = images x epochs x operations / (operations per second) / 3600
+    assert alone == pytest.approx(IMAGES * 4 * float(found["alone"][2]) * 1e9 / 2e12 / 3600, rel=0.05)
+    assert not (tmp_path / "work_dirs").exists()
