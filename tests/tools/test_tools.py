@@ -112,7 +112,7 @@ def flags(parser: argparse.ArgumentParser) -> dict:
     }
 
 
-@pytest.mark.parametrize(("name", "ours_alone"), [("train.py", set()), ("test.py", {"teacher"})])
+@pytest.mark.parametrize(("name", "ours_alone"), [("train.py", {"traceback"}), ("test.py", {"teacher", "traceback"})])
 def test_every_flag_of_mmdetection_is_there_and_means_the_same(monkeypatch, name, ours_alone):
     ours = flags(parser_of(TOOLS / name, monkeypatch))
     theirs = flags(parser_of(THEIR_TOOLS / name, monkeypatch))
