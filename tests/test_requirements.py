@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from test_wheel import TOOLS
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = {"rekd_det", "studies", "tools", "support"}
+OURS = {"rekd_det", "studies", "tools", "support", "environment"}
 #: what the package does without, where it is missing: Triton's kernels, rekd_det[eval], rekd_det[cls], and torchvision,
 #: for which it has a stand-in
 OPTIONAL = {canonicalize_name(name) for name in ("triton", "faster_coco_eval", "mmpretrain", "torchvision")}
