@@ -692,7 +692,7 @@ def test_a_digest_knows_no_paths(tmp_path):
         moved += f"test_evaluator = dict(ann_file={os.path.join(root, 'annotations/instances_val.json')!r})\n"
         assert digest(tmp_path / "b", student + moved) == here
     own = [
-        "work_dir = '/tmp/x'\nvariable = 3\nlog_level = 'ERROR'",
+        "work_dir = 'elsewhere'\nvariable = 3\nlog_level = 'ERROR'",
         "custom_imports = dict(imports=['rekd_det.version'])",
         "val_evaluator = dict(classwise=True)\ntrain_cfg = dict(val_interval=1)",
         "train_dataloader = dict(num_workers=0, pin_memory=True)\ndefault_hooks = dict(logger=dict(interval=3))",

@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from rekd_det.models.losses.kernels.function import Engine, Rows
+from rekd_det.models.losses.kernels.function import Engine, LossInputs
 from rekd_det.models.losses.kernels.fused import FusedEngine
 from rekd_det.models.losses.kernels.self_check import WrongKernel, compare
 from rekd_det.models.losses.kernels.spec import KDSpec
@@ -143,7 +143,7 @@ def _has_triton() -> bool:
 def _why_not_triton(student: Tensor, teacher: Tensor, spec: KDSpec) -> str:
     from rekd_det.models.losses.kernels.triton import INTERPRETED, fits, max_width
 
-    rows = Rows(student, teacher, None, None)
+    rows = LossInputs(student, teacher, None, None)
     if student.device.type != "cuda" and not INTERPRETED:
         return f"its tensors are on {student.device}"
     if student.dtype not in TRITON_DTYPES or teacher.dtype not in TRITON_DTYPES or rows.dtype != torch.float32:

@@ -30,10 +30,6 @@ class LossInputs:
         return torch.float64 if double else torch.float32
 
 
-#: its name at first
-Rows = LossInputs
-
-
 def computes_early(inputs: LossInputs) -> bool:
     """Whether forward may compute the gradient, for backward to scale.
 

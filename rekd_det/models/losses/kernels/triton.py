@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rekd_det.models.losses.functional import RARE, adaptive_k
-from rekd_det.models.losses.kernels.function import Rows, computes_early
+from rekd_det.models.losses.kernels.function import LossInputs, computes_early
 from rekd_det.models.losses.kernels.spec import KDSpec
 
 _MASKED = tl.constexpr(-1.0e9)
@@ -455,7 +455,7 @@ class TritonEngine:
     """
 
     def forward(
-        self, rows: Rows, spec: KDSpec, scale: float | Tensor, with_grad: bool
+        self, rows: LossInputs, spec: KDSpec, scale: float | Tensor, with_grad: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         early = with_grad and computes_early(rows)
         grad = torch.empty_like(rows.student, memory_format=torch.contiguous_format) if early else None
@@ -467,7 +467,7 @@ class TritonEngine:
         return (matrix * sums[:4]).sum(1) * scale, sums[4], grad
 
     def backward(
-        self, rows: Rows, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
+        self, rows: LossInputs, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
     ) -> Tensor:
         upstream = upstream.contiguous()
         coef = (upstream[:, None] * _matrix(spec, upstream.device)).sum(0) * scale
@@ -499,7 +499,7 @@ def _matrix(spec: KDSpec, device: torch.device) -> Tensor:
 
 
 def _launch(
-    rows: Rows, spec: KDSpec, coef: Tensor, upstream: Tensor | None, grad: Tensor | None, with_sums: bool
+    rows: LossInputs, spec: KDSpec, coef: Tensor, upstream: Tensor | None, grad: Tensor | None, with_sums: bool
 ) -> Tensor | None:
     """Run the kernel over all rows; the sums of each program ``(programs, 5)`` if asked for.
 
