@@ -342,7 +342,7 @@ def _sigmoid_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: b
 
     # As in the oracle: a tail whose categories are all rare is shifted up, where nothing underflows.
     top = x.amax(2, keepdim=True)
-    alive = top[0] > 0.5 * _MASKED
+    alive = top[0] > 0.5 * _MASKED / spec.tau  # x is divided by tau already, masked classes too
     shift = (RARE[x.dtype] - top).clamp_(min=0.0)
     y = torch.add(x, shift, out=block.e).clamp_(min=_RARE_FLOOR[x.dtype])
     none = F.logsigmoid(-y).sum(2, keepdim=True)

@@ -114,11 +114,13 @@ def test_class_that_only_the_student_masks_gets_no_gradient(backend):
     assert grad.isfinite().all()
 
 
-@pytest.mark.parametrize("activation", ["softmax", "implicit_bg"])
-def test_tail_that_is_masked_altogether(backend, activation):
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid", "implicit_bg"])
+@pytest.mark.parametrize("tau", [0.5, 1.0, 4.0])
+def test_tail_that_is_masked_altogether(backend, activation, tau):
     student, teacher = logits(4, 6)
     student[0, 2:] = teacher[0, 2:] = float("-inf")
-    assert_equals_oracle(ReKDLoss, dict(top_k=2, activation=activation), backend, student, teacher)
+    teacher[1, 2:] = float("-inf")  # only the teacher masks it
+    assert_equals_oracle(ReKDLoss, dict(top_k=2, activation=activation, tau=tau), backend, student, teacher)
 
 
 def test_target_class_that_is_masked(backend):
