@@ -66,9 +66,15 @@ def read_relations(dataset: Any, hierarchy_file: str) -> np.ndarray:
 
     Returns:
         ``(classes, classes)``: which category is which one's parent.
+
+    Raises:
+        InputError: if the file is no array of numbers.
     """
     with get_local_path(hierarchy_file, backend_args=dataset.backend_args) as path:
-        return np.load(path)[1:, 1:]
+        try:
+            return np.load(path)[1:, 1:]
+        except (ValueError, EOFError, IndexError) as error:
+            raise InputError(f"hierarchy_file={hierarchy_file!r} is not a NumPy matrix of numbers: {error}") from error
 
 
 def _tensor_bytes(content: bytes) -> Any:

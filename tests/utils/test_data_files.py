@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmengine.fileio import dump, load
 from mmengine.structures import InstanceData
@@ -96,4 +97,18 @@ def test_yaml_calls_nothing_and_keeps_tuples():
     Path("b.yml").write_text("!!python/object/apply:os.mkdir [made-by-a-file]")
     with pytest.raises(Exception, match="could not determine a constructor"):
         load("b.yml")
+    assert not Path("made-by-a-file").exists()
+
+
+@pytest.mark.parametrize("content", [np.array([[0, 0], [0, Code()]], dtype=object), None], ids=["code", "empty"])
+def test_the_hierarchy_of_openimages_calls_nothing(content):
+    if content is None:
+        Path("tree.npy").touch()
+    else:
+        np.save("tree.npy", content, allow_pickle=True)
+    Path("labels.csv").write_text("/m/1,cat,1\n")
+    Path("images.txt").touch()
+    files = dict(ann_file="images.txt", label_file="labels.csv", hierarchy_file="tree.npy", meta_file="metas.pkl")
+    with pytest.raises(InputError, match=r"hierarchy_file='tree\.npy' is not a NumPy matrix"):
+        DATASETS.build(dict(type="mmdet.OpenImagesChallengeDataset", **files))
     assert not Path("made-by-a-file").exists()
