@@ -1,5 +1,6 @@
 """The check of the zoo finds what it is there to find, and its record and page are kept in step."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -207,6 +208,7 @@ def test_the_page_needs_its_marks():
 
 
 def test_the_committed_page_is_in_step():
+    importlib.import_module("rekd_det.models.adapters.image")  # classifiers have a table of their own, written by hand
     records = read_records(DOCS / "support.json")
     page = (DOCS / "support.md").read_text()
     assert fill_page(page, records) == page
@@ -214,7 +216,8 @@ def test_the_committed_page_is_in_step():
 
 def test_every_adapter_was_proven_on_a_detector_of_the_zoo():
     proven = {r.adapter for r in read_records(DOCS / "support.json").values() if r.verdict == PASS}
-    shipped = {a.__name__ for a in ADAPTERS.values() if a.__module__.startswith("rekd_det.")}
+    ours = [a for h, a in ADAPTERS.items() if h.__module__.startswith("mmdet.")]
+    shipped = {a.__name__ for a in ours if a.__module__.startswith("rekd_det.")}
     assert shipped - proven == {"RTMDetAdapter"}  # no config of the zoo has its heads: the next test
 
 

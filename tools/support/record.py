@@ -91,7 +91,7 @@ def _heads(records: Iterable[Record]) -> str:
             seen.setdefault(r.head, set()).add(r.activation)
     lines = (
         (h.head, h.adapter, ", ".join(sorted(seen.get(h.head, {h.activation}), reverse=True)), h.rows)
-        for h in support_table()
+        for h in support_table("mmdet")
     )
     return _table(("head", "adapter", "activation", "rows"), lines)
 

@@ -20,7 +20,14 @@ class SupportedHead(NamedTuple):
     rows: str
 
 
-def support_table() -> list[SupportedHead]:
-    """All supported heads, by name."""
-    lines = [SupportedHead(h.__name__, a.__name__, a.activation, a.row_description) for h, a in ADAPTERS.items()]
-    return sorted(lines)
+def support_table(package: str = "") -> list[SupportedHead]:
+    """All supported heads, by name.
+
+    Args:
+        package: only the heads of this package, such as 'mmdet'. Those of MMPretrain are in the table once it was imported.
+    """
+    return sorted(
+        SupportedHead(head.__name__, adapter.__name__, adapter.activation, adapter.row_description)
+        for head, adapter in ADAPTERS.items()
+        if head.__module__.startswith(package)
+    )
