@@ -17,7 +17,7 @@ from rekd_det.apis.export import (
 )
 from rekd_det.apis.preflight import check_work_dir, read_config
 from rekd_det.utils.atomic import replacing
-from rekd_det.utils.checkpoint import CheckpointError, load_checkpoint_file
+from rekd_det.utils.checkpoint import CheckpointError, load_checkpoint_file, meta_of
 from rekd_det.utils.config_text import parse_config_text
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair, teacher_config
@@ -37,7 +37,7 @@ def find_config(args: argparse.Namespace, checkpoint: dict) -> Config:
     """The config from the command line, or the one that the checkpoint carries."""
     if args.config is not None:
         return read_config(args.config)
-    text = (checkpoint.get("meta") or {}).get("cfg")
+    text = meta_of(checkpoint).get("cfg")
     if not isinstance(text, str):
         raise CheckpointError(f"checkpoint '{args.checkpoint}' carries no config: give it with --config")
     source = f"checkpoint '{args.checkpoint}'"

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, load_weights, strip_student_prefix
+from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, load_weights, meta_of, strip_student_prefix
 from rekd_det.utils.pair_config import is_pair, student_config
 from rekd_det.utils.registered_names import check_registered
 
@@ -85,7 +85,7 @@ def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = F
     init_default_scope(cfg.get("default_scope", "mmdet"))
     student = MODELS.build(copy.deepcopy(cfg.model))
     load_weights(student, weights, source)
-    meta = checkpoint.get("meta") or {}
+    meta = meta_of(checkpoint)
     kept = {k: meta[k] for k in ("epoch", "iter", "dataset_meta", "mmengine_version", "time") if k in meta}
     return {"meta": {**kept, "cfg": cfg.pretty_text}, "state_dict": weights}, student
 

@@ -6,7 +6,7 @@ import re
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,10 +94,15 @@ def load_as_data(name: str, load: Callable[[], Any]) -> Any:
         raise CheckpointError(f"checkpoint '{name}': {error}") from error
     except Exception as error:  # a damaged pickle raises nearly anything
         raise _explain(name, error) from error
-    meta = checkpoint.get("meta") if isinstance(checkpoint, Mapping) else None
-    if isinstance(meta, MutableMapping):
-        meta.pop("config", None)
+    if isinstance(checkpoint, Mapping):
+        meta_of(checkpoint).pop("config", None)
     return checkpoint
+
+
+def meta_of(checkpoint: Mapping) -> dict:
+    """What a checkpoint says of itself: its 'meta', or an empty dict where it has none or something else there."""
+    meta = checkpoint.get("meta")
+    return meta if isinstance(meta, dict) else {}
 
 
 def load_from_http(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:

@@ -91,6 +91,16 @@ def test_the_config_can_be_given(export, pair, tmp_path):
         assert ("its teacher" in said) == (config == pair.pair)
 
 
+@pytest.mark.parametrize("meta", [torch.zeros(3), "text", [1, 2]], ids=["tensor", "text", "list"])
+def test_a_checkpoint_with_no_sound_meta_needs_a_config(export, pair, tmp_path, meta):
+    odd = tmp_path / "odd.pth"
+    torch.save({**torch.load(pair.folder / "iter_6.pth", weights_only=True), "meta": meta}, odd)
+    with pytest.raises(SystemExit, match=r"odd\.pth' carries no config: give it with --config"):
+        export(odd)
+    exported, _ = export(odd, "--config", pair.pair)
+    assert set(torch.load(exported, weights_only=True)["meta"]) == {"cfg"}
+
+
 def test_the_inferencer_takes_it(export, pair):
     path, _ = export(pair.folder / "iter_6.pth")
     image = str(next((pair.data / "val2017").iterdir()))

@@ -10,7 +10,7 @@ import re
 
 from mmengine.logging import print_log
 
-from rekd_det.utils.checkpoint import CheckpointError, check_checkpoint_file, is_local
+from rekd_det.utils.checkpoint import CheckpointError, check_checkpoint_file, is_local, meta_of
 
 _PERIODIC = re.compile(r"(epoch|iter)_\d+\.pth")
 
@@ -94,8 +94,8 @@ def check_resumable(path: str) -> dict:
     Raises:
         CheckpointError: if it is damaged, or holds weights alone.
     """
-    meta = check_checkpoint_file(path).get("meta")
-    if not isinstance(meta, dict) or not {"epoch", "iter"} <= meta.keys():
+    meta = meta_of(check_checkpoint_file(path))
+    if not {"epoch", "iter"} <= meta.keys():
         raise CheckpointError(
             f"checkpoint '{path}' has weights but no training state (no meta.iter): start from it with "
             "--cfg-options load_from=..., without --resume"

@@ -24,7 +24,7 @@ def support_table(package: str = "") -> list[SupportedHead]:
     """All supported heads, by name.
 
     Args:
-        package: only the heads of this package, such as 'mmdet'. Those of MMPretrain are in the table once it was imported.
+        package: only the heads of this package, such as 'mmdet'. MMPretrain's are there once it was imported.
     """
     return sorted(
         SupportedHead(head.__name__, adapter.__name__, adapter.activation, adapter.row_description)
