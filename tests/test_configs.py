@@ -56,7 +56,7 @@ def test_the_promised_configs_are_there():
         *(f"{m}_frcnn_r101_r18_coco" for m in ("kd", "dkd", "gdkd")),
         *(f"rekd_retina_{p}_coco" for p in ("r101_r18", "r101_r50", "x101_r50")),
         *(f"rekd_gfl_{p}_coco" for p in ("r101_r18", "r101_r50")),
-        *(f"rekd_{d}_r101_r50_coco" for d in ("atss", "fcos")),
+        *(f"rekd_{d}_r101_r50_coco" for d in ("atss", "fcos", "ld_gfl")),
         *("rekd_rtmdet_l_s_coco", "rekd_yolox_s_nano_coco", "student_gfl_r18_coco"),
     } <= names
 

@@ -117,6 +117,8 @@ def _build(cfg: Config, found: Findings) -> ReKDDistill:
     if adapter is not None:
         found.row("pairing", adapter.describe())
     found.row("loss", model.distiller.loss)
+    if model.distiller.box_loss is not None:
+        found.row("box loss", model.distiller.box_loss)
     ratio = _count(model.teacher) / _count(model.student)
     if ratio < 1:
         found.notes.append(

@@ -49,8 +49,8 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
     init_default_scope(cfg.get("default_scope", "mmdet"))
     torch.manual_seed(SEED)
     model = MODELS.build(model_config(cfg))
-    if model.distiller.adapter is None:
-        raise AnalysisError("this pair distils feature maps alone (model.distiller.loss=None): it compares no logits")
+    if model.distiller.loss is None:
+        raise AnalysisError("this pair distils no classification logits (model.distiller.loss=None)")
     checkpoint = checkpoint or cfg.get("load_from")
     if checkpoint is None:
         model.init_weights()

@@ -105,6 +105,36 @@ class HeadAdapter(ABC):
     def clear(self) -> None:
         """Forget what was recorded, so that no tensor outlives its step."""
 
+    def check_box_bins(self) -> int:
+        """How many bins each side of a box has, for ``model.distiller.box_loss``.
+
+        Raises:
+            ValueError: if one of the heads gives its boxes in another form, or the two heads have other bins.
+        """
+        raise ValueError(self._no_bins(self.student))
+
+    def align_boxes(self, teacher_feats: Sequence[Tensor], aligned: Sequence[AlignedLogits]) -> AlignedLogits:
+        """The distributions of the recorded positive rows' boxes, for heads with :meth:`check_box_bins`.
+
+        Args:
+            teacher_feats: as for :meth:`align`.
+            aligned: what :meth:`align` gave in this step.
+
+        Returns:
+            One row for each side of each positive row's box, with the logits of its bins, ``tag='box'``, and as its
+            weight the teacher's quality of the positive row. Called without gradient.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def _no_bins(head: nn.Module) -> str:
+        bare = HeadAdapter.check_box_bins
+        able = sorted(c.__name__ for c, a in ADAPTERS.items() if a.check_box_bins is not bare)
+        return (
+            f"{type(head).__name__} gives no distribution over bins for the sides of a box (it has no reg_max), so "
+            f"there is none to distil. Leave the key out, or take a pair of these heads: {', '.join(able)}"
+        )
+
     @property
     def num_classes(self) -> int | None:
         """Foreground classes; None where the head does not tell."""

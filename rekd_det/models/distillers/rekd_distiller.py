@@ -26,6 +26,9 @@ from rekd_det.models.utils.finite_guard import FiniteGuard
 from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures.aligned_logits import AlignedLogits
 
+#: the config keys of the losses on logits, for messages
+LOSS, BOX_LOSS = "model.distiller.loss", "model.distiller.box_loss"
+
 
 @MODELS.register_module()
 class ReKDDistiller(BaseDistiller):
@@ -33,12 +36,18 @@ class ReKDDistiller(BaseDistiller):
 
     Args:
         loss: config of a :class:`rekd_det.models.losses.LogitLoss`, e.g. ``dict(type='mmrazor.ReKDLoss', top_k=5)``.
-            Where it sets no ``activation``, the head's own is used. None distils features alone; the heads then need
-            no adapter.
+            Where it sets no ``activation``, the head's own is used. None leaves the classification out; with
+            ``feature_losses`` alone the heads need no adapter.
         feature_losses: losses on feature maps by name, see :class:`rekd_det.models.losses.FeatureLoss`, e.g.
             ``dict(loss_pkd=dict(type='mmrazor.PKDLoss', loss_weight=6.0, levels=[0, 1, 2, 3]))``.
         rows: which rows count in ``loss``, and how much: 'all', 'object' or 'teacher', see
             :func:`rekd_det.models.distillers.row_weighting.row_weight`.
+        box_loss: config of a :class:`rekd_det.models.losses.LogitLoss` for heads that give each side of a box as a
+            distribution over bins (``GFLHead``, ``LDHead``), e.g. ``dict(type='mmrazor.ReKDLoss', top_k=4)``; its
+            categories are the bins. Classical KD of the bins, ``dict(type='mmrazor.KDLoss', tau=10.0)``, is
+            localisation distillation (LD, Zheng et al., CVPR 2022). The rows are the four sides of the student's
+            positive rows, each weighted by the teacher's quality of the row (its largest class probability), and the
+            sum is divided by four times the sum of the qualities. None leaves the boxes out.
         init_cfg: as in mmengine's ``BaseModule``.
 
     Raises:
@@ -50,17 +59,19 @@ class ReKDDistiller(BaseDistiller):
         loss: dict | None,
         feature_losses: Mapping | None = None,
         rows: str = "all",
+        box_loss: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         check_row_weighting(rows)
         self.row_weighting = rows
-        if not isinstance(loss, dict) and not (loss is None and feature_losses):
+        if not isinstance(loss, dict) and not (loss is None and (feature_losses or box_loss)):
             raise TypeError(
-                f"model.distiller.loss must be a config dict (or None beside feature_losses), got {type(loss).__name__}"
+                f"{LOSS} must be a config dict (or None beside feature_losses or box_loss), got {type(loss).__name__}"
             )
         self._loss_cfg = None if loss is None else dict(loss)
         self.loss = None if self._loss_cfg is None else _build_loss_for_any_head(self._loss_cfg)
+        self.box_loss = None if box_loss is None else _build_box_loss(box_loss)
         #: trained with the student where they have connectors
         self.feature_losses = ModuleDict({n: FeatureLoss(n, c) for n, c in (feature_losses or {}).items()})
         self._features: FeatureTap | None = None
@@ -84,21 +95,28 @@ class ReKDDistiller(BaseDistiller):
         if self.feature_losses:
             self._features = FeatureTap(student)
             print_log(f"feature distillation: {', '.join(self.feature_losses)}", logger="current")
-        if self._loss_cfg is None or self.loss is None:
+        if self.loss is None and self.box_loss is None:
             return
         self.adapter = build_adapter(student, model)
-        meaning = self.adapter.meaning
-        if "activation" not in self._loss_cfg:
-            try:
-                self.loss = _build_loss({**self._loss_cfg, "activation": meaning.activation})
-            except ValueError as error:
-                head = type(self.adapter.student).__name__
-                raise ValueError(f"model.distiller.loss: {head} classifies by {meaning.activation}: {error}") from error
-        self._check_meaning(self.loss, self.adapter)
-        self.loss.read_meaning(meaning)
-        self.loss.check_num_logits(self.adapter.num_logits)
-        self._check_labels(self.adapter.no_labels)
+        if self.loss is not None:
+            self._fit_loss(self.adapter)
         print_log(f"ReKD pairs {self.adapter.describe()}; {self.loss}", logger="current")
+        if self.box_loss is not None:
+            with _named(BOX_LOSS):
+                bins = self.adapter.check_box_bins()
+                self.box_loss.check_num_logits(bins)
+            print_log(f"ReKD pairs the boxes' {bins} bins of each side; {self.box_loss}", logger="current")
+
+    def _fit_loss(self, adapter: HeadAdapter) -> None:
+        assert self._loss_cfg is not None and self.loss is not None
+        meaning = adapter.meaning
+        if "activation" not in self._loss_cfg:
+            with _named(f"{LOSS}: {type(adapter.student).__name__} classifies by {meaning.activation}"):
+                self.loss = _build_loss({**self._loss_cfg, "activation": meaning.activation})
+        self._check_meaning(self.loss, adapter)
+        self.loss.read_meaning(meaning)
+        self.loss.check_num_logits(adapter.num_logits)
+        self._check_labels(adapter.no_labels)
 
     def _check_labels(self, none_because: str | None) -> None:
         assert self.loss is not None
@@ -159,27 +177,32 @@ class ReKDDistiller(BaseDistiller):
             ``loss_*`` scalars to minimise, and detached statistics whose names lack "loss". With several heads (stages)
             the names start with the head's tag: 's0.loss_tisd'.
         """
-        aligned: list[AlignedLogits] = []
+        rows: list[tuple[LogitLoss, str, AlignedLogits]] = []
         if self.adapter is not None:
             with torch.no_grad(), self.lean.precision(self._device):
-                aligned = self.adapter.align(teacher_feats, data_samples)
+                classes = self.adapter.align(teacher_feats, data_samples)
+                if self.loss is not None:
+                    rows += [(self.loss, self.row_weighting, entry) for entry in classes]
+                if self.box_loss is not None:
+                    rows.append((self.box_loss, "all", self.adapter.align_boxes(teacher_feats, classes)))
+        aligned = [entry for *_, entry in rows]
         if not self._told_rows and self.adapter is not None:
             self._told_rows = True
             counts = ", ".join(f"{e.tag or 'head'}: {e.num_rows} rows, weight {e.loss_weight:g}" for e in aligned)
             print_log(f"ReKD's first step distils {counts or 'no rows'}", logger="current")
         losses: dict[str, Tensor] = {}
         statistics: dict[str, Tensor] = {}
-        for entry in aligned:
+        for loss, weighting, entry in rows:
             prefix = f"{entry.tag}." if entry.tag else ""
-            parts, values = self._components(entry)
+            parts, values = self._components(loss, weighting, entry)
             losses |= {prefix + name: part * (entry.loss_weight * self.scale) for name, part in parts.items()}
             statistics |= {prefix + name: value for name, value in values.items()}
-            agreement = top1_agreement(entry)
+            agreement = top1_agreement(entry) if loss is self.loss else None
             if agreement is not None:
                 statistics[f"{prefix}agreement"] = agreement
         if self._features is not None:
-            for name, loss in self.feature_losses.items():
-                losses[name] = loss(self._features.feats, teacher_feats) * self.scale
+            for name, feature_loss in self.feature_losses.items():
+                losses[name] = feature_loss(self._features.feats, teacher_feats) * self.scale
         if losses:
             self._finite.check(torch.stack([v.detach() for v in losses.values()]).sum(), aligned)
         return losses | statistics
@@ -188,17 +211,19 @@ class ReKDDistiller(BaseDistiller):
         """What a step without distillation needs: zeros attached to the trained connectors, which DDP waits for."""
         return {name: loss.idle() for name, loss in self.feature_losses.items() if any(True for _ in loss.parameters())}
 
-    def _components(self, entry: AlignedLogits) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        assert self.loss is not None
+    @staticmethod
+    def _components(
+        loss: LogitLoss, weighting: str, entry: AlignedLogits
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         # A loss that is one value per row can go through the levels one by one, without a copy of them all.
-        levels = entry.levels() if self.loss.kernel_spec() is not None else [entry]
+        levels = entry.levels() if loss.kernel_spec() is not None else [entry]
         total: dict[str, Tensor] = {}
         means: dict[str, list[Tensor]] = {}
         counts: list[Tensor | float] = []
         for level in levels:
-            avg_factor = level.avg_factor if self.loss.reduction == "mean" else None
-            weight = row_weight(level, self.row_weighting)
-            parts, values = self.loss.components(level.student, level.teacher, weight, avg_factor, level.labels)
+            avg_factor = level.avg_factor if loss.reduction == "mean" else None
+            weight = row_weight(level, weighting)
+            parts, values = loss.components(level.student, level.teacher, weight, avg_factor, level.labels)
             total = {name: total[name] + part if total else part for name, part in parts.items()}
             if len(levels) == 1:
                 return parts, values
@@ -222,7 +247,36 @@ def _build_loss_for_any_head(cfg: dict) -> LogitLoss:
             raise error from None
 
 
-def _build_loss(cfg: dict) -> LogitLoss:
+def _build_box_loss(cfg: dict) -> LogitLoss:
+    if not isinstance(cfg, dict):
+        raise TypeError(f"{BOX_LOSS} must be a config dict, or None, got {type(cfg).__name__}")
+    if cfg.get("activation", "softmax") != "softmax":
+        raise ValueError(
+            f"{BOX_LOSS}.activation={cfg['activation']!r}: the bins of a side are one distribution, a softmax. Leave "
+            "the key out"
+        )
+    with _named(BOX_LOSS):
+        loss = _build_loss({**cfg, "activation": "softmax"}, BOX_LOSS)
+        if loss.needs_labels:
+            raise ValueError(
+                f"{type(loss).__name__} needs one label for each row, and the side of a box has none; KDLoss, "
+                "GDKDLoss and ReKDLoss need no labels"
+            )
+    return loss
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Puts what a ValueError is about in front of its message, unless it says so itself."""
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith(what):
+            raise
+        raise ValueError(f"{what}: {error}") from error
+
+
+def _build_loss(cfg: dict, key: str = LOSS) -> LogitLoss:
     # The config's default scope is mmdet; a loss of this package must be found without 'mmrazor.' as well.
     with DefaultScope.overwrite_default_scope("mmrazor"):
         if isinstance(cfg.get("type"), str):
@@ -232,17 +286,17 @@ def _build_loss(cfg: dict) -> LogitLoss:
         if not (inspect.isclass(kind) and issubclass(kind, LogitLoss)):
             names = sorted(c.__name__ for c in _subclasses(LogitLoss))
             raise TypeError(
-                f"model.distiller.loss.type={cfg.get('type')!r} is not a loss on classification logits; "
+                f"{key}.type={cfg.get('type')!r} is not a loss on classification logits; "
                 f"choose one of {', '.join(names)}, or register a subclass of rekd_det.models.losses.LogitLoss"
             )
-        _check_options(kind, cfg)
+        _check_options(kind, cfg, key)
         loss = MODELS.build(cfg)
     if loss.reduction == "none":
-        raise ValueError("model.distiller.loss.reduction='none' gives no scalar to train on; use 'mean'")
+        raise ValueError(f"{key}.reduction='none' gives no scalar to train on; use 'mean'")
     return loss
 
 
-def _check_options(kind: type, cfg: dict) -> None:
+def _check_options(kind: type, cfg: dict, key: str) -> None:
     known: set[str] = set()
     for cls in kind.__mro__:
         if issubclass(cls, LogitLoss):
@@ -250,9 +304,7 @@ def _check_options(kind: type, cfg: dict) -> None:
     known -= {"self", "kwargs"}
     unknown = sorted(set(cfg) - known - {"type", "_scope_"})
     if unknown:
-        raise TypeError(
-            f"model.distiller.loss has no option {', '.join(unknown)}; {kind.__name__} takes {', '.join(sorted(known))}"
-        )
+        raise TypeError(f"{key} has no option {', '.join(unknown)}; {kind.__name__} takes {', '.join(sorted(known))}")
 
 
 def _subclasses(cls: type) -> set[type]:

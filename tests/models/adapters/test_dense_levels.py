@@ -61,12 +61,8 @@ def test_values_statistics_and_gradients_are_those_of_the_whole(pair, row_weight
     levels = AlignedLevels(
         students, [e.teacher for e in entry.levels()], entry.labels, entry.weight, entry.avg_factor, entry.meaning
     )
-    distiller.row_weighting, before = row_weighting, distiller.row_weighting
-    try:
-        got, want = distiller._components(levels), distiller._components(whole)
-        assert row_weight(levels, row_weighting).equal(row_weight(whole, row_weighting))
-    finally:
-        distiller.row_weighting = before
+    got, want = (distiller._components(distiller.loss, row_weighting, e) for e in (levels, whole))
+    assert row_weight(levels, row_weighting).equal(row_weight(whole, row_weighting))
     for a, b in zip(got, want, strict=True):
         assert a.keys() == b.keys()
         for name in a:
@@ -104,7 +100,8 @@ def test_where_the_rows_are_divided_by_their_number_all_count(pair):
     s, t = (torch.randn(9, 5, generator=torch.Generator().manual_seed(i)) for i in range(2))
     meaning = model.distiller.adapter.meaning
     levels = AlignedLevels(s.split([6, 0, 3]), t.split([6, 0, 3]), None, None, None, meaning)
-    got, want = (model.distiller._components(e) for e in (levels, AlignedLogits(s, t, meaning=meaning)))
+    whole = AlignedLogits(s, t, meaning=meaning)
+    got, want = (model.distiller._components(model.distiller.loss, "all", e) for e in (levels, whole))
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
 

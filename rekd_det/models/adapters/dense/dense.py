@@ -275,13 +275,6 @@ class PAAAdapter(ATSSAdapter):
     order = "image"
 
 
-@register_adapter("GFLHead", "LDHead")
-class GFLAdapter(DenseAdapter):
-    """Generalised Focal Loss: the logit is of the class and its quality together."""
-
-    branch = ("cls_convs", "gfl_cls")
-
-
 @register_adapter("FCOSHead", "NASFCOSHead", "CondInstBboxHead", "BoxInstBboxHead")
 class FCOSAdapter(DenseAdapter):
     """FCOS and the instance heads built on it; all points weigh the same, centerness plays no part."""

@@ -1,0 +1,5 @@
+# ReKD on the categories and on the bins of the boxes' sides: localisation distillation (LD) with its tail freed. tau is
+# the one of LD's authors; K and the weights are not measured.
+_base_ = "./rekd_gfl_r101_r50_coco.py"
+box_loss = dict(type="mmrazor.ReKDLoss", top_k=4, tau=10.0)
+model = dict(distiller=dict(box_loss=box_loss))
