@@ -347,6 +347,7 @@ def test_refused_with_one_message(case, pair, unformatted_configs, tmp_path, mon
     assert not Path("made-by-a-checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_a_message_ends_the_process_without_a_traceback(pair, tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "train.py"), str(pair.pair), "--cfg-options", f"{LOSS}.topk=3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -88,6 +88,7 @@ def test_refused_by_name(way, by, pair, here, monkeypatch, capsys):
     assert not Path(TRACE).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runner", ["ReKDRunner", "Runner"])
 @pytest.mark.parametrize("by", ["url", "file"])
 def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pair, here, monkeypatch):

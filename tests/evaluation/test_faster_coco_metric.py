@@ -133,6 +133,7 @@ def test_without_any_detection_there_is_no_metric(tmp_path):
     assert_same(ann_file, CLASSES, samples)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not REAL.exists(), reason="needs the real COCO images beside the repository")
 def test_real_annotations():

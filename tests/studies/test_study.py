@@ -419,6 +419,7 @@ def test_without_its_backbone_nothing_is_trained(fake, capsys):
     assert "its backbone could not be trained (backbone-seed0-" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stop_while_a_config_is_written_is_a_stop(fake, monkeypatch):
     dump = Config.dump
 
@@ -483,7 +484,14 @@ def test_a_hung_training_is_killed_and_the_study_goes_on(fake, capsys):
 
 
 @pytest.mark.parametrize(
-    "damage", ["{", "[]", '{"digest": "{digest}", "result": 7}', '{"digest": "{digest}", "starts": "x"}']
+    "damage",
+    [
+        "{",
+        *(
+            pytest.param(line, marks=pytest.mark.slow)
+            for line in ("[]", '{"digest": "{digest}", "result": 7}', '{"digest": "{digest}", "starts": "x"}')
+        ),
+    ],
 )
 def test_a_damaged_result_costs_that_run_alone(fake, damage):
     assert fake.study() == 0
@@ -581,6 +589,7 @@ def test_committed_results_count_where_their_folders_are_gone(sitting, capsys):
     assert "5 of 5 runs are finished." in (sitting.root / "b/tiny/report.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("missing", "kinds"),
     [
@@ -643,6 +652,7 @@ def test_a_budget_ends_a_sitting_and_the_next_one_goes_on(sitting, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, monkeypatch, capsys):
     study = read_study(TINY)
     two_seeds = make_plan(dataclasses.replace(study, seeds=(0, 1)))

@@ -221,6 +221,7 @@ def test_every_adapter_was_proven_on_a_detector_of_the_zoo():
     assert shipped - proven == {"RTMDetAdapter"}  # no config of the zoo has its heads: the next test
 
 
+@pytest.mark.slow
 def test_rtmdet_with_shared_norms():
     model = zoo_model("rtmdet/rtmdet_tiny_8xb32-300e_coco.py")
     head = {k: v for k, v in model.bbox_head.items() if k not in ("type", "share_conv", "exp_on_reg")}

@@ -66,6 +66,7 @@ def test_two_urls_with_one_file_name_are_two_checkpoints(site, tmp_path):
     assert cached(tmp_path) == ["epoch_12.pth"] * 2
 
 
+@pytest.mark.slow
 def test_many_processes_download_once(site):
     _, address, asked = site
     url = f"{address}/a/epoch_12.pth"

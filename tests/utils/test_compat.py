@@ -21,6 +21,7 @@ def python(code: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 def test_importing_registers_everything_and_nothing_must_come_first():
     done = python(
         "import rekd_det\n"

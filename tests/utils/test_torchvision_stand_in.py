@@ -32,6 +32,7 @@ def test_what_needs_torchvision_says_so():
         TRANSFORMS.build(dict(type="PackInputs", _scope_="mmpretrain"))(dict(img=Image.new("RGB", (4, 4))))
 
 
+@pytest.mark.slow
 def test_without_this_package_mmpretrain_does_not_import():
     """If it ever does, the stand-in can go."""
     done = subprocess.run(

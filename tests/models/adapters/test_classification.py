@@ -233,11 +233,13 @@ def test_every_image_is_an_object():
         distilled(student, model.teacher, rows="teacher")
 
 
+@pytest.mark.slow
 def test_nothing_imports_the_adapters_before_they_are_needed():
     code = "import sys, rekd_det; assert not [m for m in sys.modules if m.startswith('rekd_det.models.adapters.image')]"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_the_package_works_without_mmpretrain():
     code = (
         "import sys; sys.modules['mmpretrain'] = None; import rekd_det; from rekd_det.models.adapters import ADAPTERS"

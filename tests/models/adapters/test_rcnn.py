@@ -116,6 +116,7 @@ def test_only_the_classification_path_of_the_teacher_runs(family):
     assert not [n for n in ran if any(w in n for w in wasted)]
 
 
+@pytest.mark.slow
 def test_stage_weights_are_the_heads(family):
     name, config = family
     model = build_pair(config, teacher=perturb(build(config)))
@@ -152,6 +153,7 @@ def test_images_without_objects(family):
     total(losses).backward()
 
 
+@pytest.mark.slow
 def test_an_image_without_proposals_beside_one_with(family):
     name, config = family
     config = copy.deepcopy(config)

@@ -95,6 +95,7 @@ def test_identical_teacher_gives_bit_equal_rows_and_no_loss(family):
     assert_no_pull(model, step.distill)
 
 
+@pytest.mark.slow
 def test_other_teacher_judges_the_students_rois_with_its_own_weights(family):
     name, model, batch = family
     model = perturbed_pair(model, 0.001 if name == "trident" else 0.02)  # its layers are as wide as the zoo's
@@ -149,6 +150,7 @@ def test_nothing_is_left_behind_and_the_teacher_stays_as_it_was(family):
     assert all(torch.equal(a, b) for a, b in zip(buffers, model.teacher.buffers(), strict=True))
 
 
+@pytest.mark.slow
 def test_images_without_objects(family):
     name, model, batch = family
     model = perturbed_pair(model)

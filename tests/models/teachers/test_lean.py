@@ -65,7 +65,11 @@ def assert_close(got, want):
 
 @pytest.mark.parametrize(
     "options",
-    [dict(teacher_fuse_bn=True), dict(teacher_channels_last=True), dict(teacher_compile=dict(backend="eager"))],
+    [
+        dict(teacher_fuse_bn=True),
+        dict(teacher_channels_last=True),
+        pytest.param(dict(teacher_compile=dict(backend="eager")), marks=pytest.mark.slow),
+    ],
 )
 def test_logits_stay_equal(family, options):
     _, plain = step_of(family)
@@ -75,6 +79,7 @@ def test_logits_stay_equal(family, options):
     assert not any(p.requires_grad for p in model.teacher.parameters())
 
 
+@pytest.mark.slow
 def test_all_options_at_once_train(family):
     model, step = step_of(
         family,
@@ -97,6 +102,7 @@ def test_every_batch_norm_of_a_resnet_is_folded(family):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in teacher.modules())
 
 
+@pytest.mark.slow
 def test_bf16_is_for_the_teacher_alone(family):
     _, plain = step_of(family)
     model, lean = step_of(family, teacher_dtype="bf16")
@@ -120,6 +126,7 @@ def test_mmcv_operators_get_plain_maps(family):
         assert step.feats[0].dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_checkpoints_and_copies_do_not_know(family):
     plain, _ = step_of(family)
     model, _ = step_of(family, teacher_fuse_bn=True, teacher_dtype="bf16")
@@ -229,6 +236,7 @@ def deformable():
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_mmcv_operators_work_in_fp32(deformable, dtype):
     # Random offsets would turn the smallest change into a large one; settled norms and untrained offsets do not.
