@@ -141,7 +141,7 @@ def _has_triton() -> bool:
 
 
 def _why_not_triton(student: Tensor, teacher: Tensor, spec: KDSpec) -> str:
-    from rekd_det.models.losses.kernels.triton import INTERPRETED, fits, max_width
+    from rekd_det.models.losses.kernels.triton import INTERPRETED, MAX_WIDTH, fits
 
     rows = LossInputs(student, teacher, None, None)
     if student.device.type != "cuda" and not INTERPRETED:
@@ -151,5 +151,5 @@ def _why_not_triton(student: Tensor, teacher: Tensor, spec: KDSpec) -> str:
     if spec.top_k > TRITON_MAX_K:
         return f"top_k={spec.top_k} is greater than {TRITON_MAX_K}"
     if not fits(spec, student.shape[1]):
-        return f"{student.shape[1]} logits per row do not fit into {max_width(spec)}"
+        return f"{student.shape[1]} logits per row do not fit into {MAX_WIDTH}"
     return ""

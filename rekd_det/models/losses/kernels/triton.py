@@ -378,9 +378,8 @@ def _scale_kernel(grad_ptr, upstream_ptr, factor_ptr, numel, J: tl.constexpr, BL
 #: whether kernels run in Triton's interpreter, on CPU tensors (a debugging aid of Triton itself)
 INTERPRETED = not isinstance(_rows_kernel, triton.JITFunction)
 
-#: the widest row, implicit background included, that fits into the registers; the modulating factor takes more of them
-MAX_WIDTH = 4096
-MAX_WIDTH_WITH_GAMMA = 2048
+#: the most logits per row, an implicit background included: at 4096 three variants of the kernel spilled
+MAX_WIDTH = 2048
 
 #: Compiler options beside the number of warps. Without fused multiply-adds equal logits give a gradient of exactly 0.
 OPTIONS = {"enable_fp_fusion": False}
@@ -388,12 +387,7 @@ OPTIONS = {"enable_fp_fusion": False}
 
 def fits(spec: KDSpec, num_logits: int) -> bool:
     """Whether a row fits into the registers of one program."""
-    return num_logits + (spec.activation == "implicit_bg") <= max_width(spec)
-
-
-def max_width(spec: KDSpec) -> int:
-    """The most logits per row that the kernel serves, an implicit background included."""
-    return MAX_WIDTH_WITH_GAMMA if spec.gamma else MAX_WIDTH
+    return num_logits + (spec.activation == "implicit_bg") <= MAX_WIDTH
 
 
 class Tile(NamedTuple):
@@ -415,10 +409,12 @@ def tile(spec: KDSpec, num_logits: int, itemsize: int) -> Tile:
     """
     cols = max(16, triton.next_power_of_2(num_logits + (spec.activation == "implicit_bg")))
     # Sigmoid terms need more registers for each element, and have fewer sums that a row's threads must share.
-    per_thread = 4 if spec.activation == "sigmoid" and cols <= 2048 else 8
+    per_thread = 4 if spec.activation == "sigmoid" else 8
     threads = max(4, cols // per_thread)
-    # Adjacent columns of a thread: 16 bytes where rows start at multiples of 16 elements, which Triton looks at.
-    adjacent = min(16 // itemsize, cols // threads) if num_logits % 16 == 0 else 1
+    # Adjacent columns of a thread: 16 bytes where rows start at multiples of 16 elements, which Triton looks at. Eight
+    # of them in a row of 2048 halves spilled 8 bytes.
+    most = 4 if cols > 1024 else 8
+    adjacent = min(16 // itemsize, cols // threads, most) if num_logits % 16 == 0 else 1
     lanes = threads * adjacent
     return Tile(cols // lanes, max(1, 32 // threads), lanes, max(1, threads // 32))
 
