@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import rekd_det
+from rekd_det.engine.runner.rekd_runner import ReKDRunner
+from rekd_det.evaluation.faster_coco_metric import FasterCocoMetric
 from rekd_det.models import adapters
 from rekd_det.models.losses import (
     BCKDLoss,
     DISTLoss,
     DKDLoss,
+    FeatureLoss,
     GDKDLoss,
     KDLoss,
     LogitLoss,
@@ -20,12 +23,13 @@ from rekd_det.models.losses import (
     ReKDLoss,
     TISDLoss,
 )
+from rekd_det.models.teachers.lean import LeanOptions
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 HEADER = """# Configuration reference
 
-Written by `tools/make_reference.py` from the docstrings; do not edit. Types are in MMRazor's
-registry: write `mmrazor.ReKDLoss` and so on.
+`tools/make_reference.py` writes this page from the docstrings; do not edit it. Models, losses and hooks are in
+MMRazor's registry: write `mmrazor.ReKDLoss` and so on.
 """
 
 
@@ -39,10 +43,13 @@ def components() -> dict[str, list]:
         "The model": [
             rekd_det.models.algorithms.ReKDDistill,
             rekd_det.models.distillers.ReKDDistiller,
+            LeanOptions,
         ],
-        "Losses": [LogitLoss, ReKDLoss, TISDLoss, NTIDLoss, KDLoss, DKDLoss, GDKDLoss, BCKDLoss, DISTLoss],
+        "Losses": [LogitLoss, ReKDLoss, TISDLoss, NTIDLoss, KDLoss, DKDLoss, GDKDLoss, BCKDLoss, DISTLoss, FeatureLoss],
         "Backbones": [vars(rekd_det.models.backbones)[name] for name in rekd_det.models.backbones.__all__],
+        "Runner": [ReKDRunner],
         "Hooks": ours,
+        "Evaluation": [FasterCocoMetric],
         "Optimizer": [rekd_det.engine.optimizers.BF16OptimWrapper],
         "For authors of adapters": [adapters.HeadAdapter],
     }

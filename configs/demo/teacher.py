@@ -6,7 +6,7 @@ model = dict(
     neck=dict(in_channels=[32, 64, 128, 256]),
 )
 
-# Longer than the student: a teacher has to know more than its student.
+# Longer than the student, because a teacher must be better than its student.
 max_epochs = 10
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 param_scheduler = [

@@ -1,4 +1,4 @@
-# The generated data set, and a schedule that fits a CPU's patience. The studies' `_base_/shapes.py` builds on it.
+# The generated data set, and a short schedule for a CPU. The studies' `_base_/shapes.py` builds on it.
 _base_ = ["mmdet::_base_/datasets/coco_detection.py", "mmdet::_base_/default_runtime.py"]
 
 data_root = "work_dirs/demo/data/"
@@ -12,7 +12,7 @@ metainfo = dict(
     )
 )  # fmt: skip
 
-# The images are used at the size at which they were drawn; small ones would only lose their details.
+# The images are used at their original size; smaller ones would lose details.
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
@@ -31,7 +31,7 @@ test_pipeline = [
     ),
 ]
 
-# Such small images load faster than a second process could hand them over.
+# Such small images load faster than a second process could transfer them.
 train_dataloader = dict(
     batch_size=16,
     num_workers=0,
@@ -70,7 +70,7 @@ param_scheduler = [
 ]
 default_hooks = dict(
     logger=dict(interval=10),
-    # Two, because the oldest goes before the next one is complete.
+    # Two, because the oldest is removed before the next one is complete.
     checkpoint=dict(interval=1, max_keep_ckpts=2),
 )
 randomness = dict(seed=0)

@@ -12,4 +12,4 @@ train_cfg = dict(val_interval=2)
 vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
 visualizer = dict(type="DetLocalVisualizer", name="visualizer", vis_backends=vis_backends)
 # One image of each batch is drawn at a validation: ground truth on the left, detections on the right.
-default_hooks = dict(visualization=dict(type="DetVisualizationHook", draw=True, interval=1))
+default_hooks = dict(visualization=dict(type="DetVisualizationHook", draw=True, interval=1, score_thr=0.2))
