@@ -228,7 +228,7 @@ def test_too_few_hard_rows_decide_nothing():
 def test_a_flat_teacher_is_said_to_be_flat():
     found = collected(easy=0, hard=200, flat=0.1)
     assert not found.suggest().reached
-    assert "the teacher is flat" in suggestion_text(found)
+    assert "probabilities are flat" in suggestion_text(found)
 
 
 def test_no_row_no_suggestion():
@@ -247,7 +247,7 @@ def test_rows_without_labels_are_one_group():
 def test_easy_and_hard_in_words():
     groups = collected(easy=50, hard=50).groups("teacher")
     text = comparison_text(groups, "object", 2)
-    assert "2.00e-02 on easy and 2.40e-01 on hard" in text and "in 100% of the cases" in text
+    assert "2.00e-02 on easy and 2.40e-01 on hard" in text and "In 100% of random pairs" in text
     assert comparison_text(groups, "background", 2) is None
 
 
@@ -308,7 +308,7 @@ def test_a_damaged_line_costs_that_line(tmp_path, broken):
     good = file.read_bytes()
     more = json.dumps(train(20, loss=2.0)).encode()
     file.write_bytes(good.rstrip() + b"\n" + broken.encode(errors="surrogateescape") + b"\n" + more + b"\n")
-    with pytest.warns(UserWarning, match="line 2 is damaged and was passed over"):
+    with pytest.warns(UserWarning, match="line 2 is damaged and was skipped"):
         assert read_run(tmp_path, "a").train["loss"].values == [3.0, 2.0]
 
 

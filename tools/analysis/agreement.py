@@ -1,4 +1,4 @@
-"""Compare students of one pair with their teacher, row by row, where the teacher is sure. Nothing is trained."""
+"""Compare students of one pair with their teacher, row by row, where the teacher is confident. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
     add_pair_arguments(parser, split="val")
     parser.add_argument("checkpoints", nargs="+", metavar="STUDENT.pth", help="trained students, distilled or not")
-    parser.add_argument("--least", type=float, default=0.3, metavar="P", help="the teacher is sure from here on")
-    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="size of the heads that are compared")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the table there as well")
+    parser.add_argument("--least", type=float, default=0.3, metavar="P", help="least probability in the compared rows")
+    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="size of the top-K sets that are compared")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="also write the table to this file")
     add_loader_arguments(parser)
     args = parser.parse_args()
     check_counts(parser, args, "limit", "top_k", "batch_size")
@@ -58,7 +58,7 @@ def main() -> None:
                 bar.update(len(batch["data_samples"]))
         if not found.rows:
             raise AnalysisError(
-                f"the teacher is nowhere sure in these images; take more, or a lower --least than {args.least}"
+                f"no row of these images reaches --least {args.least}; use more images, or a lower --least"
             )
         table.append([checkpoint, found.rows, *(round(v, 4) for v in found.result().values())])
     header = ["student", "rows", "same top 1", f"share of the teacher's top {args.top_k}", "KL"]

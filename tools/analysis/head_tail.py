@@ -1,4 +1,4 @@
-"""Show head and tail of a pair's teacher over a data set: PNG, CSV and one HTML report. Nothing is trained."""
+"""Show a teacher's top-K set and tail over a data set: PNG, CSV and one HTML report. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ DEFAULT_TOP_K = 5
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
     add_pair_arguments(parser, split="train")
-    parser.add_argument("--checkpoint", help="weights of a trained student: it then proposes the rows, and judges too")
+    parser.add_argument(
+        "--checkpoint", help="weights of a trained student, which then proposes the rows and also judges them"
+    )
     parser.add_argument("--top-k", type=int, metavar="K", help="K of the matrix; by default the loss's, or 5")
     parser.add_argument("--out", type=Path, help="folder of the report; default: work_dirs/CONFIG/head_tail")
     add_loader_arguments(parser)
@@ -54,7 +56,7 @@ def main() -> None:
     dataset = build_images(cfg, args.split)
     images = choose(dataset, args.limit)
     loss, found = model.distiller.loss, None
-    # A student at the start of its training is wrong about everything alike: its gradients tell nothing.
+    # A student at the start of its training is wrong everywhere, so its gradients say nothing.
     pull = Pull(loss) if args.checkpoint else None
     judges = ("teacher", "student") if args.checkpoint else ("teacher",)
     seed_samplers()
@@ -74,7 +76,7 @@ def main() -> None:
                     pull.add(rows)
             bar.update(len(batch["data_samples"]))
     if found is None:
-        raise AnalysisError("the student's head sees no row in these images; take more (--limit)")
+        raise AnalysisError("the student's head has no row in these images; use more images (--limit)")
     student = f"the student of '{args.checkpoint}'" if args.checkpoint else "a student at the start of its training"
     about = (
         f"Config {args.config}, {len(images)} images of its {args.split} set, not augmented.",

@@ -1,4 +1,4 @@
-"""Ask where the students of a pair of classifiers are right: among look-alikes, on easy and on hard images."""
+"""Show where the students of a pair of classifiers are right: among look-alikes, on easy and on hard images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     add_pair_arguments(parser, split="val")
     parser.add_argument("checkpoints", nargs="+", metavar="STUDENT.pth", help="trained students, distilled or not")
     parser.add_argument("--top-k", type=int, default=5, metavar="K", help="size of the teacher's set")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write the table there as well")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="also write the table to this file")
     add_loader_arguments(parser)
     args = parser.parse_args()
     check_counts(parser, args, "limit", "top_k", "batch_size")
@@ -42,7 +42,7 @@ def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
     if not classifies_images(cfg):
-        raise AnalysisError("this config is of a detector: only the images of a classifier have one label each")
+        raise AnalysisError("this config is a detector's: only the images of a classifier have one label each")
     check_images(cfg, args.split)
     quiet()
     images = choose(build_images(cfg, args.split), args.limit)

@@ -1,4 +1,4 @@
-"""Look at a pair before paying for its training, and say in words what is wrong with it."""
+"""Check a pair before its training, and describe what is wrong with it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import load_checkpoint_file
 from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config
 
-#: a distillation whose share of the gradient is outside of this is pointed out
+#: a note is added if the distillation's share of the gradient is outside this range
 _USUAL_SHARE = 0.01, 0.9
 
 
@@ -50,7 +50,7 @@ class Findings:
         self.lines.append(f"{name:<16} {value}")
 
     def text(self) -> str:
-        """Everything, the mistakes last, where a reader looks first."""
+        """Everything as text; the mistakes come last, where a reader looks first."""
         out = list(self.lines)
         for title, entries in (("Notes", self.notes), ("Mistakes", self.mistakes)):
             if entries:
@@ -123,7 +123,7 @@ def _build(cfg: Config, found: Findings) -> ReKDDistill:
     if ratio < 1:
         found.notes.append(
             f"the teacher has {ratio:.2f} times the student's parameters: were model.teacher and model.architecture "
-            "exchanged?"
+            "swapped?"
         )
     return model.train()
 
@@ -209,7 +209,7 @@ def _report_cost(cfg: Config, model: ReKDDistill, batch: Mapping, found: Finding
     shape = f"{student.size[1]}x{student.size[0]}, {len(batch['inputs'])} images, on this machine's CPU"
     found.row("step, measured", f"{alone:.2f} s alone, {both:.2f} s distilled ({both / alone - 1:+.0%}) at {shape}")
     own, extra = (flops / len(batch["inputs"]) for flops in step_flops(model, batch))
-    # Of the rest, dense heads grow with the image; an RoI head has as many RoIs as before.
+    # The rest of a dense head grows with the image; an RoI head keeps its number of RoIs.
     rest = 1.0 if hasattr(model.student, "roi_head") else area
     own = student.feature_flops * area + (own - student.feature_flops) * rest
     extra = teacher.feature_flops * area + (extra - teacher.feature_flops) * rest
@@ -266,7 +266,7 @@ def _num_classes(model: ReKDDistill) -> int | None:
 
 
 def _train_scale(cfg: Config) -> tuple[int, int]:
-    """(width, height) that the training pipeline resizes or crops to; the usual one where it does not say."""
+    """(width, height) that the training pipeline resizes or crops to; the usual one if it does not say."""
     dataset: Any = (cfg.get("train_dataloader") or {}).get("dataset") or {}
     while isinstance(dataset, Mapping) and "pipeline" not in dataset and "dataset" in dataset:
         dataset = dataset["dataset"]

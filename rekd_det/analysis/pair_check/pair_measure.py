@@ -92,7 +92,7 @@ def _classified_images(num_classes: int, size: tuple[int, int], images: int) -> 
 
 
 def loss_shares(model: ReKDDistill, batch: Mapping) -> tuple[list[LossShare], dict[str, float], str]:
-    """Each loss at the start, with its pull on the layers that all losses share.
+    """Each loss at the start, with its gradient on the layers that all losses share.
 
     Args:
         model: the pair, in training mode.
@@ -171,7 +171,7 @@ def _losses(model: ReKDDistill, batch: Mapping, alone: bool) -> dict:
 def step_seconds(model: ReKDDistill, batch: Mapping) -> tuple[float, float]:
     """Seconds of one forward and backward pass of the student alone, and of the pair.
 
-    Each is the best of two, in turn: the first call of anything is slow.
+    Each is the best of two alternating runs, because the first call is slow.
     """
     best = {True: float("inf"), False: float("inf")}
     for _ in range(2):
@@ -200,7 +200,7 @@ def _count_flops(run: Callable[[], Any], optional: bool = False) -> int | None:
     with FlopCounterMode(display=False) as counter:
         try:
             run()
-        except Exception:  # a forward pass is a convenience that some detectors lack
+        except Exception:  # some detectors have no such forward pass
             if not optional:
                 raise
             return None

@@ -60,7 +60,7 @@ class Run:
     def per_category(self) -> dict[str, float]:
         """AP by category in the last validation; empty unless the evaluator has ``classwise=True``.
 
-        With several metrics mmdet writes all of them under the same names, so that those of the last one ('segm'
+        With several metrics mmdet writes all of them under the same names, so only those of the last one ('segm'
         behind 'bbox') are what is left.
         """
         return {
@@ -71,7 +71,7 @@ class Run:
 
 
 def read_runs(folders: list[str]) -> list[Run]:
-    """Read work dirs and give each the shortest name that tells it apart.
+    """Read work dirs and give each the shortest unique name.
 
     Raises:
         AnalysisError: if one has no log.
@@ -93,7 +93,7 @@ def read_run(folder: Path, name: str) -> Run:
     val: list[dict] = []
     for file in files:
         new_train, new_val = _read(file)
-        # A test run in the same folder logs metrics too, at step 0: it is no validation of the training.
+        # A test run in the same folder logs metrics too, at step 0, which is not a validation of the training.
         if not new_train and train:
             continue
         if train and new_train[0].get("step", 0) <= train[0].get("step", 0):
@@ -107,7 +107,7 @@ def read_run(folder: Path, name: str) -> Run:
 
 
 def _read(file: Path) -> tuple[list[dict], list[dict]]:
-    """The lines of training and those of validation; a damaged line, as a killed run leaves one, is passed over."""
+    """The lines of training and those of validation; a damaged line, which a killed run may leave, is skipped."""
     train: list[dict] = []
     val: list[dict] = []
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -120,7 +120,7 @@ def _read(file: Path) -> tuple[list[dict], list[dict]]:
             entry = None
         if not isinstance(entry, dict):
             if number < len(lines):  # the last one is half-written by every kill
-                warnings.warn(f"{file}, line {number} is damaged and was passed over", stacklevel=2)
+                warnings.warn(f"{file}, line {number} is damaged and was skipped", stacklevel=2)
             continue
         (train if "iter" in entry or "lr" in entry else val).append(entry)
     return train, val

@@ -18,7 +18,7 @@ from rekd_det.models.adapters.roi.bbox_logits import bbox_logits
 
 #: categories below it are not listed, which keeps a dense head's candidates few
 MIN_SCORE = 1e-3
-#: a candidate has to overlap a box that much to speak for it
+#: smallest IoU of a candidate that is used for a box
 MIN_IOU = 0.5
 
 

@@ -16,20 +16,20 @@ from torch import Tensor
 from rekd_det.analysis.teacher.box_scores import MIN_SCORE, TeacherScores
 from rekd_det.analysis.utils.figures import COLOURS, new_figure
 
-#: boxes in one panel; more can't be told apart
+#: boxes in one panel; more would be illegible
 MAX_BOXES = 15
 
 
 @dataclass
 class Panel:
-    """Boxes of one source, the surest first.
+    """Boxes of one source, highest score first.
 
     Args:
         title: whose boxes they are.
         boxes: ``(n, 4)`` x1, y1, x2, y2 in pixels of the image shown.
         names: category per box, with its score where it has one.
         heads: what the teacher says about each box, in words.
-        hidden: boxes that were left out for want of room.
+        hidden: number of boxes that were left out because there is no room for them.
     """
 
     title: str
@@ -69,12 +69,12 @@ def look(model: Any, data: dict, names: list[str], top_k: int, min_score: float)
 
 
 def draw(image: np.ndarray, panels: list[Panel], title: str) -> Figure:
-    """The panels side by side, and under each what the teacher says about its boxes.
+    """The panels side by side, and under each the teacher's scores of its boxes.
 
     Args:
         image: uint8 RGB ``(H, W, 3)``, as the detectors see it.
         panels: what :func:`look` found.
-        title: stands above.
+        title: text above the panels.
     """
     height, width = image.shape[:2]
     column = 5.2

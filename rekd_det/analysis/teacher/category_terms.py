@@ -1,4 +1,4 @@
-"""What a sigmoid head's KD is made of, by category: the coupling A, TISD and NTID."""
+"""The parts of a sigmoid head's KD, by category: the coupling A, TISD and NTID."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Head and tail of a teacher over a data set: what ``tools/analysis/head_tail.py`` measures."""
+"""Top-K set and tail of a teacher over a data set: what ``tools/analysis/head_tail.py`` measures."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rekd_det.analysis.teacher.mass import MassStats, head_and_tail
 from rekd_det.analysis.teacher.rows import Rows
 
 MAX_K = 20
-#: the rule of :meth:`HeadTail.suggest`: this much of the probability belongs in the head
+#: the rule of :meth:`HeadTail.suggest`: this share of the probability belongs in the top-K set
 TARGET_MASS = 0.95
-#: with fewer rows than this a group decides nothing
+#: groups with fewer rows than this are not used
 ENOUGH_ROWS = 100
 
 #: the groups of rows, in the order in which they are shown
@@ -90,11 +90,11 @@ class HeadTail:
         return {g: s for g, s in found.items() if s is not None and s.rows}
 
     def suggest(self) -> Suggestion | None:
-        """The smallest K >= 2 whose head holds on average ``TARGET_MASS`` of the teacher's probability on hard objects.
+        """The smallest K >= 2 whose top-K set holds on average ``TARGET_MASS`` of the probability on hard objects.
 
-        Hard rows decide because easy ones are served by any K. Where there are too few of them, all objects' rows
-        decide, and without labels all rows. K = 1 leaves nothing to relate inside the head. The rule is a start for a
-        search, not a result: nothing says that it gives the best AP. None without rows.
+        Only hard rows count, because any K is enough for easy ones. If there are too few of them, all rows of objects
+        count, and without labels all rows. With K = 1 there are no relations inside the top-K set. The rule is a
+        starting point for a search: nothing says that it gives the best AP. None without rows.
         """
         groups = self.groups("teacher")
         wanted = [g for g in ("object, hard", "object", UNLABELLED) if g in groups]

@@ -21,7 +21,7 @@ _PAIRS = 20
 
 
 def write_report(found: HeadTail, folder: Path, about: Sequence[str]) -> Path:
-    """Write ``report.html``, and the numbers and pictures in it as files of their own.
+    """Write ``report.html``, and its numbers and pictures as separate files.
 
     Args:
         found: what was measured.
@@ -39,7 +39,7 @@ def write_report(found: HeadTail, folder: Path, about: Sequence[str]) -> Path:
     body += _matrix_section(found, folder)
     body += _explanation(found)
     report = folder / "report.html"
-    report.write_text(html.page("Head and tail of the teacher", body), encoding="utf-8")
+    report.write_text(html.page("Top-K set and tail of the teacher", body), encoding="utf-8")
     return report
 
 
@@ -49,19 +49,19 @@ def suggestion_text(found: HeadTail) -> str:
     if suggestion is None:
         return "No row was found, so no K can be suggested."
     rule = (
-        f"Rule: the smallest K >= 2 whose head holds on average {TARGET_MASS:.0%} of the teacher's probability on the "
-        f"rows '{suggestion.group}'. It is where a search may start; it does not promise the best AP."
+        f"Rule: the smallest K >= 2 whose top-K set holds on average {TARGET_MASS:.0%} of the teacher's probability on "
+        f"the rows '{suggestion.group}'. It is a starting point for a search and does not promise the best AP."
     )
     if suggestion.reached:
-        return f"Suggested K: {suggestion.top_k} (mean head mass {suggestion.mass:.3f}). {rule}"
+        return f"Suggested K: {suggestion.top_k} (mean mass of the top-K set {suggestion.mass:.3f}). {rule}"
     return (
-        f"No K up to {found.max_k} reaches {TARGET_MASS:.0%}: the teacher is flat there (mean head mass "
-        f"{suggestion.mass:.3f} at K = {suggestion.top_k}). Is it trained, and on these categories? {rule}"
+        f"No K up to {found.max_k} reaches {TARGET_MASS:.0%}: the teacher's probabilities are flat (mean mass of the "
+        f"top-K set {suggestion.mass:.3f} at K = {suggestion.top_k}). Is it trained, and on these categories? {rule}"
     )
 
 
 def comparison_text(groups: dict[str, MassStats], kind: str, top_k: int) -> str | None:
-    """Easy against hard rows of a kind ('object', 'background') in words; None where one of the groups is empty."""
+    """Compare easy and hard rows of a kind ('object', 'background') in words; None if one of the groups is empty."""
     easy, hard = groups.get(f"{kind}, easy"), groups.get(f"{kind}, hard")
     if easy is None or hard is None:
         return None
@@ -69,8 +69,8 @@ def comparison_text(groups: dict[str, MassStats], kind: str, top_k: int) -> str 
     more = larger_tail(hard, easy, k + 1)
     return (
         f"{kind} rows at K = {k + 1}: the tail's share 1 - P is on average {easy.mean_tail[k]:.2e} on easy and "
-        f"{hard.mean_tail[k]:.2e} on hard rows; of an easy and a hard row taken at random, the hard one has the larger "
-        f"share in {more:.0%} of the cases (50%: no difference). Behind the first category, the head holds "
+        f"{hard.mean_tail[k]:.2e} on hard rows. In {more:.0%} of random pairs of an easy and a hard row, the hard one "
+        f"has the larger share (50%: no difference). Without its first category, the top-K set holds "
         f"{easy.mean_head[k] - easy.mean_head[0]:.3f} of the probability on easy and "
         f"{hard.mean_head[k] - hard.mean_head[0]:.3f} on hard rows."
     )
@@ -88,26 +88,26 @@ def _judge_section(found: HeadTail, judge: str, folder: Path) -> list[str]:
     if judge == "teacher":
         body.append(
             html.paragraph(
-                "The teacher is judge of its own rows here: where it is wrong it tends to be unsure as well, so part "
-                "of the difference is built in. The student as a judge (--checkpoint) is free of that."
+                "The teacher judges its own rows here. Where it is wrong, it also tends to be uncertain, so part of "
+                "the difference is built in. The student as the judge (--checkpoint) does not have this bias."
             )
         )
     body.append(
         html.picture(
             save(mass_figure(groups, k), folder / f"head_mass_{judge}.png"),
-            "Head mass P by K: the line is the median row, the band holds the middle 80% of rows.",
+            "Mass P of the top-K set by K: the line is the median row, the band covers the middle 80% of the rows.",
         )
     )
     body.append(
         html.picture(
             save(tail_figure(groups, k), folder / f"tail_share_{judge}.png"),
-            "The tail's share 1 - P. Left: mean by K. Right: how it is distributed.",
+            "The tail's share 1 - P. Left: mean by K. Right: its distribution.",
         )
     )
     label = label_figure(groups, k)
     if label is not None:
         path = save(label, folder / f"label_in_head_{judge}.png")
-        body.append(html.picture(path, "How often the row's own label is in the head."))
+        body.append(html.picture(path, "How often the row's own label is in the top-K set."))
     body.append(html.table(*_summary(groups, k)))
     return body
 
@@ -121,7 +121,7 @@ def _summary(groups: dict[str, MassStats], top_k: int) -> tuple[list[str], list[
         "median",
         "90%",
         f"mean 1 - P (K={top_k})",
-        "label in head",
+        "label in top-K set",
     ]
     rows = []
     for name, stats in groups.items():
@@ -141,11 +141,11 @@ def _terms_section(found: HeadTail, folder: Path) -> list[str]:
         return []
     write_csv(folder / "category_terms.csv", HEADER, lines)
     return [
-        html.heading("What KD of this head is made of, by category"),
+        html.heading("What KD of this head consists of, by category"),
         html.paragraph(
             f"Means over the rows of each label, at K = {found.top_k}. A is the teacher's probability that some "
-            "category of the tail is present; KD is TISD + A x NTID, and ReKD puts beta in the place of A. TISD and "
-            "NTID are of this student: --checkpoint shows those of a trained one."
+            "category of the tail is present. KD is TISD + A x NTID, and ReKD replaces A by beta. TISD and NTID are "
+            "those of this student: use --checkpoint for a trained one."
         ),
         html.table(HEADER, lines),
     ]
@@ -167,13 +167,13 @@ def _matrix_section(found: HeadTail, folder: Path) -> list[str]:
         [names[i], names[j], f"{v:.3f}", f"{frequency[i, j]:.3f}", f"{frequency[j, i]:.3f}"] for i, j, v in pairs
     ]
     return [
-        html.heading("Which categories stand in each other's heads"),
+        html.heading("Which categories are in each other's top-K sets"),
         html.picture(
             save(figure, folder / "heads.png"),
-            "Line i, column j: the share of rows labelled i in whose head j stands. Ordered by hierarchical clustering "
-            "(average linkage over 1 - the mean of both shares).",
+            "Row i, column j: the share of rows labelled i that have j in their top-K set. Ordered by hierarchical "
+            "clustering (average linkage over 1 - the mean of both shares).",
         ),
-        html.table(["category", "and", "mean", "second in first's head", "first in second's head"], pair_rows),
+        html.table(["category", "and", "mean", "second in first's set", "first in second's set"], pair_rows),
     ]
 
 
@@ -181,27 +181,28 @@ def _explanation(found: HeadTail) -> list[str]:
     body = [
         html.heading("How it was measured"),
         html.paragraph(
-            "A row is what the student's head classifies in a training step (a sampled RoI, an anchor, a query), but "
-            "for those of weight 0; stages or layers are pooled. The head is the teacher's K most probable categories, "
-            f"P their probability at temperature {found.tau:g}. An object's row has the label of an object, the others "
-            f"are background; of the background at most {MAX_BACKGROUND} rows per image are taken, at random."
+            "A row is what the student's detection head classifies in a training step (a sampled RoI, an anchor, a "
+            "query). Rows of weight 0 are left out; stages or layers are pooled. The top-K set is the teacher's K most "
+            f"probable categories, and P is their probability at temperature {found.tau:g}. Rows with the label of an "
+            f"object are objects, the others are background. At most {MAX_BACKGROUND} background rows per image are "
+            "sampled at random."
         ),
         html.paragraph(
-            "A row is hard if its label is not the judge's most probable category. Where a head has no logit for the "
-            "background, a background row is hard if the judge gives any category more than 0.5. Rows of one image are "
-            "alike: they are fewer independent observations than their number suggests."
+            "A row is hard if its label is not the judge's most probable category. If a detection head has no logit "
+            "for the background, a background row is hard if the judge gives some category more than 0.5. Rows of one "
+            "image are similar, so there are fewer independent observations than rows."
         ),
     ]
     if found.activation == "sigmoid":
         text = (
-            "This loss treats every category by itself (sigmoid). P is the top-K set's share of the sum of the "
-            "teacher's probabilities. What classical distillation multiplies the tail by is not 1 - P but A, the "
-            "probability that some category of the tail is present; ReKD replaces it by a constant, beta."
+            "This loss treats the categories independently (sigmoid). P is the top-K set's share of the sum of the "
+            "teacher's probabilities. Classical distillation does not multiply the tail by 1 - P but by A, the "
+            "probability that some category of the tail is present. ReKD replaces A by a constant, beta."
         )
     else:
         text = (
-            "1 - P is the coefficient that classical distillation puts on what the teacher knows about the tail "
-            "(KL_tail): the surer the teacher, the less of it the student hears. ReKD replaces it by a constant, beta."
+            "1 - P is the coefficient of the tail (KL_tail) in classical distillation: the more confident the teacher, "
+            "the less the student learns about the tail. ReKD replaces it by a constant, beta."
         )
     body.append(html.paragraph(text))
     return body

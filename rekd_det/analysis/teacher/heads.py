@@ -1,4 +1,4 @@
-"""Which categories stand in each other's heads."""
+"""Which categories are in each other's top-K sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class HeadMatrix:
 
     Args:
         num_categories: categories of objects, the rows of the matrix.
-        num_logits: its columns; one more than the categories where the background is one.
+        num_logits: its columns; one more than the categories if there is a background logit.
         top_k: K.
     """
 
@@ -39,7 +39,7 @@ class HeadMatrix:
 
 
 def cluster_order(frequency: np.ndarray) -> np.ndarray:
-    """An order of the categories that puts those which stand in each other's heads side by side.
+    """An order that puts categories next to each other if they are in each other's top-K sets.
 
     Average linkage over the distance ``1 - (f_ij + f_ji) / 2``, with optimally ordered leaves. Categories without rows
     come last.
@@ -63,7 +63,7 @@ def cluster_order(frequency: np.ndarray) -> np.ndarray:
 
 
 def strongest_pairs(frequency: np.ndarray, count: int) -> list[tuple[int, int, float]]:
-    """The pairs of categories (i, j, mean of both shares) that most often stand in each other's heads."""
+    """The pairs of categories (i, j, mean of both shares) that are most often in each other's top-K sets."""
     num = len(frequency)
     f = frequency[:, :num]
     mutual = (f + f.T) / 2

@@ -1,4 +1,4 @@
-"""Where a student classifier is right: among what its teacher puts first, and on easy and hard images."""
+"""Where a student classifier is right: inside its teacher's top-K set, and on easy and hard images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rekd_det.models.losses.functional import topk_index
 
-#: equal parts of the images, from the surest to the least sure of the teacher
+#: equal parts of the images, in falling order of the teacher's confidence
 PARTS = 4
 
 

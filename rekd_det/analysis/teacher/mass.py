@@ -1,4 +1,4 @@
-"""How the teacher's probability splits into head and tail, for every K at once."""
+"""How the teacher's probability splits into top-K set and tail, for every K at once."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Histograms over log(P / (1 - P)): fine where P is nearly 1 as well as where it is nearly 0.
+# Histograms over log(P / (1 - P)) are fine both near P = 1 and near P = 0.
 _LOW, _HIGH, _BINS = -20.0, 20.0, 800
 
 
 def head_and_tail(teacher: Tensor, max_k: int, activation: str, tau: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The teacher's head mass P and tail mass 1 - P for K = 1 .. ``max_k``.
+    """The teacher's top-K mass P and tail mass 1 - P for K = 1 .. ``max_k``.
 
     Args:
         teacher: ``(N, C)`` logits.
         max_k: at most C - 1.
-        activation: 'softmax', or 'sigmoid': then P is the head's share of the sum of all probabilities, as in the log.
+        activation: 'softmax'; or 'sigmoid', where P is the top-K set's share of the sum of all probabilities.
         tau: temperature.
 
     Returns:
-        Two ``(N, max_k)`` tensors, float64. Either is a sum of its own categories, so that neither loses its digits.
+        Two ``(N, max_k)`` tensors, float64. Each is a sum over its own categories, so neither loses precision.
     """
     logits = teacher.double() / tau
     p = logits.softmax(1) if activation == "softmax" else logits.sigmoid()
@@ -34,7 +34,7 @@ def head_and_tail(teacher: Tensor, max_k: int, activation: str, tau: float = 1.0
 
 @dataclass
 class MassStats:
-    """Head and tail mass of a group of rows: exact means, and histograms for everything else.
+    """Top-K and tail mass of a group of rows: exact means, and histograms for everything else.
 
     Args:
         max_k: the largest K.
@@ -56,7 +56,7 @@ class MassStats:
         """Count rows.
 
         Args:
-            head: ``(N, max_k)`` head masses.
+            head: ``(N, max_k)`` masses of the top-K sets.
             tail: ``(N, max_k)`` tail masses.
             label_rank: ``(N,)`` place of the label among the teacher's categories, 0 for the first.
         """
@@ -84,7 +84,7 @@ class MassStats:
 
     @property
     def label_share(self) -> np.ndarray:
-        """Share of rows whose label is in the head, by K; NaN without labelled rows."""
+        """Share of rows whose label is in the top-K set, by K; NaN without labelled rows."""
         return self.label_in_head / self.labelled if self.labelled else np.full(self.max_k, np.nan)
 
     def quantile(self, q: float) -> np.ndarray:

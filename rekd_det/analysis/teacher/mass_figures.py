@@ -1,4 +1,4 @@
-"""Figures of head and tail mass."""
+"""Figures of the mass of top-K set and tail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mass_figure(groups: dict[str, MassStats], top_k: int) -> Figure:
         axis.set(title=f"rows: {kind}", xlabel="K", ylim=(0, 1.02))
         _mark(axis, top_k)
         axis.legend(loc="lower right")
-    axes[0].set_ylabel("head mass P\n(median and middle 80% of rows)")
+    axes[0].set_ylabel("mass P of the top-K set\n(median and middle 80% of rows)")
     return figure
 
 
@@ -68,7 +68,7 @@ def tail_figure(groups: dict[str, MassStats], top_k: int) -> Figure:
 
 
 def label_figure(groups: dict[str, MassStats], top_k: int) -> Figure | None:
-    """How often the label itself is in the head, by K; None without labelled rows."""
+    """How often the label itself is in the top-K set, by K; None without labelled rows."""
     shown = {n: s for n, s in groups.items() if s.labelled}
     if not shown:
         return None
@@ -82,7 +82,7 @@ def label_figure(groups: dict[str, MassStats], top_k: int) -> Figure | None:
             markersize=3,
             label=_label(name, stats),
         )
-    axis.set(xlabel="K", ylabel="share of rows whose label is in the head", ylim=(0, 1.03))
+    axis.set(xlabel="K", ylabel="share of rows whose label is in the top-K set", ylim=(0, 1.03))
     _mark(axis, top_k)
     axis.legend(loc="lower right")
     return figure

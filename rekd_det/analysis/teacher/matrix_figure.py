@@ -1,4 +1,4 @@
-"""The figure of the matrix of heads."""
+"""The figure of the matrix of top-K sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def matrix_figure(frequency: np.ndarray, names: list[str], order: np.ndarray, ro
     common = set(np.argsort(-rows, kind="stable")[:MAX_SHOWN].tolist())
     common &= set(np.flatnonzero(rows).tolist())
     shown = [int(c) for c in order if int(c) in common]
-    # Of the categories without rows those that stand in a head are columns still, and so is the background.
+    # Categories without rows stay columns if they are in a top-K set, and so does the background.
     others = [int(c) for c in order if not rows[c] and np.nansum(frequency[:, c]) > 0]
     columns = shown + others[: MAX_SHOWN - len(shown)] + list(range(len(frequency), frequency.shape[1]))
     values = frequency[np.ix_(shown, columns)]
@@ -39,7 +39,7 @@ def matrix_figure(frequency: np.ndarray, names: list[str], order: np.ndarray, ro
     axis.set(
         title=f"How often is this category among the teacher's top {top_k}?",
         ylabel="label of the row (rows)",
-        xlabel="category in the head",
+        xlabel="category in the top-K set",
     )
     if len(shown) <= 24:
         for (y, x), value in np.ndenumerate(values):

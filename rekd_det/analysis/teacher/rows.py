@@ -12,7 +12,7 @@ from torch import Tensor
 from rekd_det.models.losses.functional import append_background
 from rekd_det.structures.aligned_logits import AlignedLogits
 
-#: background rows looked at per image; a dense head has a hundred thousand, all much alike
+#: background rows sampled per image; a dense head has a hundred thousand similar ones
 MAX_BACKGROUND = 1024
 
 
@@ -84,7 +84,7 @@ def _rows(entry: AlignedLogits, activation: str, images: int) -> Rows:
         keep &= entry.weight > 0
     is_object = entry.is_object
     if entry.labels is not None and is_object is not None:
-        keep &= entry.labels >= 0  # YOLOX marks so what overlaps no object
+        keep &= entry.labels >= 0  # YOLOX's mark for rows without an object
         keep &= _thin_background(keep & ~is_object, images * MAX_BACKGROUND)
     teacher, student = (x.detach()[keep].float().cpu() for x in (entry.teacher, entry.student))
     meaning = entry.meaning.read_as(activation, teacher.shape[1])
@@ -108,7 +108,7 @@ def _background_last(
 
 
 def _thin_background(background: Tensor, most: int) -> Tensor:
-    """All rows but the background, and of that ``most`` at random: a mask ``(N,)``."""
+    """All rows of objects and at most ``most`` random background rows: a mask ``(N,)``."""
     index = background.nonzero().flatten()
     kept = torch.ones_like(background)
     if len(index) > most:

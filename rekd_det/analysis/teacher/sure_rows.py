@@ -1,4 +1,4 @@
-"""How far a trained student agrees with its teacher, where the teacher is sure."""
+"""How far a trained student agrees with its teacher where the teacher is confident."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Agreement:
     """Sums over rows.
 
     Args:
-        top_k: K of the heads that are compared.
+        top_k: K of the top-K sets that are compared.
     """
 
     def __init__(self, top_k: int) -> None:

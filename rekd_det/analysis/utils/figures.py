@@ -1,4 +1,4 @@
-"""What all figures share: a canvas without a display, colours that the colour-blind can tell apart, and files."""
+"""What all figures share: a canvas without a display, colours for the colour-blind, and files."""
 
 from __future__ import annotations
 

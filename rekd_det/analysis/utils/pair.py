@@ -1,4 +1,4 @@
-"""A pair and its images without anything random: what every analysis of a teacher starts from."""
+"""A pair and its images without randomness, as every analysis of a teacher needs them."""
 
 from __future__ import annotations
 
