@@ -1,12 +1,12 @@
-# `make test` and `make demo` do all the set-up first; a second call does it no more.
-# Choose the Python with PYTHON=..., wheels of your own with PIP_FIND_LINKS=FOLDER.
+# `make test` and `make demo` set everything up first; a second call skips this.
+# Choose the Python with PYTHON=..., and your own wheels with PIP_FIND_LINKS=FOLDER.
 
-# The first of these that starts and is supported; 3.11 is the tested one.
+# The first of these that works and is supported; 3.11 is the tested version.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
 	&& echo $$p && exit; done; echo python3)
 VENV_PYTHON := .venv/bin/python
-# As many processes as cores, at most eight: each takes 1.5 GB and imports everything first.
+# One process per core, at most eight: each needs 1.5 GB and imports everything first.
 PYTEST := $(VENV_PYTHON) -m pytest -n auto --maxprocesses 8 --dist worksteal
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
@@ -17,7 +17,7 @@ SETUP_ARGS := $(if $(TORCH),--torch $(TORCH)) $(if $(STACK),--stack $(STACK))
 
 help:
 	@echo 'make venv      set up .venv; TORCH=cpu|cu126|cu128|cu130 and STACK=onedl choose its packages'
-	@echo 'make test      the tests that take seconds, some minutes in all; options through PYTEST_ARGS'
+	@echo 'make test      the fast tests, some minutes in all; options through PYTEST_ARGS'
 	@echo 'make test-all  all tests that this machine can run'
 	@echo 'make demo      distil a small detector on generated pictures; options through DEMO_ARGS'
 	@echo 'make docs      the pages as a site, in site/'
@@ -36,7 +36,7 @@ test-all: venv
 demo: venv
 	$(VENV_PYTHON) tools/demo.py $(DEMO_ARGS)
 
-# The pages as a site, in site/: a warning fails it.
+# The pages as a site, in site/; a warning is an error.
 docs: venv
 	$(VENV_PYTHON) -m pip install -q -r docs/requirements.txt
 	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict

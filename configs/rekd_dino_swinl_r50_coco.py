@@ -4,7 +4,7 @@ model = dict(
     _delete_=True,
     **_base_.distill,
     architecture=_base_.model,
-    # Five feature levels, the student has four: the teacher gets places in the image, not points of a level.
+    # It has five feature levels and the student four: the teacher gets locations in the image, not points of a level.
     teacher=dict(cfg_path="mmdet::dino/dino-5scale_swin-l_8xb2-12e_coco.py"),
     teacher_ckpt="https://download.openmmlab.com/mmdetection/v3.0/dino/dino-5scale_swin-l_8xb2-12e_coco/"
     "dino-5scale_swin-l_8xb2-12e_coco_20230228_072924-a654145f.pth",

@@ -1,5 +1,5 @@
-# The loss of _base_/rekd_distill.py, read with sigmoids as the head is; not measured for this one. All its rows are
-# those of objects already.
+# The loss of _base_/rekd_distill.py, on sigmoids like the head; not measured for this one. All its rows are already
+# those of objects.
 _base_ = ["mmdet::yolox/yolox_nano_8xb8-300e_coco.py", "./_base_/rekd_distill.py"]
 custom_hooks = [*_base_.custom_hooks, *_base_.rekd_hooks]
 model = dict(

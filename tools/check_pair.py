@@ -1,4 +1,4 @@
-"""Check a distillation pair in a minute on a CPU, before the training is paid for. No data set is needed."""
+"""Check a distillation pair in a minute on a CPU, before its training. No data set is needed."""
 
 import argparse
 import contextlib

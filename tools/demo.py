@@ -1,7 +1,7 @@
-"""The whole way on a CPU: generate data, train a teacher, distil a student from it, evaluate both.
+"""All steps on a CPU: generate data, train a teacher, distil a student from it, evaluate both.
 
-Finished steps are kept: a second call reuses them, and a call after an interruption goes on. It
-shows that the machinery works. One short run can't show whether ReKD helps.
+Finished steps are kept: a second call reuses them, and a call after an interruption continues. It
+shows that the tools work. One short run can't show whether ReKD helps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SEED = 0
 _STAMP = "demo.json"
 _OUTPUT = "output.txt"
 _SHOWN_ON_FAILURE = 20
-# mmengine's log lines that tell how far it is; the others dump configs and environments.
+# mmengine's log lines that show the progress; the others dump configs and environments.
 _PROGRESS = re.compile(r"[\d/]+ [\d:]+ - mmengine - (INFO - (?=Epoch|Saving|resumed)|(?=ERROR))(?P<text>.*)")
 _QUICK_OPTIONS = {
     "train_cfg.max_epochs": 1,
@@ -67,15 +67,15 @@ def announce(step: int, text: str) -> None:
 
 
 def run_tool(output: Path, *arguments: str | Path) -> None:
-    """Run a program of ``tools/`` and show its progress; all it says is appended to ``output``.
+    """Run a program of ``tools/`` and show its progress; all of its output is appended to ``output``.
 
     Raises:
         InputError: it failed.
     """
     # From the root, because the configs name their default paths from there.
     command = [sys.executable, *map(str, arguments)]
-    # Threads that wait for each other by spinning come to a near standstill when something else wants
-    # the same cores, twenty times slower where that was measured.
+    # Threads that wait for each other by spinning nearly stop when another program uses
+    # the same cores (twenty times slower in a measurement).
     environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ
     tail: deque[str] = deque(maxlen=_SHOWN_ON_FAILURE)
     with (
@@ -98,9 +98,9 @@ def run_tool(output: Path, *arguments: str | Path) -> None:
                 print(progress["text"], flush=True)
     if process.returncode != 0:
         raise InputError(
-            f"{Path(arguments[0]).name} ended with status {process.returncode}; its last words:\n"
-            f"{''.join(tail)}All of them are in {output}. Calling the demo again goes on from the "
-            "last checkpoint, --fresh starts over"
+            f"{Path(arguments[0]).name} ended with status {process.returncode}; its last output:\n"
+            f"{''.join(tail)}All of it is in {output}. Call the demo again to continue from the "
+            "last checkpoint, or with --fresh to start over"
         )
 
 
@@ -119,13 +119,13 @@ def data_options(data: Path) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Training:
-    """One training run with a folder of its own, which it goes on in or reuses.
+    """One training run in its own folder, where it continues or is reused.
 
     Attributes:
         config: the config file.
         folder: where checkpoints and logs go.
         options: what overrides the config.
-        inputs: stands for whatever else decides the result (the data, the teacher).
+        inputs: a text for everything else that decides the result (the data, the teacher).
     """
 
     config: Path
@@ -155,12 +155,12 @@ class Training:
         return max(self.folder.glob("*/*.log"))
 
     def run(self) -> None:
-        """Train; go on where an equal run was interrupted; do nothing if one has finished."""
+        """Train; continue an equal run that was interrupted; do nothing if it has finished."""
         stamp = self.folder / _STAMP
         state = json.loads(stamp.read_text()) if stamp.is_file() else {}
         if state.get("fingerprint") != self.fingerprint:
             if self.folder.exists():
-                print(f"{self.folder} is of other settings: starting over", flush=True)
+                print(f"{self.folder} has other settings: starting over", flush=True)
                 remove_step(self.folder)
             self.folder.mkdir(parents=True)
             self._write_stamp(finished=False)
@@ -271,8 +271,8 @@ log         {student.log}
 picture     {picture}  (left: ground truth, right: detected)
 took        {(time.monotonic() - started) / 60:.1f} minutes
 
-This shows that the machinery works. One short run on generated pictures says nothing about whether
-ReKD makes a better student: that takes controls without distillation, and several seeds."""
+This shows that the tools work. One short run on generated pictures can't show whether
+ReKD makes a better student: for that you need controls without distillation, and several seeds."""
     )
 
 
@@ -280,4 +280,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\nstopped; call the demo again and it goes on from the last checkpoint")
+        sys.exit("\nstopped; call the demo again to continue from the last checkpoint")

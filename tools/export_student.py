@@ -1,4 +1,4 @@
-"""Write the student of a distilled checkpoint as one that plain MMDetection loads with the student's own config."""
+"""Write the student of a distilled checkpoint as a plain MMDetection checkpoint for the student's own config."""
 
 import argparse
 import os
@@ -56,7 +56,7 @@ def may_be_built(teacher: object) -> bool:
 
 
 def describe(cfg: Config, student: torch.nn.Module, exported: dict, path: str, trusted: bool) -> str:
-    """What was written, beside the teacher where the config names it and is trusted, or names no file for it."""
+    """What was written, compared with the teacher if the config is trusted or names no file for it."""
     params = count_parameters(student)
     lines = [f"wrote {path}: {params / 1e6:.2f} M parameters, {os.path.getsize(path) / 1e6:.1f} MB"]
     if is_pair(cfg.get("model")) and (trusted or may_be_built(cfg.model.teacher)):

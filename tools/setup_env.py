@@ -1,7 +1,7 @@
 """Create `.venv` with the tested version of everything, and check that it works.
 
 A second call does nothing, unless a requirement or a pin has changed. Run it as `make venv`, or
-with the Python that the environment shall have: `python3.11 tools/setup_env.py`.
+with the Python that the environment should use: `python3.11 tools/setup_env.py`.
 """
 
 import argparse
@@ -30,13 +30,13 @@ INPUTS = (
     "tools/environment/cuda_toolkit.py",
     "tools/environment/stacks.py",
 )
-#: builds of PyTorch that its own index has beside the one that the package index gives
+#: builds of PyTorch in its own index
 TORCH_BUILDS = ("cpu", "cu126", "cu128", "cu130")
 TORCH_INDEX = "https://download.pytorch.org/whl/"
 BUILD_TOOLS = ["pip", "setuptools", "wheel", "ninja", "psutil"]
 OURS = "{}.{}".format(*sys.version_info)
-# Tested beside a CPU build of torch, which brings no triton. No line of constraints.txt: a CUDA build of torch insists
-# on its own version.
+# Tested with a CPU build of torch, which has no triton. Not in constraints.txt, because a CUDA build of torch requires
+# its own version.
 TRITON = "triton==3.9.0"
 STEPS = 6
 # One call of each operator that detectors need, against the CPU's.
@@ -212,7 +212,7 @@ def ask_torch():
 def describe(torch):
     if torch["cuda"] is None:
         return "a CPU build"
-    return f"built for CUDA {torch['cuda']}, {len(torch['gpus'])} GPU(s) in sight"
+    return f"built for CUDA {torch['cuda']}, {len(torch['gpus'])} GPU(s) visible"
 
 
 def triton_for_its_interpreter():
@@ -248,7 +248,7 @@ def install_mmcv(stack, torch):
 
 
 def mmcv_fits(torch):
-    """Whether the installed mmcv loads beside this torch, and has CUDA operators for its CUDA version if it has one."""
+    """Whether the installed mmcv loads with this torch, and has CUDA operators for its CUDA version if it has one."""
     code = "from mmcv.ops import get_compiling_cuda_version as v; import mmcv.ops; print(v())"
     found = subprocess.run(
         [VENV_PYTHON, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

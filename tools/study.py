@@ -1,8 +1,9 @@
-"""Run an accuracy study: several ways to train (arms), each with several seeds, and a report of what they gave.
+"""Run an accuracy study: several ways to train (arms), each with several seeds, and a report of the results.
 
-A second call goes on where the first one was stopped; finished runs are kept, failed ones are tried again. Studies that
-share OUT share their data, their teachers and the runs that they have in common. A run whose result was committed to
-RESULTS/*/results.jsonl counts as finished, also on another machine; copy OUT/NAME there to keep what a sitting gave.
+A second call continues where the first one was stopped; finished runs are kept, failed ones are tried again. Studies
+that share OUT share their data, their teachers and their common runs. A run whose result was committed to
+RESULTS/*/results.jsonl counts as finished, also on another machine; to keep the results of a sitting, copy OUT/NAME
+there.
 """
 
 from __future__ import annotations
@@ -37,16 +38,20 @@ def parse_args() -> argparse.Namespace:
         type=float,
         default=SILENCE_S / 60,
         metavar="MINUTES",
-        help="a training that says nothing for so long is killed and has failed (default: %(default)g)",
+        help="a training without output for this time is killed and counts as failed (default: %(default)g)",
     )
     parser.add_argument(
-        "--results", type=Path, metavar="DIR", help="committed results (default: the folder `results` beside STUDY.yml)"
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="committed results (default: the folder `results` next to STUDY.yml)",
     )
+    parser.add_argument("--budget", metavar="TIME", help="stop after 90m, 2h or 1h30m; only runs that fit are started")
     parser.add_argument(
-        "--budget", metavar="TIME", help="end by itself after 90m, 2h or 1h30m; only runs that fit are started"
-    )
-    parser.add_argument(
-        "--launcher", choices=LAUNCHERS, default="none", help="what starts one training on several GPUs, run after run"
+        "--launcher",
+        choices=LAUNCHERS,
+        default="none",
+        help="how a training is started on several GPUs",
     )
     parser.add_argument("--gpus", type=int, default=1, metavar="N", help="of one training, with a launcher")
     parser.add_argument("--partition", default="", help="of Slurm, with --launcher slurm")
@@ -54,9 +59,9 @@ def parse_args() -> argparse.Namespace:
         "--estimate",
         type=float,
         metavar="TFLOPS",
-        help="run nothing, print the GPU hours on COCO for a GPU that sustains so many 1e12 operations per second",
+        help="run nothing, print the GPU hours on COCO for a GPU that reaches this many 1e12 operations per second",
     )
-    parser.add_argument("--report", action="store_true", help="run nothing, write the report of what is there")
+    parser.add_argument("--report", action="store_true", help="run nothing, write the report of the results so far")
     args = parser.parse_args()
     if args.estimate is not None and not args.estimate > 0:
         parser.error(f"--estimate must be more than 0, got {args.estimate:g}")
@@ -93,4 +98,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\nstopped; call it again and it goes on from the last checkpoints")
+        sys.exit("\nstopped; call it again to continue from the last checkpoints")

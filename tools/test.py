@@ -1,6 +1,6 @@
-"""Evaluate a detector or an image classifier. The command line is MMDetection's, and has ``--teacher`` besides.
+"""Evaluate a detector or an image classifier. The command line is MMDetection's, with ``--teacher`` added.
 
-For a distillation config the student alone is built and evaluated; its checkpoint may be one of
+For a distillation config only the student is built and evaluated; its checkpoint may be one of
 the distillation or a plain detector's.
 """
 

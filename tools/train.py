@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="CHECKPOINT",
-        help="go on from this checkpoint; without a value, from the newest one in the work dir, if there is one",
+        help="continue from this checkpoint; without a value, from the newest one in the work dir, if there is one",
     )
     add_common_arguments(parser)
     args = parser.parse_args()

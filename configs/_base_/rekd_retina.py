@@ -1,2 +1,2 @@
-# The name of `rekd_sigmoid.py` when RetinaNet's pairs alone read it; for configs that were written then.
+# The old name of `rekd_sigmoid.py`, when only RetinaNet's pairs used it; for configs that were written then.
 _base_ = "./rekd_sigmoid.py"

@@ -1,4 +1,4 @@
-"""Look into a COCO-format annotation file for what mmdet would drop in silence or fail on later."""
+"""Check a COCO-format annotation file for entries that mmdet would drop silently or fail on later."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pycocotools.mask import decode
 
 from rekd_det.utils.errors import InputError
 
-#: larger files take many seconds to read twice; they are left to the data set
+#: larger files are not checked, because reading them twice takes many seconds
 LARGEST_BYTES = 64 * 2**20
 #: of an image, in pixels: more than OpenCV reads
 LONGEST_SIDE = 2**20
@@ -27,7 +27,7 @@ class AnnotationError(InputError):
 def check_annotations(
     path: str, key: str, masks: bool = False, images: str | None = None, objects: bool = True
 ) -> None:
-    """Check one annotation file; files larger than 64 MiB are not looked into.
+    """Check one annotation file; files larger than 64 MiB are not checked.
 
     Args:
         path: a local JSON file.
@@ -37,7 +37,7 @@ def check_annotations(
         objects: whether the file must have annotations. A test set's need not.
 
     Raises:
-        AnnotationError: if it is no COCO-format JSON, has no object, or has entries that are none.
+        AnnotationError: if it is not COCO-format JSON, has no object, or has invalid entries.
     """
     if osp.getsize(path) > LARGEST_BYTES:
         return
@@ -93,7 +93,7 @@ def _check_images(images: list) -> dict[Any, tuple[int, int]]:
 
 
 def _check_entries(entries: list, name: str, check: Callable[[dict], str | bool]) -> None:
-    """Every entry is a dict with an id of its own that passes ``check``, which gives True or what is wrong."""
+    """Check that every entry is a dict with a unique id that passes ``check``, which returns True or what is wrong."""
     seen = set()
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
@@ -128,7 +128,7 @@ def _fault(ann: dict, sizes: Mapping, categories: set, masks: bool) -> str | boo
 
 
 def _check_files(images: list, folder: str) -> None:
-    """Every image is there. A folder is listed once, which is quicker than a look for each file."""
+    """Check that every image exists. A folder is listed once, which is faster than a check of each file."""
     names: dict[str, set[str]] = {}
     missing = []
     for image in images:

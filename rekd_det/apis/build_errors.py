@@ -1,4 +1,4 @@
-"""Turn what is raised while OpenMMLab's registries build a config into one message for the one who wrote it."""
+"""Turn an error raised while OpenMMLab's registries build a config into one message for its author."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS = (ValueError, TypeError, KeyError, AssertionError, OSError, ImportError)
 _SOURCES = ("ann_file", "data_root", "checkpoint", "img_folder", "cfg_path")
 #: what the Runner builds with more than a registry
 _RUNNER_BUILDERS = {getattr(Runner, n).__code__ for n in dir(Runner) if n.startswith("build_")}
-#: whose code is not the user's own: this package, OpenMMLab, and what these call
+#: packages whose code is not the user's: this package, OpenMMLab, and what they call
 _WELL_KNOWN = {
     *("rekd_det", "mmengine", "mmcv", "mmdet", "mmrazor", "mmpretrain", "torch", "torchvision", "numpy", "cv2", "PIL"),
     *(
@@ -54,7 +54,7 @@ def explain_build_error(error: BaseException, always: bool = False) -> BuildErro
         always: explain it even if no registry was at work, e.g. while the Runner itself is made.
 
     Returns:
-        The error to show, or None where this is no fault of a config.
+        The error to show, or None if the config is not the cause.
     """
     if not isinstance(error, _KINDS):
         return None
@@ -70,7 +70,7 @@ def explain_build_error(error: BaseException, always: bool = False) -> BuildErro
         key = parts[-1].f_code.co_name.removeprefix("build_")
         return BuildError(f"{key}{_types(parts[-1].f_locals.get(key))} can't be built: {message} (raised in {where})")
     if not building:
-        return BuildError(f"the config does not make a run: {message} (raised in {where})")
+        return BuildError(f"the Runner can't be built from the config: {message} (raised in {where})")
     values = building[-1].f_locals
     owner, options = values.get("obj_cls"), values.get("args")
     name = getattr(owner, "__name__", None) or str((values.get("cfg") or {}).get("type"))
@@ -82,7 +82,7 @@ def explain_build_error(error: BaseException, always: bool = False) -> BuildErro
 
 
 def went_through_own_code(error: BaseException) -> bool:
-    """Whether mmengine had called code of the user's when an error was raised: a backbone, a loss, a hook."""
+    """Whether an error was raised inside the user's own code: a backbone, a loss, a hook."""
     packages = [str(f.f_globals.get("__name__")).partition(".")[0] for f in _frames(error)]
     called = packages[packages.index("mmengine") :] if "mmengine" in packages else []
     return any(name not in _WELL_KNOWN for name in called)

@@ -91,7 +91,7 @@ class ToolParser(argparse.ArgumentParser):
 def exit_on_input_error(main: Callable[[], None]) -> Callable[[], None]:
     """Let a program end with one message and status 1, not a traceback, on a mistake in what it was given.
 
-    That is an `InputError`, an error while something is built from a config, or losses that are no numbers any more.
+    That is an `InputError`, an error while something is built from a config, or losses that are NaN or infinite.
     The run's log file has the traceback of every error. It is shown as well if the program got ``--traceback``, and
     where the error came through code that is not of this package, OpenMMLab or torch: its author needs it.
     """

@@ -1,4 +1,4 @@
-"""The distilled student as a checkpoint that plain MMDetection takes for its own."""
+"""The distilled student as a checkpoint of plain MMDetection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, load_weig
 from rekd_det.utils.pair_config import is_pair, student_config
 from rekd_det.utils.registered_names import check_registered
 
-#: what a pair's config has at its top level for the training alone
+#: top-level keys of a pair's config that only serve the training
 _TRAINING_KEYS = ("distill", "rekd_hooks", "runner_type", "resume", "load_from", "work_dir")
 
 

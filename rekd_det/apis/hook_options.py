@@ -1,4 +1,4 @@
-"""Find what is mistyped in a hook's config and would be noticed only when it is used, after an epoch or more."""
+"""Find mistyped options of hooks that would be noticed only when they are used, after an epoch or more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COCO_ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 
 
 class HookError(InputError):
-    """A hook's option that means nothing."""
+    """A hook has an unknown option."""
 
 
 def check_hooks(cfg: Config) -> None:

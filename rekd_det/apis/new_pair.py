@@ -46,7 +46,7 @@ def control_text(student_base: str) -> str:
 
 
 def supported_settings(student: Config) -> str:
-    """Which of the pair's settings a study of this project supports, in one sentence."""
+    """One sentence that says which of the pair's settings a study of this project supports."""
     adapter = _adapter(student)
     if issubclass(adapter, RetinaAdapter):
         return "rows='teacher' was measured for RetinaNet (docs/study.md); the other settings are defaults"
@@ -56,7 +56,7 @@ def supported_settings(student: Config) -> str:
 
 
 def _classifies_by_sigmoids(student: Config) -> bool:
-    """Whether the head's logits are sigmoids that tell how probable an object is."""
+    """Whether the head's logits are sigmoids that give the probability of an object."""
     adapter = _adapter(student)
     if getattr(adapter, "conditional", False):
         return False

@@ -1,6 +1,6 @@
 """Checks that cost milliseconds, made before a model is built.
 
-They turn what would fail minutes later, or silently do nothing, into one message.
+They find what would fail minutes later, or silently do nothing, and report it in one message.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from rekd_det.apis.annotations import check_annotations
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair
 
-# Keys at a config's top level that mmengine or the tools read beside the Runner's own arguments.
+# Keys at a config's top level that mmengine or the tools read in addition to the Runner's arguments.
 _EXTRA_KEYS = {
     "_scope_",
     "activation_checkpointing",
@@ -39,7 +39,7 @@ _DOWNLOADING = {"CIFAR10", "CIFAR100", "FashionMNIST", "MNIST"}
 
 
 class PreflightError(InputError):
-    """A run that would fail, found before it starts."""
+    """A run that would fail; found before it starts."""
 
 
 def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
@@ -60,7 +60,7 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         cfg = Config.fromfile(path)
     except InputError:
         raise
-    except Exception as error:  # a config is a program, and may raise anything
+    except Exception as error:  # a config is a program and may raise any exception
         reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise PreflightError(f"config '{path}' can't be read: {type(error).__name__}: {reason}") from error
     if options:

@@ -26,14 +26,14 @@ if _INSTALLED:
     class _FasterCOCO(COCO):
         def loadRes(self, predictions: Any) -> Any:
             if isinstance(predictions, list) and not predictions:
-                raise IndexError("no predictions")  # as pycocotools, for which CocoMetric has a message
+                raise IndexError("no predictions")  # as in pycocotools; CocoMetric has a message for it
             return super().loadRes(predictions)
 
     _CLASSES = dict(COCO=_FasterCOCO, COCOeval=_FasterEval)
 
 
 def _with_classes(method: Any) -> FunctionType:
-    """A copy of a method of CocoMetric for which other classes stand behind the names ``COCO`` and ``COCOeval``."""
+    """A copy of a method of CocoMetric that uses other classes for the names ``COCO`` and ``COCOeval``."""
     names = {**vars(coco_metric), **_CLASSES}
     twin = FunctionType(method.__code__, names, method.__name__, method.__defaults__, method.__closure__)
     twin.__kwdefaults__ = method.__kwdefaults__
@@ -44,8 +44,11 @@ def _with_classes(method: Any) -> FunctionType:
 class FasterCocoMetric(coco_metric.CocoMetric):
     """mmdet's ``CocoMetric`` with the same options and results, in a fraction of the time.
 
-    A config chooses it with ``val_evaluator.type='FasterCocoMetric'`` (a command line with ``--cfg-options``).
-    ``use_mp_eval`` has no use here.
+    A config chooses it with ``val_evaluator.type='FasterCocoMetric'``, and a command line with ``--cfg-options``.
+
+    Args:
+        *args, **kwargs: of ``CocoMetric``: ``ann_file``, ``metric`` ('bbox', 'segm', 'proposal'), ``classwise``,
+            ``outfile_prefix`` and others. ``use_mp_eval`` is not supported.
 
     Raises:
         InputError: if ``faster-coco-eval`` is not installed, or ``use_mp_eval`` is set.
@@ -58,7 +61,9 @@ class FasterCocoMetric(coco_metric.CocoMetric):
                 "rekd_det[eval]` (or `pip install faster-coco-eval`), or use type='CocoMetric'"
             )
         if kwargs.get("use_mp_eval"):
-            raise InputError("FasterCocoMetric: use_mp_eval=True has no use here, it is fast in one process; drop it")
+            raise InputError(
+                "FasterCocoMetric does not support use_mp_eval=True, because one process is fast enough; remove it"
+            )
         _with_classes(coco_metric.CocoMetric.__init__)(self, *args, **kwargs)
 
     def compute_metrics(self, results: list) -> dict[str, float]:

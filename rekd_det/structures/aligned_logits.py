@@ -81,9 +81,9 @@ class AlignedLogits:
 
 
 class AlignedLevels(AlignedLogits):
-    """Rows that lie in one tensor per pyramid level, through which losses go one by one.
+    """Rows in one tensor per pyramid level, which losses process one by one.
 
-    ``student`` and ``teacher`` are the levels in one tensor, copied together when somebody asks.
+    ``student`` and ``teacher`` are the levels in one tensor, concatenated on first access.
 
     Args:
         students: ``(N_l, C)`` logits of each level, attached to the graph.

@@ -1,4 +1,4 @@
-"""What classification logits mean: said once by the head's adapter, read by whoever looks at logits."""
+"""What classification logits mean: defined by the head's adapter, used by losses, row weighting and analyses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LogitMeaning:
         activation: 'softmax' over the C logits, or 'sigmoid': each category by itself.
         background: index of the background's logit (softmax only), or None where all C logits are categories of
             objects. In mmdet it is the last one, but the first one in CrowdDet.
-        conditional: whether the head keeps objectness apart (YOLOX, YOLOv3), so that a logit means "this category,
+        conditional: whether the head has a separate objectness (YOLOX, YOLOv3), so that a logit means "this category,
             given that there is an object".
 
     Raises:
@@ -69,7 +69,7 @@ class LogitMeaning:
         With a softmax all but the background's; with sigmoids the largest category's.
 
         Raises:
-            ValueError: where the logits do not tell it, see :meth:`why_no_object_score`.
+            ValueError: if the logits do not give it, see :meth:`why_no_object_score`.
         """
         reason = self.why_no_object_score()
         if reason:
@@ -77,12 +77,12 @@ class LogitMeaning:
         logits = logits if logits.dtype == torch.float64 else logits.float()
         if self.activation == "sigmoid":
             return logits.amax(1).sigmoid()
-        return self.categories(logits.softmax(1)).sum(1)  # not 1 - background's: no digit is lost where that is 1
+        return self.categories(logits.softmax(1)).sum(1)  # not 1 - background's, which loses precision near 1
 
     def why_no_object_score(self) -> str:
-        """Why the logits do not tell how probable an object is; '' where they do."""
+        """Why the logits do not give the probability of an object; '' if they do."""
         if self.conditional:
-            return "the head keeps objectness apart, so its scores hold only where there is an object"
+            return "the head has a separate objectness, so its scores are valid only if there is an object"
         if self.activation == "softmax" and self.background is None:
             return "its softmax has no background, so every row holds an object with probability 1"
         return ""

@@ -1,4 +1,4 @@
-"""Check on a detector's config that its classification can be distilled: what must hold for any head.
+"""Check for a detector's config that its classification can be distilled.
 
 The detector, tiny and with random weights, is paired with a teacher that is its copy, then with copies whose weights
 were moved. Nothing here knows a particular head, so that it finds what an adapter does not say of itself.
@@ -29,14 +29,14 @@ from rekd_det.utils.log_names import is_loss
 #: teacher's and student's logits differ by no more, relative to ``1 + |logit|``, where attention is over fewer queries
 #: or takes another kernel; everywhere else by nothing
 ATTENTION_TOLERANCE = 1e-5
-#: sizes in pixels that are tried in turn, until the detector itself can be trained on one
+#: sizes in pixels that are tried in this order until the detector can be trained on one
 _SIZES = ((96, 128), (288, 320), (320, 320))
 #: an epoch at which no detector of the zoo is in its first phase any more
 _EPOCH = 20
 
 
 class CheckFailed(AssertionError):
-    """Something that must hold does not."""
+    """A check failed."""
 
 
 class NotRunnable(RuntimeError):
@@ -124,7 +124,7 @@ def _runnable(config: Mapping) -> tuple[Any, dict]:
             if isinstance(student, FastRCNN):
                 _propose(batch["data_samples"])
             _train(copy.deepcopy(student), batch)
-        except Exception as error:  # whatever a detector stumbles over at this size
+        except Exception as error:  # any error that a detector raises at this size
             errors.append(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
             continue
         return student, batch
@@ -142,7 +142,7 @@ def _propose(samples: list) -> None:
 
 
 def _pair(student: Any, teacher: Any) -> Any:
-    # ReKD's tail needs two logits beside the head's; what is checked here does not depend on the loss.
+    # ReKD's tail needs two logits outside the top-K set; what is checked here does not depend on the loss.
     few = build_adapter(student, teacher).num_logits < 3
     return pair_of(student, teacher, dict(type="mmrazor.KDLoss") if few else None)
 
@@ -245,7 +245,7 @@ def _check_plain_losses(model: Any, plain: Any, batch: Mapping) -> None:
     alone = _train(plain, batch)
     for name, value in alone.items():
         pairs = zip(_several(value), _several(ours.losses[name]), strict=True)
-        _require(all(_same(a, b) for a, b in pairs), f"{name} of the student changes beside a distillation of weight 0")
+        _require(all(_same(a, b) for a, b in pairs), f"{name} of the student changes with a distillation of weight 0")
     _require(all(float(v) == 0 for v in ours.distill.values()), "distillation losses of weight 0 are not 0")
     model.distiller.scale = 1.0
 
@@ -260,7 +260,7 @@ def _check_students_rows(step: _Step, student: Any, teacher: Any, batch: Mapping
     independent = {
         name
         for (name, p), gradient in zip(student.named_parameters(), _gradients(total, student), strict=True)
-        if gradient is None and p.requires_grad  # of frozen layers autograd tells nothing
+        if gradient is None and p.requires_grad  # autograd has no information about frozen layers
     }
     adapter = build_adapter(student, teacher)
     moved = {n: p for n, p in teacher.named_parameters() if n in independent and not _in_chain(adapter, teacher, n)}

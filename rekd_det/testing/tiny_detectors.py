@@ -21,7 +21,7 @@ from torch import nn
 
 from rekd_det.utils.pair_config import resolve_model_config
 
-#: base channels of the ResNet that stands in for other backbones
+#: base channels of the ResNet that replaces other backbones
 WIDTH = 8
 
 #: largest values of options that only cost time, wherever a config has them

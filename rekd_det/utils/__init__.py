@@ -1,1 +1,1 @@
-"""What every room may use; nothing here imports another room."""
+"""What every folder of the package may use; nothing here imports another folder."""

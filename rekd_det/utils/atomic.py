@@ -1,4 +1,4 @@
-"""Write files that are never seen half-written, and that a machine's death doesn't undo."""
+"""Write files that are never visible half-written, and that survive a crash of the machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SUFFIX = ".partial"
 
 @contextlib.contextmanager
 def replacing(target: str | os.PathLike) -> Iterator[str]:
-    """Write a file under another name, and give it its own when it is complete.
+    """Write a file under a temporary name, and rename it when it is complete.
 
-    Whoever looks at ``target`` sees the old file or the new one, never a part. When this returns, the new file is on
+    A reader of ``target`` sees the old file or the new one, never a part. When this returns, the new file is on
     the disk: content and name. If the body or the disk fails, ``target`` is as it was, and nothing else is left.
 
     Args:
@@ -44,7 +44,7 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
 
 
 def remove_partials(folder: str | os.PathLike) -> list[str]:
-    """Remove what killed processes have left unfinished in a folder that only this run writes to.
+    """Remove unfinished files of killed processes from a folder that only this run writes to.
 
     Returns:
         The paths of the removed files.

@@ -1,4 +1,4 @@
-"""Read checkpoints safely, and take the student out of a distilled one."""
+"""Read checkpoints safely, and extract the student from a distilled one."""
 
 import os
 import os.path as osp
@@ -37,7 +37,7 @@ def load_checkpoint_file(path_or_url: str, map_location: str = "cpu") -> dict:
         The checkpoint as it was saved, with or without a ``state_dict`` level.
 
     Raises:
-        CheckpointError: If it is missing, empty, damaged, no checkpoint, or carries code.
+        CheckpointError: If it is missing, empty, damaged, not a checkpoint, or carries code.
     """
     checkpoint = CheckpointLoader.load_checkpoint(path_or_url, map_location)
     _check_holds_weights(path_or_url, checkpoint)
@@ -92,7 +92,7 @@ def load_as_data(name: str, load: Callable[[], Any]) -> Any:
         if name in str(error):
             raise
         raise CheckpointError(f"checkpoint '{name}': {error}") from error
-    except Exception as error:  # a damaged pickle raises nearly anything
+    except Exception as error:  # a damaged pickle may raise almost any exception
         raise _explain(name, error) from error
     if isinstance(checkpoint, Mapping):
         meta_of(checkpoint).pop("config", None)
@@ -100,13 +100,13 @@ def load_as_data(name: str, load: Callable[[], Any]) -> Any:
 
 
 def meta_of(checkpoint: Mapping) -> dict:
-    """What a checkpoint says of itself: its 'meta', or an empty dict where it has none or something else there."""
+    """A checkpoint's 'meta', or an empty dict if it has none or something else there."""
     meta = checkpoint.get("meta")
     return meta if isinstance(meta, dict) else {}
 
 
 def load_from_http(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:
-    """In the place of mmengine's loader of that name, which reads what it has downloaded with ``weights_only`` off."""
+    """Replaces mmengine's loader of that name, which reads downloaded files with ``weights_only`` off."""
     return torch.load(_fetch(filename), map_location=map_location, weights_only=True)
 
 
@@ -184,7 +184,7 @@ def _fetch(url: str) -> str:
 def _read(path: str, name: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a damaged pickle raises nearly anything
+    except Exception as error:  # a damaged pickle may raise almost any exception
         raise _explain(name, error, read=path) from error
 
 
@@ -247,7 +247,7 @@ def _explain(name: str, error: Exception, read: str | None = None) -> Checkpoint
         detail = "its content is not in PyTorch's format"
     size = f"{osp.getsize(read)} bytes; " if read else ""
     return CheckpointError(
-        f"checkpoint '{name}' is damaged or no PyTorch checkpoint ({size}{detail}). Copy or download it again"
+        f"checkpoint '{name}' is damaged or not a PyTorch checkpoint ({size}{detail}). Copy or download it again"
     )
 
 

@@ -1,4 +1,4 @@
-"""The only place that knows the quirks of particular torch / mmengine / mmrazor versions.
+"""The only place with workarounds for particular versions of torch, mmengine and mmrazor.
 
 :func:`apply` is called once, by ``import rekd_det``. Each mend first looks whether the thing it mends is broken, and
 leaves everything else alone.
@@ -28,7 +28,7 @@ _RAZOR_BACKENDS = "mmrazor.structures.quantization.backend_config"
 
 
 def apply() -> None:
-    """Mend what is broken in the installed versions. Calling it again does nothing."""
+    """Fix what is broken in the installed versions. Calling it again does nothing."""
     _let_mmrazor_take_a_newer_mmcv()
     _mend_mmrazor_import()
     _allow_training_state_in_checkpoints()
@@ -70,7 +70,7 @@ def _mend_mmrazor_import() -> None:
 
 
 def _allow_training_state_in_checkpoints() -> None:
-    """Let ``torch.load(weights_only=True)`` read what mmengine writes beside the weights.
+    """Let ``torch.load(weights_only=True)`` read what mmengine saves in addition to the weights.
 
     That is the message hub (``HistoryBuffer``) with NumPy arrays and scalars: data types, none of which runs code on
     loading. ``weights_only`` itself is never switched off, so a checkpoint that carries anything else is refused.
@@ -110,7 +110,7 @@ def _history_buffer_method(owner: Any, name: str) -> Any:
 
 
 def _load_checkpoints_as_data() -> None:
-    """Let nothing that mmengine's loader reads be executed, whatever scheme its name has and whoever asks.
+    """Make sure that mmengine's loader executes nothing, for every scheme and every caller.
 
     mmengine downloads through ``torch.hub``, which loads with ``weights_only`` off and takes two URLs that end in the
     same name for one. Every way to a checkpoint leads through this one method: ``load_from``, ``init_cfg``, resume.
@@ -133,7 +133,7 @@ def _load_checkpoints_as_data() -> None:
 
 
 def _load_files_as_data() -> None:
-    """Let ``mmengine.load`` execute nothing: data sets read proposals and annotations with it, as pickles or YAML."""
+    """Make ``mmengine.load`` execute nothing: data sets read proposals and annotations with it, as pickles or YAML."""
     from mmdet.datasets import OpenImagesChallengeDataset
     from mmengine.fileio.handlers import PickleHandler, YamlHandler, file_handlers
 
@@ -148,7 +148,7 @@ def _serve_torchvision_urls() -> None:
     """Let ``torchvision://resnet50`` work where torchvision is not installed.
 
     OpenMMLab's configs name ImageNet weights so, and mmengine imports torchvision for nothing but its table of URLs.
-    The same table lies in mmengine as JSON, so it is used instead.
+    mmengine contains the same table as JSON, so it is used instead.
     """
     if importlib.util.find_spec("torchvision") is not None:
         return

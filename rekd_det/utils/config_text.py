@@ -46,7 +46,7 @@ def _key(node: ast.expr) -> Any:
 
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-        # dict({...}) is how keys are written that are no names; **{...} stands for some of them
+        # dict({...}) is how keys are written that are not names; **{...} stands for some of them
         entries = [*node.args, *(k.value for k in node.keywords if k.arg is None)]
         out = {key: value for entry in entries for key, value in dict(_value(entry)).items()}
         return {**out, **{k.arg: _value(k.value) for k in node.keywords if k.arg is not None}}

@@ -38,7 +38,7 @@ class DataPickleHandler(PickleHandler):
                 "was refused: loading it could run anything. If you trust who made it, allow the class with "
                 "torch.serialization.add_safe_globals([...]) in a module of `custom_imports`"
             ) from error
-        except Exception as error:  # a damaged pickle raises nearly anything
+        except Exception as error:  # a damaged pickle may raise almost any exception
             raise InputError(
                 "a pickle that the config names (a .pkl file of proposals or annotations) is damaged or none "
                 f"({type(error).__name__}: {error})"
@@ -68,7 +68,7 @@ def read_relations(dataset: Any, hierarchy_file: str) -> np.ndarray:
         ``(classes, classes)``: which category is which one's parent.
 
     Raises:
-        InputError: if the file is no array of numbers.
+        InputError: if the file is not an array of numbers.
     """
     with get_local_path(hierarchy_file, backend_args=dataset.backend_args) as path:
         try:
@@ -78,7 +78,7 @@ def read_relations(dataset: Any, hierarchy_file: str) -> np.ndarray:
 
 
 def _tensor_bytes(content: bytes) -> Any:
-    """In the place of torch's function of that purpose, which loads anything."""
+    """Replaces torch's function for this purpose, which loads anything."""
     return torch.load(io.BytesIO(content), weights_only=True)
 
 

@@ -1,4 +1,4 @@
-"""Download a checkpoint once, and know it again by its whole URL."""
+"""Download a checkpoint once, and identify it by its complete URL."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from filelock import FileLock
 
 from rekd_det.utils.atomic import remove_partials, replacing
 
-#: ``name-<the first digits of the file's SHA-256>.pth``, as torch and OpenMMLab publish; a date is no hash
+#: ``name-<the first digits of the file's SHA-256>.pth``, as torch and OpenMMLab publish; a date is not a hash
 _HASH = re.compile(r"-(?!(?:19|20)\d{6}\.)([0-9a-f]{8,64})\.")
 
 
 def fetch(url: str, check: Callable[[str], object]) -> str:
     """The local copy of a URL; it is downloaded where there is none yet.
 
-    Copies lie in torch's folder of checkpoints (below ``$TORCH_HOME``), one folder for each URL: two URLs that end in
-    the same name are two files. A file that torch itself has put there is used if its name carries a hash and the
+    Copies are stored in torch's folder of checkpoints (below ``$TORCH_HOME``), one folder for each URL: two URLs with
+    the same file name are two files. A file that torch itself has put there is used if its name carries a hash and the
     content agrees. Several processes that ask for one URL download it once.
 
     Args:

@@ -2,4 +2,4 @@
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message names it and says how to mend it."""
+    """A mistake in the user's input; the message names it and says how to fix it."""

@@ -45,7 +45,7 @@ def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict
               ``--cfg-options`` does (``{'model.backbone.depth': 18}``);
             * a string: short for ``dict(cfg_path=string)``.
 
-            A ``cfg_path`` that leads to a pair stands for the student of that pair.
+            A ``cfg_path`` of a pair means the student of that pair.
         name: The config key that ``spec`` comes from, for error messages.
 
     Returns:
@@ -74,7 +74,7 @@ def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict
     if is_pair(model):
         return _student_of(model)
     model = resolve_model_config(model, f"model of '{path}'")
-    # Some packages keep the data preprocessor beside the model; the Runner would merge it.
+    # Some configs have the data preprocessor next to the model; the Runner would merge it.
     if cfg.get("data_preprocessor") is not None:
         model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
     package = path.partition("::")[0] if "::" in path else cfg.get("default_scope")
@@ -85,7 +85,7 @@ def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict
 
 
 def model_config(cfg: Config) -> ConfigDict:
-    """A copy of a config's ``model`` with the data preprocessor that stands beside it, as the Runner merges them."""
+    """A copy of a config's ``model`` with the data preprocessor next to it, merged as by the Runner."""
     model = copy.deepcopy(cfg.model)
     if cfg.get("data_preprocessor") is not None:
         model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
@@ -144,7 +144,7 @@ def _check_spec_keys(spec: Mapping, name: str) -> None:
     if unknown:
         raise PairError(
             f"{name} has cfg_path='{spec['cfg_path']}' and the unknown keys {unknown}; "
-            "beside cfg_path only cfg_options is read. To change the model, use e.g. "
+            "only cfg_options is read with cfg_path. To change the model, use e.g. "
             f"{name}.cfg_options.model.backbone.depth=50"
         )
     if spec.get("pretrained"):

@@ -1,4 +1,4 @@
-"""Check that a config which comes out of a checkpoint makes nothing run but registered classes."""
+"""Check that a config from a checkpoint uses only registered classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which OpenMMLab packages are installed, and whether they go together: said before an import fails inside of them."""
+"""Which OpenMMLab packages are installed, and whether they fit together; checked before an import fails inside them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _PACKAGES = dict(mmcv=("mmcv", "onedl-mmcv", "mmcv-full"), mmdet=("mmdet", "oned
 
 
 def check() -> None:
-    """Refuse versions that cannot work together.
+    """Refuse incompatible versions.
 
     Raises:
-        ImportError: mmdet does not accept the installed mmcv, or mmcv's operators do not load beside the installed
+        ImportError: mmdet does not accept the installed mmcv, or mmcv's operators do not load with the installed
             torch; with what to install instead.
     """
     mmcv, mmdet = (_found(module) for module in ("mmcv", "mmdet"))
@@ -28,7 +28,7 @@ def check() -> None:
         import torch
 
         raise ImportError(
-            f"{_name(mmcv)} does not load beside torch {torch.__version__} ({error}). Its operators are built for one "
+            f"{_name(mmcv)} does not load with torch {torch.__version__} ({error}). Its operators are built for one "
             "version of torch. Either `pip cache remove mmcv`, `pip uninstall mmcv` and install it again, or "
             "put back the torch that it was compiled for. docs/install.md says how"
         ) from error

@@ -10,7 +10,7 @@ model = dict(
     head=dict(type="LinearClsHead", num_classes=200, in_channels=128),
 )
 
-# Such small images load faster than a second process could hand them over.
+# Such small images load faster than a second process could transfer them.
 train_dataloader = dict(num_workers=0, persistent_workers=False)
 max_epochs = 3
 train_cfg = dict(max_epochs=max_epochs)

@@ -61,7 +61,7 @@ def digest_of(*parts: Any) -> str:
 def decisive_settings(config: Config, without_teacher: bool = False) -> dict[str, Any]:
     """A config as plain data, without what makes no difference to the result.
 
-    Paths are no difference: data sets lose their roots, checkpoints keep their file's name, and a teacher that is the
+    Paths make no difference: data sets lose their roots, checkpoints keep their file's name, and a teacher that is the
     path of a config file is replaced by what the file says. Nor is the registry that a type's name is prefixed with.
 
     Args:
@@ -82,7 +82,7 @@ def decisive_settings(config: Config, without_teacher: bool = False) -> dict[str
 
 
 def data_roots(config: Any) -> set[str]:
-    """Every ``data_root`` in mappings and lists; mmengine's Config is no mapping."""
+    """Every ``data_root`` in mappings and lists; mmengine's Config is not a mapping."""
     found: set[str] = set()
     if isinstance(config, Mapping):
         for key, value in config.items():

@@ -1,4 +1,4 @@
-"""How long a run will take, and how long a study."""
+"""Estimates of how long a run and a study will take."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+
 
 
 class Durations:
-    """Expects of a run what finished runs of its kind took for each epoch or iteration."""
+    """Estimates a run's time from the time per epoch or iteration of finished runs of its kind."""
 
     def __init__(self) -> None:
         self._rates: dict[str, list[float]] = defaultdict(list)
         self._seconds: list[float] = []
 
     def add(self, run: Run, seconds: float) -> None:
-        """A run that was finished without a break."""
+        """Add a run that finished without interruption."""
         self._rates[run.kind].append(seconds / run.length)
         self._seconds.append(seconds)
 
@@ -43,7 +43,7 @@ def remaining_seconds(waiting: Sequence[float], running: Sequence[tuple[float, f
     Args:
         waiting: expected seconds of the runs that have not started.
         running: expected seconds and seconds so far of those that have.
-        places: how many runs go on at once.
+        places: how many runs are active at once.
     """
     left = [max(expected - so_far, 0.0) for expected, so_far in running]
     return max([(sum(left) + sum(waiting)) / places, *left])
@@ -60,7 +60,7 @@ def budget_seconds(text: str) -> float:
     """Seconds in '90m', '2h', '1h30m' or '45s'.
 
     Raises:
-        StudyError: it is none of these.
+        StudyError: it has another form.
     """
     found = _BUDGET.fullmatch(text)
     hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)

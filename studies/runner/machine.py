@@ -1,4 +1,4 @@
-"""On what a result was computed: hardware and versions."""
+"""Hardware and versions that a result was computed with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a study measures: AP of detectors' boxes and masks, and how often a classifier is right about an image."""
+"""What a study measures: AP of detectors' boxes and masks, and the accuracy of classifiers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_metrics(found: Mapping[str, float], evaluators: Any) -> dict[str, float
     """
     metrics = {k.rpartition("/")[2]: v for k, v in found.items() if "mAP" in k}
     metrics |= {k.rpartition("/")[2]: v / 100 for k, v in found.items() if k.startswith("accuracy/")}
-    # mmdet's COCO metric writes nothing where nothing was detected at all.
+    # mmdet's COCO metric writes nothing if nothing was detected at all.
     return metrics or {f"{task}_mAP": 0.0 for task in _coco_tasks(evaluators)}
 
 

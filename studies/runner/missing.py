@@ -1,4 +1,4 @@
-"""What a study has not done yet, as a section of its report."""
+"""The unfinished runs of a study, as a section of its report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rekd_det.analysis.utils.tables import markdown
 
 
 def missing_section(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A table of the runs that are not finished; nothing where all are.
+    """A table of the runs that are not finished; nothing if all are.
 
     Args:
         results: what :func:`studies.runner.results.collect` gave.

@@ -63,7 +63,7 @@ class Run:
 
     @property
     def needs(self) -> list[Run]:
-        """The runs that must be finished before it starts, those that they need included; first things first."""
+        """The runs that must be finished before it starts, including those that they need, in order."""
         direct = [run for run in (self.backbone, self.teacher) if run is not None]
         return list({run.digest: run for of in direct for run in [*of.needs, of]}.values())
 
@@ -169,7 +169,7 @@ class _Teachers:
                     f"{teacher.name}: '{teacher.config}' is a pair, and a teacher learns alone unless it names its own "
                     "`teacher`"
                     if is_pair(config.model)
-                    else f"{teacher.name}: '{teacher.config}' is no pair, and has no use for a `teacher`"
+                    else f"{teacher.name}: '{teacher.config}' is not a pair and can't use a `teacher`"
                 )
             of = self._plan(teacher.taught_by, (*pupils, name)) if teacher.taught_by is not None else None
             backbone = self._backbones.of(config)

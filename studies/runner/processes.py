@@ -17,13 +17,13 @@ from studies.runner.spec import StudyError
 
 _LAST_WORDS = 5
 _CAUSE = re.compile(r"(\[rank\d+\]: )?(error: |(?!.*ChildFailedError)[\w.]+(Error|Exception): )")
-#: seconds without a word after which a program counts as hung; a training logs every few dozen iterations
+#: seconds without output after which a program counts as hung; a training logs every few dozen iterations
 SILENCE_S = 3600.0
 _LOOK_S = 1.0
 
 
 class RunFailed(RuntimeError):
-    """A program ended with an error; the message is its last words."""
+    """A program ended with an error; the message is its last output."""
 
 
 class Stopped(RuntimeError):
@@ -46,7 +46,7 @@ class Processes:
         self._stopped = False
 
     def run(self, command: Sequence[str], output: Path, environment: Mapping[str, str]) -> None:
-        """Run a program to its end; what it says is appended to ``output``.
+        """Run a program to its end; its output is appended to ``output``.
 
         Raises:
             RunFailed: its exit status is not 0, or it hung.
@@ -74,7 +74,7 @@ class Processes:
                     raise Stopped
         if status is None:
             raise RunFailed(
-                f"hung: it said nothing for {self._silence_s / 60:g} min and was killed. Its last words: "
+                f"hung: it had no output for {self._silence_s / 60:g} min and was killed. Its last output: "
                 f"{_last_words(output, start)}"
             )
         if status != 0:
@@ -90,7 +90,7 @@ class Processes:
                 size, since = now, time.monotonic()
             elif time.monotonic() - since >= self._silence_s:
                 with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # it may be past listening to SIGTERM
+                    os.killpg(process.pid, signal.SIGKILL)  # it may no longer react to SIGTERM
                 process.wait()
                 return None
 
@@ -133,6 +133,6 @@ def hold(folder: Path) -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StudyError(
-                f"a study is at work in '{folder}', or trainings that it has left behind: wait for them, or end them"
+                f"a study is at work in '{folder}', or trainings that it left running: wait for them, or end them"
             ) from error
         yield file.fileno()

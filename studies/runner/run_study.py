@@ -1,4 +1,4 @@
-"""From a study file to its results: what ``tools/study.py`` does."""
+"""Runs a study file and writes its results; the work of ``tools/study.py``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_study(
     budget_s: float | None = None,
     launcher: Launcher | None = None,
 ) -> int:
-    """Do what is left of a study, and write its results and its report to ``root / study.name``.
+    """Run the rest of a study, and write its results and its report to ``root / study.name``.
 
     Args:
         study: what to do.
@@ -83,7 +83,7 @@ def run_study(
 
 
 def report_study(study: Study, root: Path, plan: Plan | None = None) -> Path:
-    """Write the results and the report of what there is, here and in committed results; nothing is run.
+    """Write the results and the report from the existing results, here and committed; nothing is run.
 
     Returns:
         The path of the report.
@@ -121,7 +121,7 @@ def _choose(study: Study, only: Collection[str]) -> set[str]:
 
 @dataclass
 class _Progress:
-    """Says what starts and ends, keeps the results up to date, and estimates the rest."""
+    """Prints what starts and ends, keeps the results up to date, and estimates the remaining time."""
 
     plan: Plan
     trainer: Trainer

@@ -1,4 +1,4 @@
-"""Start runs as places get free and teachers get ready."""
+"""Start runs when places are free and their teachers are ready."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Budget:
         return self.deadline - time.monotonic()
 
     def fits(self, run: Run) -> bool:
-        """Whether a run that starts now ends in time, as far as one knows."""
+        """Whether a run that starts now is expected to end in time."""
         return self.left > (self.expected(run) or 0.0)
 
 

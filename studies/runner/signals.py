@@ -1,4 +1,4 @@
-"""When a study may be stopped."""
+"""Signals that stop a study."""
 
 from __future__ import annotations
 

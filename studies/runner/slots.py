@@ -1,4 +1,4 @@
-"""Places in which runs go on side by side."""
+"""Places for runs that are active at the same time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_slots(jobs: int | None) -> list[dict[str, str]]:
     """
     if jobs is not None and jobs < 1:
         raise StudyError(f"--jobs must be at least 1, got {jobs}")
-    # A process that waits for others of its kind by spinning slows down everything else on the same cores.
+    # A process that waits for others by spinning slows down everything else on the same cores.
     common = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     gpus = visible_gpus()
     slots = []

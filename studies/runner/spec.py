@@ -15,7 +15,7 @@ import yaml
 from rekd_det.datasets.synthetic import build_dataset
 from rekd_det.utils.errors import InputError
 
-#: the arm's name under which a report lists the teacher
+#: the name under which a report lists the teacher
 TEACHER = "teacher"
 #: and the trainings of the backbones
 PRETRAIN = "pretrain"
@@ -126,14 +126,14 @@ def read_study(path: Path) -> Study:
     """Read and check a study file. Paths in it are relative to its own folder.
 
     Raises:
-        StudyError: it is missing, no YAML, or a key is unknown, missing or of the wrong kind.
+        StudyError: it is missing, not YAML, or a key is unknown, missing or of the wrong kind.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
         raise StudyError(f"study '{path}' can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"study '{path}' is no valid YAML: {' '.join(str(error).split())}") from error
+        raise StudyError(f"study '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
     try:
         return _study(content, path.parent)
     except StudyError as error:
@@ -164,7 +164,7 @@ def _study(content: object, folder: Path) -> Study:
             raise StudyError(f"the key '{key}' is missing")
     name = keys["name"]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise StudyError(f"name must be one word, for it names a folder; got {name!r}")
+        raise StudyError(f"name must be one word, because it names a folder; got {name!r}")
     common = _options(keys.get("options"), "options")
     arms = tuple(_arm(n, a, common, folder) for n, a in _mapping(keys["arms"], "arms").items())
     names = [arm.name for arm in arms]
@@ -207,7 +207,7 @@ def _arm(name: object, content: object, common: dict, folder: Path) -> Arm:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise StudyError(f"arms: an arm's name must be one word, got {name!r}")
     if name.partition(".")[0] in (TEACHER, PRETRAIN):
-        raise StudyError(f"arms: '{name}' names a training that the arms build on; call the arm otherwise")
+        raise StudyError(f"arms: '{name}' names a training that the arms build on; rename the arm")
     key = f"arms.{name}"
     keys = _mapping(content, key, ("config", "options", "about", "validate", "teacher", "pair"))
     about = keys.get("about") or ""

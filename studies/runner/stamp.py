@@ -1,4 +1,4 @@
-"""What a run's folder says about it: how often it was started, and how it ended."""
+"""The state in a run's folder: how often it was started, and how it ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stamp:
         digest: of the run.
         starts: how often its training was started; more than one where it was killed or failed.
         result: metrics, times, hardware and versions, once it is finished.
-        error: last words of the last start, where it failed.
+        error: last output of the last start, if it failed.
     """
 
     digest: str

@@ -1,4 +1,4 @@
-"""Means over seeds, and what a difference between two arms is worth."""
+"""Means over seeds, and differences between two arms with their intervals."""
 
 from __future__ import annotations
 

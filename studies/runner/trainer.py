@@ -112,7 +112,7 @@ class Trainer:
         stamp.write(folder)
 
     def _origin(self, run: Run) -> dict[str, Any]:
-        """What the digest does not tell: the data's content, and which build of its teacher and backbone a run had."""
+        """What the digest does not cover: the data's content, and which build of its teacher and backbone a run had."""
         found: dict[str, Any] = {}
         if (annotations := annotations_of(run)) is not None:
             found["annotations"] = annotations

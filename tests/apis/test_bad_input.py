@@ -235,7 +235,7 @@ CASES = [
     # --- checkpoints
     teacher("teacher missing", "none.pth", "none.pth' does not exist"),
     teacher("teacher empty", "empty.pth", "empty.pth' is an empty file"),
-    teacher("teacher text", "text.pth", "text.pth' is damaged or no PyTorch checkpoint"),
+    teacher("teacher text", "text.pth", "text.pth' is damaged or not a PyTorch checkpoint"),
     teacher("teacher truncated", "cut.pth", "cut.pth' is damaged"),
     teacher("teacher a folder", "data", "data' is a folder"),
     teacher("teacher with code", "code.pth", "carries code (posix.mkdir) and was refused"),
@@ -249,7 +249,7 @@ CASES = [
         "none of the checkpoint's weights belongs to the student",
         ("load_from={folder}/other.pth",),
     ),
-    Case("start from text", "text.pth' is damaged or no PyTorch checkpoint", ("load_from={folder}/text.pth",)),
+    Case("start from text", "text.pth' is damaged or not a PyTorch checkpoint", ("load_from={folder}/text.pth",)),
     Case("resume from nothing", "'none.pth' does not exist", arguments=("--resume", "none.pth")),
     Case(
         "resume from weights",
@@ -309,7 +309,11 @@ CASES = [
         tool="export_student.py",
     ),
     Case(
-        "export text", "no PyTorch checkpoint", config="text.pth", arguments=("-o", "x.pth"), tool="export_student.py"
+        "export text",
+        "not a PyTorch checkpoint",
+        config="text.pth",
+        arguments=("-o", "x.pth"),
+        tool="export_student.py",
     ),
     Case(
         "export to a folder",

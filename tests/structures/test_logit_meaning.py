@@ -18,7 +18,7 @@ def test_object_score_leaves_the_background_out_wherever_it_is():
 @pytest.mark.parametrize(
     ("meaning", "reason"),
     [
-        (LogitMeaning("sigmoid", conditional=True), "keeps objectness apart"),
+        (LogitMeaning("sigmoid", conditional=True), "has a separate objectness"),
         (LogitMeaning("softmax"), "has no background"),
     ],
 )

@@ -65,7 +65,7 @@ def test_arms_name_their_teachers_and_a_teacher_its_own(tmp_path):
         (dict(teachers={"a": {"config": PAIR}}), "teacher.a: .* is a pair, and a teacher learns alone unless"),
         (
             dict(teachers={"a": {"config": TEACHER}, "b": {"config": TEACHER, "teacher": "a"}}),
-            "teacher.b: .* is no pair, and has no use for a `teacher`",
+            "teacher.b: .* is not a pair and can't use a `teacher`",
         ),
         (dict(pairs={"a": {"baseline": "kd"}}), r"pairs.a.baseline must be one of its arms \(\)"),
         (

@@ -479,7 +479,7 @@ def test_a_hung_training_is_killed_and_the_study_goes_on(fake, capsys):
     report_study(read_study(TINY), fake.root)
     lines = [json.loads(x) for x in (fake.root / "tiny/results.jsonl").read_text().splitlines()]
     (hung,) = (x for x in lines if x["status"] == "failed")
-    assert hung["error"].startswith("hung: it said nothing for 0.05 min and was killed")
+    assert hung["error"].startswith("hung: it had no output for 0.05 min and was killed")
     assert fake.study(only=["student"]) == 0
 
 

@@ -143,8 +143,8 @@ def test_train_refuses_what_would_fail_later(call, pair, tmp_path):
     (tmp_path / "text.pth").write_text("no checkpoint\n")
     for arguments, message in (
         (["--resume", "none.pth"], "checkpoint 'none.pth' does not exist"),
-        (["--resume", "text.pth"], "no PyTorch checkpoint"),
-        (["--cfg-options", "load_from=text.pth"], "no PyTorch checkpoint"),
+        (["--resume", "text.pth"], "not a PyTorch checkpoint"),
+        (["--cfg-options", "load_from=text.pth"], "not a PyTorch checkpoint"),
         (["--work-dir", tmp_path / "text.pth" / "x"], "cannot be written"),
         (["--cfg-options", "train_dataloader.dataset.data_root=/nowhere"], "'/nowhere/annotations"),
         (["--cfg-options", "modell.teacher_ckpt=x"], "did you mean 'model'?"),

@@ -41,7 +41,7 @@ def test_an_mmcv_for_another_torch_is_named(monkeypatch):
     installed(monkeypatch, mmcv="2.1.0", mmdet="3.3.0")
     monkeypatch.setattr(importlib, "import_module", fail)
     with pytest.raises(
-        ImportError, match=r"mmcv 2\.1\.0 does not load beside torch .*undefined symbol.*pip cache remove"
+        ImportError, match=r"mmcv 2\.1\.0 does not load with torch .*undefined symbol.*pip cache remove"
     ) as e:
         versions.check()
     assert torch.__version__ in str(e.value)

@@ -1,4 +1,4 @@
-"""The ways to distil a detector whose steps ``step.py`` compares. Each is a function that gives a step's total loss.
+"""The ways to distil a detector that ``step.py`` compares. Each is a function that returns a step's total loss.
 
 No weights are loaded: time and memory do not depend on them.
 """
@@ -170,7 +170,7 @@ class Workbench:
         """MMRazor's own way: the teacher's whole loss, and the logits of both recorded by the layer's name.
 
         In an R-CNN each network then samples RoIs of its own: row n of the one has nothing to do with row n of the
-        other. It is here for what it costs.
+        other. It is here for its cost.
         """
         layer, calls = _LOGIT_LAYERS[self.head]
         recorder = dict(logits=dict(type="ModuleOutputs", source=layer))

@@ -27,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-# The interpreter, which tests use, would stand in the compiler's way. Triton reads this when it is imported.
+# The interpreter, which tests use, must be off for the compiler. Triton reads this when it is imported.
 os.environ.pop("TRITON_INTERPRET", None)
 os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # a result from Triton's cache would take no time
 
@@ -175,7 +175,7 @@ def _amd(assembly: str) -> dict:
     def number(key: str) -> int:
         found = re.search(rf"\.{key}:\s+(\d+)", assembly)
         if found is None:
-            raise RuntimeError(f"the assembly does not tell {key}")
+            raise RuntimeError(f"the assembly does not contain {key}")
         return int(found[1])
 
     return dict(

@@ -1,4 +1,4 @@
-"""Times the distillation losses: every backend beside the naive formulation and torch's own KL, forward and backward.
+"""Times the distillation losses: every backend, the naive formulation and torch's own KL, forward and backward.
 
 All candidates run in one process, in turn, on the same logits; medians are reported. The bound is what the memory
 allows: one read of both logits and one write of the gradient, at the copy bandwidth measured in the same process.
@@ -79,7 +79,7 @@ def step(loss: Loss, student: Tensor, teacher: Tensor) -> None:
 
 
 def timed(call: Callable[[], object], device: str) -> tuple[float, float]:
-    """Wall and CPU seconds of a call. On a machine with other work the CPU time of one thread tells more."""
+    """Wall and CPU seconds of a call. On a shared machine the CPU time of one thread is more reliable."""
     if device == "cuda":
         torch.cuda.synchronize()
     wall, cpu = time.perf_counter(), time.process_time()

@@ -1,4 +1,4 @@
-"""The CUDA compiler that mmcv's operators are compiled with, and how the build is told to use it."""
+"""The CUDA compiler that mmcv's operators are compiled with, and how the build is made to use it."""
 
 import os
 import re
@@ -99,7 +99,7 @@ def build_environment(toolkit: Toolkit, gpus: Sequence[tuple[int, int]], environ
 
     Args:
         toolkit: what compiles.
-        gpus: compute capability of each GPU in sight, e.g. ``[(9, 0)]``. Without any, code for all usual ones is
+        gpus: compute capability of each visible GPU, e.g. ``[(9, 0)]``. Without any, code for all usual ones is
             compiled, which takes several times as long.
         environ: TORCH_CUDA_ARCH_LIST in it is kept.
     """

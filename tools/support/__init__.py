@@ -1,1 +1,1 @@
-"""The sweep over MMDetection's zoo that ``tools/check_support.py`` runs."""
+"""The check of MMDetection's zoo that ``tools/check_support.py`` runs."""

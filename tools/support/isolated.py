@@ -65,7 +65,7 @@ def _confine(function: Callable[[Any], Any], arguments: Sequence[Any], gigabytes
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = used + int(gigabytes * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    with open(os.devnull, "w") as nowhere:  # what detectors print would tear the progress apart
+    with open(os.devnull, "w") as nowhere:  # what detectors print would interrupt the progress bar
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
 

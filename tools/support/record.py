@@ -1,4 +1,4 @@
-"""What was found out about each config of the zoo: kept as JSON, shown as tables, compared with what held before."""
+"""The results for each config of the zoo: stored as JSON, shown as tables, compared with earlier results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_records(file: Path) -> dict[str, Record]:
     """Records by config; none if there is no file.
 
     Raises:
-        ValueError: if the file is no list of records.
+        ValueError: if the file is not a list of records.
     """
     if not file.exists():
         return {}

@@ -1,4 +1,4 @@
-"""MMDetection's own configs: which hold a detector, and which stand for the others of their kind."""
+"""MMDetection's own configs: which contain a detector, and which represent the others of their kind."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _read(file: Path) -> ZooConfig | None:
     if isinstance(model, Mapping) and isinstance(model.get("detector"), Mapping):
         # What wraps a detector preprocesses for it, frames or several views at once.
         model = dict(data_preprocessor=dict(type="DetDataPreprocessor", pad_size_divisor=32)) | dict(model["detector"])
-    # Some files hold a schedule, test-time augmentation or a model that is no detector.
+    # Some files hold a schedule, test-time augmentation or a model that is not a detector.
     if not isinstance(model, Mapping) or "type" not in model or _type(model) in _NO_DETECTOR:
         return None
     return ZooConfig(path, model)

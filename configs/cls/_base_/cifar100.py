@@ -1,5 +1,5 @@
-# CIFAR-100 as the tables of the literature train it: 240 epochs of 64 images, and a distillation that sets in over the
-# first 20. tau and the schedule are those of the DKD authors' code (CVPR 2022); alpha and beta of ReKD were not tuned.
+# CIFAR-100 as in the tables of the literature: 240 epochs, batches of 64 images, and a warm-up of the distillation over
+# 20 epochs. tau and the schedule are those of the DKD authors' code (CVPR 2022); ReKD's alpha and beta were not tuned.
 _base_ = [
     "mmpretrain::_base_/datasets/cifar100_bs16.py",
     "mmpretrain::_base_/schedules/cifar10_bs128.py",

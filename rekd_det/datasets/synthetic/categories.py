@@ -18,7 +18,7 @@ class Category:
         name: unique name, also COCO's.
         family: the look-alikes it belongs to (COCO's ``supercategory``).
         outline: maps a variation in ``[0, 1]`` to the shape's outline.
-        mark: outline of an inner mark that tells it from its family, if it has one.
+        mark: outline of an inner mark that distinguishes it from its family, if it has one.
         max_stretch: how far an instance may be stretched without turning into a sibling.
     """
 

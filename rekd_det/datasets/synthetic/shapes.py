@@ -69,7 +69,7 @@ class Preset:
 
     @property
     def min_images(self) -> int:
-        """Fewest images per split for which every category is sure to appear."""
+        """Smallest number of images per split in which every category appears."""
         return math.ceil(self.families * self.per_family / FORCED_PER_IMAGE)
 
 
@@ -227,7 +227,7 @@ def render_scene(preset: Preset, seed: int, split: str, index: int) -> Scene:
     image = textures.background(rng, size, size)
     _draw_distractors(rng, preset, image)
 
-    # What lies in front of the objects is planned before them, because it hides part of them.
+    # Clutter in front of the objects is planned first, because it hides part of them.
     strokes = [
         textures.stroke_coverage(rng, size, size, int(rng.integers(1, 4)))
         for _ in range(int(rng.integers(0, preset.clutter[1] // 3 + 1)))

@@ -1,4 +1,4 @@
-"""DistillLogHook: log what a person reads of a distillation."""
+"""DistillLogHook: log the statistics of a distillation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mmrazor.registry import HOOKS
 from rekd_det.engine.hooks.distill_warmup_hook import DistillWarmupHook
 from rekd_det.engine.utils import distillation_of
 
-#: names of a distillation's scalars, but for the factor of its warm-up, which is exact at each step
+#: names of a distillation's scalars, except the factor of its warm-up, which is exact at each step
 _STATISTICS = r"distill\.(?!scale$)"
 
 
 @HOOKS.register_module()
 class DistillLogHook(Hook):
-    """Log what a person reads of a distillation, through mmengine's own log and visualizer backends.
+    """Log the statistics of a distillation, through mmengine's own log and visualizer backends.
 
     mmengine averages names with "loss" in them over its window and shows of all others the newest value. The
     statistics of a distillation ('distill.head_mass', 'distill.agreement') are of one batch and as noisy as a loss, so

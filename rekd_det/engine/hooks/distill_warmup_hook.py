@@ -1,4 +1,4 @@
-"""DistillWarmupHook: let a distillation set in slowly."""
+"""DistillWarmupHook: start a distillation slowly."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rekd_det.engine.utils import distillation_of
 class DistillWarmupHook(Hook):
     """Raise the weight of all distillation losses linearly to 1, from the first iteration on.
 
-    It follows the Runner's iteration, so that a resumed run goes on where it was.
+    It follows the Runner's iteration, so a resumed run continues with the same weight.
 
     Args:
         iters: length in iterations, >= 1.
         epochs: length in epochs of the training data, >= 1. Give one of the two.
 
     Raises:
-        ValueError: if both or none are given, or one is no int >= 1.
+        ValueError: if both or none are given, or one is not an int >= 1.
     """
 
     priority = "NORMAL"

@@ -1,4 +1,4 @@
-"""Periodic and best checkpoints of which one is whole at every moment."""
+"""Periodic and best checkpoints, of which one is complete at every moment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SafeCheckpointHook(CheckpointHook):
     best_ckpt_path: Any
 
     def before_train(self, runner: Runner) -> None:
-        """Find the best checkpoint where the run's folder is now, and clear what a killed process has left."""
+        """Find the best checkpoint in the run's present folder, and remove what a killed process has left."""
         super().before_train(runner)
         if getattr(self, "best_ckpt_path", None) is not None:
             self.best_ckpt_path = self._moved(str(self.best_ckpt_path))
@@ -57,8 +57,8 @@ class SafeCheckpointHook(CheckpointHook):
         except OSError as error:
             raise CheckpointError(
                 f"the file '{osp.join(runner.work_dir, 'last_checkpoint')}' can't be written "
-                f"({error.strerror or error}); the checkpoints are as they were. Make room there, and go on with "
-                "--resume"
+                f"({error.strerror or error}); the checkpoints are unchanged. Free some space there, and continue "
+                "with --resume"
             ) from error
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:

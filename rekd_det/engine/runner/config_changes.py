@@ -1,4 +1,4 @@
-"""Tell a user who resumes which keys of the config differ from the checkpoint's, and which value is in force."""
+"""Log which keys of the config differ from the checkpoint's on resume, and which value is used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _ABSENT = "(not set)"
 
 
 class Change(NamedTuple):
-    """One key that differs: its dotted name, both values as text, and whether the checkpoint's is in force."""
+    """One key that differs: its dotted name, both values as text, and whether the checkpoint's is used."""
 
     key: str
     old: str
@@ -54,23 +54,23 @@ def describe_changes(meta: Mapping, cfg: Mapping) -> str | None:
         None if nothing differs.
     """
     if not isinstance(meta.get("cfg"), str):
-        return "The checkpoint holds no config: what has changed since it was written can't be said."
+        return "The checkpoint holds no config, so it is unknown what has changed since it was written."
     try:
         old = parse_config_text(meta["cfg"], "the checkpoint")
     except InputError as error:
-        return f"What has changed in the config since the checkpoint was written can't be said: {error}"
+        return f"It is unknown what has changed in the config since the checkpoint was written: {error}"
     changes = list(compare(old, cfg, meta.get("seed")))
     if not changes:
         return None
-    lines = [f"The config differs from the checkpoint's in {len(changes)} key(s); what is in force:"]
+    lines = [f"The config differs from the checkpoint's in {len(changes)} key(s); these values apply:"]
     for key, before, after, restored in changes[:_MOST]:
-        in_force = f"{before}, the checkpoint's" if restored else f"{after}, the config's"
-        lines.append(f"  {key}: was {before}, is {after}; in force: {in_force}")
+        used_value = f"{before}, the checkpoint's" if restored else f"{after}, the config's"
+        lines.append(f"  {key}: was {before}, is {after}; used: {used_value}")
     if len(changes) > _MOST:
         lines.append(f"  ... and {len(changes) - _MOST} more")
     if any(change.restored for change in changes):
         lines.append(
-            "  (A resume restores the optimizer's options, the schedules and the seed. To train on with other ones, "
+            "  (A resume restores the optimizer's options, the schedules and the seed. To continue with other ones, "
             "start from the checkpoint: --cfg-options load_from=CHECKPOINT, without --resume.)"
         )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""An epoch that is resumed in its middle goes on counting there."""
+"""An epoch that is resumed in its middle continues its count there."""
 
 from __future__ import annotations
 

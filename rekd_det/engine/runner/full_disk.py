@@ -1,4 +1,4 @@
-"""Say that a disk is full where a log or a config can't be written."""
+"""Report a full disk when a log or a config can't be written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class DiskFull(InputError):
-    """A file of a run can't be written because there is no room for it."""
+    """A file of a run can't be written because the disk is full."""
 
 
 @contextlib.contextmanager
@@ -29,6 +29,6 @@ def full_disk_explained(work_dir: str) -> Iterator[None]:
             raise
         name = f" '{error.filename}'" if error.filename else ""
         raise DiskFull(
-            f"a file{name} of work_dir '{work_dir}' can't be written ({error.strerror}). The checkpoints there are as "
-            "they were: make room, and go on from the last one with --resume"
+            f"a file{name} of work_dir '{work_dir}' can't be written ({error.strerror}). The existing "
+            "checkpoints are complete: free some space, and continue from the last one with --resume"
         ) from error

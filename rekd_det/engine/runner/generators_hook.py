@@ -1,4 +1,4 @@
-"""The states of the random generators, and what was drawn last, in checkpoints and around validation."""
+"""The states of the random generators, and the input sizes drawn last, in checkpoints and around validation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GeneratorsHook(Hook):
         self._gathered_at = runner.epoch, runner.iter
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Write the states of all processes; none of several where only the main one saves, see `gather`."""
+        """Write the states of all processes; none if only the main one of several saves, see `gather`."""
         checkpoint[_SIZES] = input_sizes(runner.model)
         if runner.world_size == 1:
             checkpoint[_KEY] = [self._own()]
@@ -47,7 +47,7 @@ class GeneratorsHook(Hook):
             return
         self._sizes = checkpoint.get(_SIZES, [])
         if names := forgetful_modules(runner.model):
-            warn_inexact(f"what {', '.join(names)} has learned about its samples is in no checkpoint")
+            warn_inexact(f"what {', '.join(names)} has learned about its samples is not in a checkpoint")
         states = checkpoint.get(_KEY, [])
         if len(states) != runner.world_size:
             held = f"of {len(states)} processes, and there are {runner.world_size}" if states else "of no process"
@@ -64,7 +64,7 @@ class GeneratorsHook(Hook):
             self._restored = None
 
     def before_val(self, runner: Runner) -> None:
-        """Note the states: whether a validation is done before or after a kill, it must not move the generators."""
+        """Note the states: a validation must not change the generators, whether it runs before or after a kill."""
         self._before_val = generator_states()
 
     def after_val(self, runner: Runner) -> None:

@@ -1,4 +1,4 @@
-"""Find the checkpoint to resume from, whatever moment the last run was killed at."""
+"""Find the checkpoint to resume from, whenever the last run was killed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _own(work_dir: str, named: str) -> str | None:
         return None
     raise CheckpointError(
         f"'{osp.join(work_dir, 'last_checkpoint')}' names '{named}', a checkpoint of another run: was the folder "
-        "copied without its checkpoints? Give that one with --resume, or remove last_checkpoint to start anew"
+        "copied without its checkpoints? Give that one with --resume, or remove last_checkpoint to start from scratch"
     )
 
 

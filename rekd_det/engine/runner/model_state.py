@@ -1,4 +1,4 @@
-"""What mmdet's models remember from one iteration to the next outside of their weights."""
+"""State that mmdet's models keep between iterations outside their weights."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def set_input_sizes(model: nn.Module, sizes: list) -> None:
 
 
 def forgetful_modules(model: nn.Module) -> list[str]:
-    """Names of the parts of a model whose memory no checkpoint holds."""
+    """Names of the parts of a model whose state is not in checkpoints."""
     return sorted({type(module).__name__ for module in model.modules() if isinstance(module, DynamicRoIHead)})

@@ -15,7 +15,7 @@ _KEY = "data_position"
 
 
 class PositionHook(Hook):
-    """Carries the position in the data through checkpoints, and makes good a validation that a kill has cut short.
+    """Carries the position in the data through checkpoints, and repeats a validation that a kill interrupted.
 
     A checkpoint is written before the validation that follows it, and again if that one finds a new best. So a
     checkpoint that was not written within a validation is validated on resume, where one is due.
@@ -56,7 +56,7 @@ class PositionHook(Hook):
             self._loaded = checkpoint.get(_KEY)
 
     def go_on(self, runner: Runner) -> None:
-        """Bring loop and data to where the checkpoint stands; the loop has its epoch and iteration already."""
+        """Bring the data to the checkpoint's position; the loop already has its epoch and iteration."""
         loop, loader = runner.train_loop, runner.train_loop.dataloader
         seeded = isinstance(loader, SeededLoader)
         if not seeded:
@@ -78,15 +78,15 @@ class PositionHook(Hook):
                 loader.batch_sampler.number = loop.iter - done
         elif isinstance(loop, IterBasedTrainLoop):
             if self._loaded and (now := _layout(runner)) != (old := {key: self._loaded.get(key) for key in now}):
-                warn_inexact(f"{_told(now)} now, {_told(old)} before: the order of the images is another one")
+                warn_inexact(f"{_told(now)} now, {_told(old)} before: the order of the images is different")
             if seeded:
-                # The loop passes over as many batches as it has done; told so, the loader reads no images for them.
+                # The loop skips as many batches as it has done; the loader then reads no images for them.
                 loader.to_skip, loader.yields_skipped = loop.iter, True
         validated = self._loaded is not None and self._loaded.get("validated", False)
         self._validates_first = not validated and done == 0 and loop.iter > 0
 
     def before_train(self, runner: Runner) -> None:
-        """Validate what the checkpoint holds, if the validation after it is due and may have been cut short."""
+        """Validate what the checkpoint holds, if the validation after it is due and may have been interrupted."""
         if not self._validates_first:
             return
         self._validates_first = False
@@ -98,20 +98,18 @@ class PositionHook(Hook):
             (loop.epoch, loop.max_epochs) if isinstance(loop, EpochBasedTrainLoop) else (loop.iter, loop.max_iters)
         )
         if now >= loop.val_begin and (now % loop.val_interval == 0 or now == end):
-            runner.logger.info("The checkpoint was written before its validation, which may have been cut short.")
+            runner.logger.info("The checkpoint was written before its validation, which may have been interrupted.")
             runner.val_loop.run()
 
     def _done_in_epoch(self, runner: Runner, seeded: bool) -> int:
-        """How many batches of the current epoch are done and can be passed over."""
+        """How many batches of the current epoch are done and can be skipped."""
         loop = runner.train_loop
         length = len(loop.dataloader)
         if self._loaded is None:  # another Runner's checkpoint
             done = loop.iter - loop.epoch * length
             if 0 <= done <= length and seeded:
                 return done
-            warn_inexact(
-                f"the checkpoint does not say where in its epoch it stands; epoch {loop.epoch + 1} starts anew"
-            )
+            warn_inexact(f"the checkpoint does not say its position in the epoch; epoch {loop.epoch + 1} starts anew")
             return 0
         done = self._loaded["in_epoch"]
         now = _layout(runner)
@@ -120,7 +118,7 @@ class PositionHook(Hook):
             again = f", the {done} iterations done of it are repeated" if done else ""
             warn_inexact(
                 f"an epoch has {length} iterations now ({_told(now)}) and had {old['epoch_length']} ({_told(old)}). "
-                f"The training goes on at the start of epoch {loop.epoch + 1}{again}; its iterations are counted on "
+                f"The training continues at the start of epoch {loop.epoch + 1}{again}; its iterations are counted on "
                 f"from {loop.iter}. Schedules that were converted to iterations keep the old length of an epoch"
             )
             return 0

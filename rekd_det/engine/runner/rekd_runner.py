@@ -1,4 +1,4 @@
-"""ReKDRunner: mmengine's Runner, with a resume that is exact and checkpoints that a kill can't damage."""
+"""ReKDRunner: mmengine's Runner with an exact resume and checkpoints that a kill can't damage."""
 
 from __future__ import annotations
 
@@ -34,26 +34,27 @@ _EPOCH_LOOPS = ("EpochBasedTrainLoop", "mmengine.EpochBasedTrainLoop", EpochBase
 
 @RUNNERS.register_module()
 class ReKDRunner(Runner):
-    """A Runner whose resumed training continues the interrupted one to the last bit, where the hardware allows it.
+    """A Runner whose resumed training is bit-identical to an uninterrupted one, if the hardware allows it.
 
-    A config chooses it with ``runner_type='ReKDRunner'``. Beyond mmengine's Runner it
+    A config chooses it with ``runner_type='rekd_det.ReKDRunner'``. Its arguments are mmengine's, which are keys of the
+    config. In addition to mmengine's Runner it
 
     * keeps the states of every process's random generators in the checkpoint and restores them on resume; validation
       leaves no trace in them;
     * seeds each training sample by the run's seed and the number of its batch, so that augmentation does not depend on
       how many workers there are, how long they live, or where the run was interrupted;
-    * on resume takes the seed from the checkpoint, and goes on in the middle of an epoch, without reading the images
-      of the batches before it; where an epoch has another length now, at the epoch's start;
-    * repeats a validation that a kill has cut short;
-    * lets the main process decide for all where to resume, and sends the checkpoint to nodes that lack it;
-    * says which keys of the config differ from the checkpoint's, and which value is in force;
+    * on resume takes the seed from the checkpoint, and continues in the middle of an epoch without reading the images
+      of the batches before it; if an epoch now has another length, it continues at the epoch's start;
+    * repeats a validation that a kill interrupted;
+    * lets the main process decide for all where to resume, and sends the checkpoint to nodes without it;
+    * logs which keys of the config differ from the checkpoint's, and which value applies;
     * writes a checkpoint under a temporary name and renames it, keeps the old one until then, and resumes from the
       newest sound one.
 
-    Exact on the CPU. On a GPU the same holds as far as its kernels are deterministic (``randomness.deterministic``).
-    Lost as with mmengine's own Runner, and said in the log: the running statistics of ``DynamicRoIHead``, the images
-    that ``CachedMosaic`` and ``CachedMixUp`` hold, gradients accumulated so far. With several processes, a hook of
-    others that saves a checkpoint itself gets one without the states of the random generators.
+    It is exact on the CPU, and on a GPU if its kernels are deterministic (``randomness.deterministic``). As with
+    mmengine's own Runner, these are lost, and the log says so: the running statistics of ``DynamicRoIHead``, the images
+    in the caches of ``CachedMosaic`` and ``CachedMixUp``, gradients accumulated so far. With several processes, a
+    third-party hook that saves a checkpoint itself gets one without the states of the random generators.
     """
 
     # mmengine assigns these in methods that mypy does not look into.
@@ -65,7 +66,7 @@ class ReKDRunner(Runner):
     def from_cfg(cls, cfg: Config | dict) -> Runner:
         """Build from a config; a resumed run has the seed that its checkpoint names.
 
-        The config that is written beside the log and into checkpoints names this package in ``custom_imports``, so
+        The config that is saved with the log and in checkpoints names this package in ``custom_imports``, so
         that it can be read without the file it came from.
         """
         cfg = copy.copy(cfg)
@@ -90,12 +91,12 @@ class ReKDRunner(Runner):
         return runner
 
     def train(self) -> nn.Module:
-        """As mmengine's; a full disk ends it with a message that says what is left."""
+        """As mmengine's, but a full disk ends it with a message that says which checkpoints are left."""
         with full_disk_explained(self.work_dir):
             return super().train()
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wrap for several processes, in a way that serves a distillation."""
+        """Wrap for several processes, in a way that works for a distillation."""
         if self.distributed:
             check_wrapper(self.cfg, model_wrapper_cfg, model)
         return super().wrap_model(model_wrapper_cfg, model)
@@ -126,12 +127,12 @@ class ReKDRunner(Runner):
             self._train_dataloader = config  # scale_lr reads the batch size there
 
     def load_or_resume(self) -> None:
-        """As mmengine's, but auto-resume passes over a damaged checkpoint."""
+        """As mmengine's, but auto-resume skips a damaged checkpoint."""
         if self._resume and self._load_from is None and not self._has_loaded:
             self._load_from = find_latest_checkpoint(self.work_dir)
             if self._load_from is None:
                 self._resume = False
-                self.logger.info(f"No checkpoint in {self.work_dir} to resume from: the training starts anew.")
+                self.logger.info(f"No checkpoint in {self.work_dir} to resume from: the training starts from scratch.")
         try:
             super().load_or_resume()
         except InputError:
@@ -146,13 +147,13 @@ class ReKDRunner(Runner):
             ) from error
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """As mmengine's, and bring the data to where the checkpoint stands."""
+        """As mmengine's, and bring the data to the checkpoint's position."""
         super().resume(filename, *args, **kwargs)
         self._position.go_on(self)
         accumulated = getattr(self.optim_wrapper, "_accumulative_counts", 1)
         if self.train_loop.iter % accumulated:
             warn_inexact(
-                f"the checkpoint lies inside an accumulation of {accumulated} iterations, whose gradients are lost"
+                f"the checkpoint is inside a gradient accumulation of {accumulated} iterations; its gradients are lost"
             )
 
     def gather_states(self) -> None:
@@ -168,7 +169,7 @@ class ReKDRunner(Runner):
         Not collective: a hook may call it in the main process alone.
 
         Raises:
-            CheckpointError: if the disk is full, or fails otherwise. What was there before stays.
+            CheckpointError: if the disk is full, or another write error occurs. Existing checkpoints are kept.
         """
         target = osp.join(out_dir, filename)
         if not is_local(target) or kwargs.get("backend_args") or kwargs.get("file_client_args"):
@@ -182,6 +183,6 @@ class ReKDRunner(Runner):
                 super().save_checkpoint(out_dir, osp.relpath(partial, out_dir), *args, **kwargs)
         except OSError as error:
             raise CheckpointError(
-                f"checkpoint '{target}' can't be written ({error.strerror or error}); the earlier ones are as they "
-                "were. Make room there, and go on from the last one with --resume"
+                f"checkpoint '{target}' can't be written ({error.strerror or error}); the earlier ones are un"
+                "changed. Free some space there, and continue from the last one with --resume"
             ) from error

@@ -1,4 +1,4 @@
-"""Training data whose randomness depends on nothing but the seed and the number of the batch.
+"""Training data whose randomness depends only on the seed and the number of the batch.
 
 mmengine seeds its worker processes once, when they start; what an augmentation draws then depends on all that its
 worker drew before, and a resumed run can't know that. Here every sample seeds the generators itself.
@@ -25,7 +25,7 @@ class Draw(NamedTuple):
 
 
 class SeededDataset(Dataset):
-    """A map-style data set that is asked by :class:`Draw`. Its attributes are those of the data set inside.
+    """A map-style data set that is indexed by :class:`Draw`. Its attributes are those of the data set inside.
 
     Args:
         dataset: any map-style data set.
@@ -43,13 +43,13 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        # The DataLoader's look for __getitems__ and pickle's for its hooks must not reach the data set inside.
+        # The lookups of __getitems__ (DataLoader) and of pickle's hooks must not reach the data set inside.
         if name.startswith("__") or "dataset" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.dataset, name, value)  # hooks exchange the pipeline so
+        setattr(self.dataset, name, value)  # hooks replace the pipeline this way
 
 
 class SeededBatches:
@@ -81,7 +81,7 @@ class SeededBatches:
         return getattr(self.batches, name)  # `sampler`, for set_epoch
 
     def skip(self) -> bool:
-        """Pass over one batch; no image is read. False if the round is at its end."""
+        """Skip one batch without reading an image. False at the end of the round."""
         self._started = self._take_started()
         if next(self._started, None) is None:
             self._started = None
@@ -97,9 +97,9 @@ class SeededBatches:
 class SeededLoader(DataLoader):
     """A DataLoader over :class:`SeededDataset` that can be advanced to any batch without reading images."""
 
-    #: batches of the training to pass over before the next one is read
+    #: batches of the training to skip before the next one is read
     to_skip = 0
-    #: whether a passed-over batch is handed out as None (mmengine's IterBasedTrainLoop counts them) or not at all
+    #: whether a skipped batch is yielded as None (mmengine's IterBasedTrainLoop counts them) or not at all
     yields_skipped = False
     batch_sampler: SeededBatches  # type: ignore[assignment]
 
@@ -159,7 +159,7 @@ def stateful_transforms(dataset: Any) -> list[str]:
 
 @contextmanager
 def _seeded(seed: tuple[int, ...]) -> Iterator[None]:
-    """Seed the CPU's generators, and give them back as they were."""
+    """Seed the CPU's generators, and restore them afterwards."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     words = np.random.SeedSequence(seed).generate_state(3)
     random.seed(int(words[0]))

@@ -1,4 +1,4 @@
-"""Decide once, for all processes, where a training starts."""
+"""Decide for all processes where a training starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IDENTITY = ("epoch", "iter", "time", "seed", "experiment_name")
 def decide_start(cfg: Config | dict, auto: bool = False) -> str | None:
     """Settle ``cfg['resume']`` and ``cfg['load_from']``, the same for all processes.
 
-    The main process looks for the checkpoint. A node that lacks it, because the nodes share no disk, is sent it.
+    The main process finds the checkpoint and sends it to nodes that lack it because the nodes share no disk.
 
     Args:
         cfg: the Runner's config, changed in place. Its process group is started if it has a launcher.
@@ -33,7 +33,7 @@ def decide_start(cfg: Config | dict, auto: bool = False) -> str | None:
             Without it, ``resume=True`` means ``load_from`` if that is set, as in mmengine.
 
     Returns:
-        What to tell the user about it, if anything.
+        A message for the user, or None.
 
     Raises:
         InputError: in all processes if a checkpoint can't be used in one of them.
@@ -73,13 +73,13 @@ def _find(work_dir: str, named: str | None) -> tuple[str | None, tuple | None]:
 
 
 def _identity(path: str) -> tuple:
-    """What tells one checkpoint from another of the same name."""
+    """What distinguishes checkpoints of the same name."""
     meta = check_resumable(path)
     return (osp.getsize(osp.expanduser(path)), *(meta.get(key) for key in _IDENTITY))
 
 
 def _share(path: str, identity: tuple) -> str | None:
-    """Bring the main process's checkpoint to every node that lacks it."""
+    """Send the main process's checkpoint to every node that lacks it."""
     target = osp.expanduser(path)
     # A shared disk may show a new file late: a process that sees another size there has another file all the same.
     state = "missing" if not osp.exists(target) else "same" if _is_same(path, identity) else "other"
@@ -127,7 +127,7 @@ def _send(target: str, size: int, writes: bool) -> None:
                 file.write(chunk.numpy().tobytes())
     except OSError as error:
         problem = error
-    for _ in chunks:  # a process that can't write must not let the others wait
+    for _ in chunks:  # a process that can't write must not make the others wait
         pass
     if problem is not None:
         raise CheckpointError(f"the checkpoint '{target}' that rank 0 sends can't be written: {problem.strerror}")
@@ -149,7 +149,7 @@ def _chunks(path: str, size: int) -> Any:
 
 
 def _from_main(call: Any) -> Any:
-    """What a call gives in the main process; its error is raised in all."""
+    """The main process's result of a call; its error is raised in all processes."""
     result: list = [None, None]
     own: InputError | None = None
     if is_main_process():
@@ -164,7 +164,7 @@ def _from_main(call: Any) -> Any:
 
 
 def _in_all(call: Any) -> None:
-    """Make a call in every process; the error of one is raised in all, so that none waits for it."""
+    """Make a call in every process; the error of one is raised in all, so no process waits for it."""
     own: InputError | None = None
     try:
         call()

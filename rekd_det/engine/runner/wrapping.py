@@ -1,4 +1,4 @@
-"""How several processes may share a distillation's model."""
+"""How several processes can train a distillation's model."""
 
 from __future__ import annotations
 

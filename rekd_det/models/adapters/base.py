@@ -1,4 +1,4 @@
-"""What a head adapter must do, and the table that says which adapter serves which head."""
+"""The interface of head adapters, and the table of adapters by head."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class HeadAdapter(ABC):
         teacher: the teacher's head, frozen and in eval mode.
 
     Raises:
-        ValueError: if the two heads do not fit together.
+        ValueError: if the two heads are incompatible.
     """
 
     #: how this family usually turns logits into probabilities; :attr:`meaning` says it of a pair
@@ -56,19 +56,19 @@ class HeadAdapter(ABC):
         self.teacher = teacher
 
     def bind(self, student: nn.Module, teacher: nn.Module) -> None:  # noqa: B027 - most heads need nothing of it
-        """Take what classification needs of the detectors around the heads; called once, before the first step.
+        """Get what the classification needs from the detectors around the heads; called once, before the first step.
 
         Args:
             student: the student detector.
-            teacher: the teacher detector, e.g. because its transformer lies there and not in its head.
+            teacher: the teacher detector, e.g. because its transformer is there and not in its head.
 
         Raises:
-            ValueError: if the two detectors do not fit together.
+            ValueError: if the two detectors are incompatible.
         """
 
     @classmethod
     def pairs_with(cls, teacher: type[HeadAdapter]) -> bool:
-        """Whether heads that the adapter ``teacher`` serves can teach those of this one; layouts are checked later."""
+        """Whether heads of the adapter ``teacher`` can teach those of this adapter; layouts are checked later."""
         return teacher is cls
 
     def extract_feat(self, teacher: Any, inputs: Tensor) -> Sequence[Tensor]:
@@ -137,12 +137,12 @@ class HeadAdapter(ABC):
 
     @property
     def num_classes(self) -> int | None:
-        """Foreground classes; None where the head does not tell."""
+        """Foreground classes; None if the head does not say."""
         return getattr(self.student, "num_classes", None)
 
     @property
     def no_labels(self) -> str | None:
-        """Why no row has a class index as its label, in words; None where rows have one."""
+        """Why rows have no class index as their label, in words; None if they have one."""
         return None
 
     def describe(self) -> str:
@@ -175,7 +175,7 @@ def register_adapter(
 
 
 def refuse_head(head: type[nn.Module], reason: str) -> None:
-    """Say why no adapter can serve a head class; whoever pairs it gets the reason in the error.
+    """Register why no adapter supports a head class; the error for a pair with this head gives the reason.
 
     Args:
         head: the class.
@@ -209,7 +209,7 @@ def build_adapter(student: nn.Module, teacher: nn.Module) -> HeadAdapter:
 
     Raises:
         TypeError: if no adapter was written for one of the heads, or the two belong to different adapters.
-        ValueError: if the heads do not fit together.
+        ValueError: if the heads are incompatible.
     """
     heads = [classification_head(d) for d in (student, teacher)]
     _register_optional(heads)

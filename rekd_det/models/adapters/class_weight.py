@@ -11,7 +11,7 @@ from torch import Tensor
 class ClassWeight:
     """``class_weight`` of a softmax cross entropy (DETR: 0.1 for 'no object').
 
-    With sigmoids mmdet weighs the positive term of a category by it, not rows; there it changes nothing here.
+    With sigmoids mmdet weights the positive term of a category with it, not the row; it has no effect here.
 
     Args:
         loss: a head's classification loss.
@@ -28,7 +28,7 @@ class ClassWeight:
         """The rows' weights ``(N,)`` with their classes' in them.
 
         Args:
-            labels: ``(N,)`` class indices; of an ignored row, whose own weight is 0, it may be any number.
+            labels: ``(N,)`` class indices; for an ignored row, whose weight is 0, it may be any number.
             weight: the rows' own weights, or None for 1.
         """
         if self._weight is None:

@@ -1,4 +1,4 @@
-"""Where the rows of a dense head lie, and whether those of two heads correspond."""
+"""The layout of a dense head's rows, and whether the rows of two heads correspond."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def grid_layout(head: Any, num_logits: int, conditional: bool = False) -> Layout
     meaning = LogitMeaning("softmax" if softmax else "sigmoid", head.num_classes if softmax else None, conditional)
     generator = getattr(head, "prior_generator", None) or head.square_anchor_generator
     priors = tuple(generator.num_base_priors)
-    # A single square anchor per cell is as good as a point: only the cell matters.
+    # A single square anchor per cell is equivalent to a point: only the cell matters.
     anchors = tuple(getattr(generator, "base_anchors", ())) if max(priors) > 1 else ()
     strides = tuple(float(s[0] if isinstance(s, (tuple, list)) else s) for s in generator.strides)
     return Layout("strides", strides, priors, head.num_classes, num_logits, meaning, anchors)
@@ -77,12 +77,12 @@ def check_same_layout(student: Any, teacher: Any, own: Layout, other: Layout) ->
     if own.meaning.conditional != other.meaning.conditional:
         apart, within = (name, source) if own.meaning.conditional else (source, name)
         raise ValueError(
-            f"{apart} keeps objectness apart, so its class logits mean something only where there is an object; "
+            f"{apart} has a separate objectness, so its class logits are valid only if there is an object; "
             f"those of {within} include it. Student and teacher must be of the same kind"
         )
     if own.anchors and other.anchors and not all(map(_same, own.anchors, other.anchors)):
         raise ValueError(
-            f"the student's {name} and the teacher's {source} have as many anchors per location but of other shapes; "
+            f"the student's {name} and the teacher's {source} have as many anchors per location but other shapes; "
             "give both the same anchor_generator"
         )
 

@@ -1,4 +1,4 @@
-"""Which of the teacher's queries answers for which of the student's, where the queries are learned.
+"""Match the teacher's queries to the student's, if the queries are learned.
 
 Learned queries have no order: query 7 of one network and query 7 of another look at different objects. So the two sets
 of *predictions* are matched one to one, per image and per decoder layer, by the Hungarian algorithm, as DETRDistill
@@ -26,7 +26,7 @@ Pairs = tuple[Tensor, Tensor]
 CLASS_WEIGHT, L1_WEIGHT, GIOU_WEIGHT = 2.0, 5.0, 2.0
 MASK_WEIGHT, DICE_WEIGHT = 5.0, 5.0
 
-#: masks are compared at no more than this many pixels a side: enough to tell which object is meant
+#: masks are compared at no more than this many pixels per side: enough to identify the object
 MASK_SIDE = 64
 
 # What rounding may add to the cost of a pair of equal predictions.

@@ -1,4 +1,4 @@
-"""ReKDDistill: train a student detector beside a frozen teacher."""
+"""ReKDDistill: train a student detector with a frozen teacher."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class ReKDDistill(SingleTeacherDistill):
 
     It differs from its parent in that
 
-    * the teacher answers about the rows that the student's head sampled;
-    * the teacher is no submodule: it is in no checkpoint, optimizer, DDP bucket or EMA copy, and ``train()``
+    * the teacher classifies the rows that the student's head sampled;
+    * the teacher is not a submodule: it is in no checkpoint, optimizer, DDP bucket or EMA copy, and ``train()``
       leaves it in eval mode. It moves between devices with the algorithm;
-    * the student's losses keep their names (but for MMPretrain's 'loss', which becomes 'loss_cls': in a log 'loss' is
+    * the student's losses keep their names (except MMPretrain's 'loss', which becomes 'loss_cls': in a log 'loss' is
       the total), the distillation's get the prefix 'distill.';
-    * a stopped distillation (``StopDistillHook``) does not run the teacher, nor keep it in the GPU's memory.
+    * a stopped distillation (``StopDistillHook``) neither runs the teacher nor keeps it in the GPU's memory.
 
     Args:
         distiller: config of :class:`rekd_det.models.distillers.ReKDDistiller`.
@@ -45,7 +45,7 @@ class ReKDDistill(SingleTeacherDistill):
         **kwargs: ``architecture`` (the student), ``data_preprocessor``, ``init_cfg`` of MMRazor's ``BaseAlgorithm``.
 
     Raises:
-        ValueError: if teacher and student do not fit together (classes, stages), or an option is not supported.
+        ValueError: if teacher and student are incompatible (classes, stages), or an option is not supported.
         TypeError: if a head has no adapter.
     """
 
@@ -69,7 +69,7 @@ class ReKDDistill(SingleTeacherDistill):
                     "leave the key out"
                 )
         teacher = _share_preprocessor(teacher, kwargs)
-        MODELS.build(copy.deepcopy(distiller))  # a mistake in its options shows before the teacher is fetched
+        MODELS.build(copy.deepcopy(distiller))  # finds a mistake in its options before the teacher is downloaded
         options = LeanOptions(
             teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile, teacher_roi_gather
         )
@@ -87,7 +87,7 @@ class ReKDDistill(SingleTeacherDistill):
         self.distiller.lean = lean
         # An ordinary attribute, not a submodule: see the class docstring.
         self.__dict__["teacher"] = self._modules.pop("teacher")
-        #: names of the teacher's categories in order, or None if its checkpoint does not tell
+        #: names of the teacher's categories in order, or None if its checkpoint does not have them
         self.teacher_classes = classes
         self._teacher_input = TeacherInput(self.data_preprocessor, built.data_preprocessor)
 
@@ -129,12 +129,12 @@ class ReKDDistill(SingleTeacherDistill):
         return losses
 
     def train(self, mode: bool = True) -> ReKDDistill:  # type: ignore[override]
-        """Set the student's mode; the teacher is no submodule and stays in eval mode."""
+        """Set the student's mode; the teacher is not a submodule and stays in eval mode."""
         return nn.Module.train(self, mode)
 
     @property
     def distillation_stopped(self) -> bool:
-        """Whether the student trains alone from now on. The teacher then waits in the CPU's memory."""
+        """Whether the student trains alone from now on. The teacher is then kept in the CPU's memory."""
         return self.__dict__.get("_stopped", False)
 
     @distillation_stopped.setter
@@ -167,7 +167,7 @@ class ReKDDistill(SingleTeacherDistill):
         unexpected_keys,
         error_msgs,
     ) -> None:
-        """Accept a plain detector's weights for the student, and drop a teacher that MMRazor saved along."""
+        """Accept a plain detector's weights for the student, and drop a teacher that MMRazor saved too."""
         student = prefix + STUDENT_PREFIX
         if not any(k.startswith(student) for k in state_dict):
             _rename(state_dict, prefix, student)
@@ -207,7 +207,7 @@ def _share_preprocessor(teacher: Any, kwargs: dict) -> Any:
 
 
 def _rename(state_dict, prefix: str, student: str) -> None:
-    """Move a plain detector's keys, and the module versions beside them, under the student's prefix, in place."""
+    """Move a plain detector's keys and module versions under the student's prefix, in place."""
     for key in list(state_dict):
         state_dict[student + key[len(prefix) :]] = state_dict.pop(key)
     metadata = getattr(state_dict, "_metadata", None)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @MODELS.register_module()
 class CIFARResNet(BaseModule):
-    """Three stages of basic blocks behind one 3 x 3 convolution.
+    """One 3 x 3 convolution, then three stages of basic blocks.
 
     Args:
         depth: 6 n + 2 layers, n blocks in each stage: 8, 20, 32, 56, 110.

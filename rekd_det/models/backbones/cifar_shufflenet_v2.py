@@ -11,7 +11,7 @@ from torch import nn
 
 @MODELS.register_module()
 def CIFARShuffleNetV2(**kwargs: Any) -> nn.Module:
-    """MMPretrain's ``ShuffleNetV2`` with a 1 x 1 convolution of stride 1 as its stem, and no pooling behind it.
+    """MMPretrain's ``ShuffleNetV2`` with a 1 x 1 convolution of stride 1 as its stem, without pooling after it.
 
     Args:
         **kwargs: of MMPretrain's class; ``widen_factor=1.0`` is the size in the literature's tables.

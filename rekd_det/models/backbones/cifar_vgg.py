@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class CIFARVGG(BaseModule):
-    """Five stages of 64 to 512 channels; the map is halved behind each of the first three.
+    """Five stages of 64 to 512 channels; the map is halved after each of the first three.
 
     Args:
         depth: 8 (one convolution in each stage) or 13 (two).

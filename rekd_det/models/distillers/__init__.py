@@ -1,4 +1,4 @@
-"""From the rows of a step to its distillation losses."""
+"""Computes the distillation losses from the rows of a step."""
 
 from .rekd_distiller import ReKDDistiller
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rekd_det.structures.aligned_logits import AlignedLogits
 
-#: More rows than this are not all looked at: an argmax over every anchor of a dense head would be a pass of its own.
+#: Of more rows than this only some are used: an argmax over every anchor of a dense head would be a pass of its own.
 MAX_ROWS = 4096
 
 

@@ -1,4 +1,4 @@
-"""ReKDDistiller: from the rows of a step to its distillation losses."""
+"""ReKDDistiller: computes the distillation losses from the rows of a step."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ReKDDistiller(BaseDistiller):
         self.row_weighting = rows
         if not isinstance(loss, dict) and not (loss is None and (feature_losses or box_loss)):
             raise TypeError(
-                f"{LOSS} must be a config dict (or None beside feature_losses or box_loss), got {type(loss).__name__}"
+                f"{LOSS} must be a config dict (or None with feature_losses or box_loss), got {type(loss).__name__}"
             )
         self._loss_cfg = None if loss is None else dict(loss)
         self.loss = None if self._loss_cfg is None else _build_loss_for_any_head(self._loss_cfg)
@@ -75,7 +75,7 @@ class ReKDDistiller(BaseDistiller):
         #: trained with the student where they have connectors
         self.feature_losses = ModuleDict({n: FeatureLoss(n, c) for n, c in (feature_losses or {}).items()})
         self._features: FeatureTap | None = None
-        #: factor on all distillation losses; DistillWarmupHook moves it
+        #: factor on all distillation losses; DistillWarmupHook changes it
         self.scale = 1.0
         self.adapter: HeadAdapter | None = None
         #: how the teacher is run
@@ -86,7 +86,7 @@ class ReKDDistiller(BaseDistiller):
         self._device = torch.device("cpu")  # of the step
 
     def prepare_from_student(self, model: nn.Module) -> None:
-        """Remember the student until the teacher is there (called by MMRazor's algorithm)."""
+        """Keep the student until the teacher is known (called by MMRazor's algorithm)."""
         self._student = [model]  # a list, so that the student does not become a submodule
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
@@ -138,13 +138,13 @@ class ReKDDistiller(BaseDistiller):
         if meaning.activation == "softmax" and loss.activation != "softmax":
             raise ValueError(
                 f"model.distiller.loss.activation={loss.activation!r}: {head} classifies by a softmax over its "
-                f"{adapter.num_logits} logits, so read with {loss.activation!r} they are no probabilities. Leave the "
+                f"{adapter.num_logits} logits, so read with {loss.activation!r} they are not probabilities. Leave the "
                 "key out, and the head's own activation is used"
             )
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Taps on the student for one step; they and what they recorded are gone afterwards, whatever happens."""
+        """Taps on the student for one step; they and what they recorded are removed afterwards, also after an error."""
         tapped = [x for x in (self.adapter, self._features) if x is not None]
         if not tapped:
             raise RuntimeError("ReKDDistiller works inside ReKDDistill, which pairs it with the detectors")
@@ -235,7 +235,7 @@ class ReKDDistiller(BaseDistiller):
 
 
 def _build_loss_for_any_head(cfg: dict) -> LogitLoss:
-    """The loss as it will be, but for an activation that the head will give; raises what is wrong with every head."""
+    """The loss without the head's activation; raises errors that do not depend on the head."""
     try:
         return _build_loss(cfg)
     except ValueError as error:

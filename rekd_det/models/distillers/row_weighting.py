@@ -1,4 +1,4 @@
-"""How much each row counts in the distillation."""
+"""The weight of each row in the distillation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_row_weighting(row_weighting: str) -> None:
 
 
 def check_rows_have_scores(row_weighting: str, meaning: LogitMeaning, head: str) -> None:
-    """Raise ValueError, before training, if the teacher's logits don't tell how probable an object is.
+    """Raise ValueError, before training, if the teacher's logits do not give the probability of an object.
 
     Args:
         row_weighting: see :func:`row_weight`.

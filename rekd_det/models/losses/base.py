@@ -1,4 +1,4 @@
-"""What every logit-distillation loss shares: its options, row weights and reduction."""
+"""The base of all logit-distillation losses: options, row weights and reduction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REDUCTIONS = ("mean", "sum", "none")
 class LogitLoss(nn.Module):
     """Base of the losses between student's and teacher's classification logits.
 
-    A subclass says what each row costs: in :meth:`kernel_spec` where it is a weighting of the top-K identity's terms,
+    A subclass defines the loss of a row: in :meth:`kernel_spec` where it is a weighting of the top-K identity's terms,
     else in :meth:`row_terms`. This class multiplies by ``tau**2`` and ``loss_weight``, weighs the rows and reduces.
 
     Args:
@@ -34,7 +34,7 @@ class LogitLoss(nn.Module):
             (Sun et al., *Logit Standardization in Knowledge Distillation*, CVPR 2024). Softmax only.
 
     Raises:
-        ValueError: if an option has a value it can't have; the message names the option.
+        ValueError: if an option has an invalid value; the message names the option.
         ImportError: for ``backend='triton'`` where triton is not installed.
     """
 
@@ -76,7 +76,7 @@ class LogitLoss(nn.Module):
 
     def __init_subclass__(cls, **kwargs) -> None:
         super().__init_subclass__(**kwargs)
-        # A subclass that changes the formula must not be computed from the description of the old one.
+        # A subclass that changes the formula must not be computed from the old description.
         if not {"kernel_spec", "row_terms", "weighted_terms"}.isdisjoint(cls.__dict__):
             cls._described = "kernel_spec" in cls.__dict__
 
@@ -115,7 +115,7 @@ class LogitLoss(nn.Module):
         """Raise ValueError if the loss needs labels and these are not ``(num_rows,)``."""
 
     def read_meaning(self, meaning: LogitMeaning) -> None:
-        """Take what the loss needs to know of a head's logits; called once, before training."""
+        """Set what the loss needs to know about a head's logits; called once, before training."""
 
     def check_num_logits(self, num_logits: int) -> None:
         """Raise ValueError if the loss can't work on ``num_logits`` logits per row (used before training starts)."""

@@ -1,4 +1,4 @@
-"""The controls: classical KD, DKD and GDKD on the same terms as ReKD."""
+"""The controls: classical KD, DKD and GDKD, from the same terms as ReKD."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DKDLoss(LogitLoss):
         activation: 'softmax' or 'implicit_bg'.
         tau, reduction, loss_weight, backend, standardize: see :class:`LogitLoss`.
 
-    A row whose label is no class of the row (an ignored row, -1) counts 0.
+    A row whose label is not one of its classes (an ignored row, -1) counts 0.
     """
 
     activations = ("softmax", "implicit_bg")

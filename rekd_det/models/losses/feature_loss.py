@@ -1,4 +1,4 @@
-"""Feature distillation beside the logits: any of MMRazor's feature losses on the feature maps of the same step.
+"""Feature distillation in addition to the logits: MMRazor's feature losses on the feature maps of the same step.
 
 The student's maps are tapped where its own losses take them, the teacher's are those its head classifies: neither
 network runs once more.
@@ -23,9 +23,9 @@ _IN_CHANNELS = ("in_channels", "in_channel", "student_channels")
 
 
 class FeatureLoss(BaseModule):
-    """One feature loss, summed over feature levels, with a connector of its own per level where it needs one.
+    """One feature loss, summed over feature levels, with one connector per level if it needs one.
 
-    Maps, connectors and loss are computed in fp32, whatever autocast gives: standard deviations and sums over a whole
+    Maps, connectors and loss are computed in fp32 even under autocast: standard deviations and sums over a whole
     map overflow fp16, and connectors keep fp32 weights.
 
     Args:
@@ -39,7 +39,7 @@ class FeatureLoss(BaseModule):
 
     Raises:
         TypeError: for a loss or connector that is unknown or takes other arguments.
-        ValueError: for levels that can't be.
+        ValueError: for invalid levels.
     """
 
     def __init__(self, name: str, config: Mapping) -> None:

@@ -179,7 +179,7 @@ def topk_index(logits: Tensor, k: int) -> Tensor:
         ``(N, k)`` int64, by falling logit.
     """
     if not 1 <= k <= logits.shape[1]:
-        raise ValueError(f"top_k must lie in 1..{logits.shape[1]} (the number of logits), got {k}")
+        raise ValueError(f"top_k must be in 1..{logits.shape[1]} (the number of logits), got {k}")
     logits = logits.detach()
     if logits.dtype == torch.float64:
         return logits.sort(dim=1, descending=True, stable=True).indices[:, :k]

@@ -47,13 +47,13 @@ class ReKDLoss(LogitLoss):
         tisd: 'joint', 'within' or 'split' (sigmoids only).
         select_by: whose top-K logits are the set, 'teacher' or 'student'.
         activation: see :class:`LogitLoss`.
-        mass_weight: weight of the mass term beside the top-K set; only with ``tisd='within'``.
+        mass_weight: weight of the mass term, in addition to the top-K set; only with ``tisd='within'``.
         gamma: exponent of a factor ``|p_teacher - p_student|`` on each Bernoulli KL, taken as a constant; only with
             ``activation='sigmoid', tisd='split'``.
         reduction: see :class:`LogitLoss`.
         loss_weight: see :class:`LogitLoss`.
         backend: see :class:`LogitLoss`.
-        foreground_only: keep the background's logit out of the top-K set, so that it stands in the tail. Only for heads
+        foreground_only: keep the background's logit out of the top-K set, so that it is in the tail. Only for heads
             that have one (softmax, or ``activation='implicit_bg'``).
         standardize: see :class:`LogitLoss`.
 

@@ -1,1 +1,1 @@
-"""The frozen teacher: how it is built, fed and run."""
+"""The frozen teacher: how it is built, gets its input and is run."""

@@ -1,4 +1,4 @@
-"""What makes the frozen teacher cheaper than the network it was trained as. Everything here is off by default.
+"""Options that make the frozen teacher cheaper to run. All of them are off by default.
 
 The options change the last bits of the teacher's logits (`docs/performance.md` says by how much); with all of them off
 a teacher that is a copy of the student gives the student's own logits, bit by bit.
@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from rekd_det.models.teachers.roi_gather import GatherRoIAlign, can_gather
 
-#: names of the precisions a teacher can work in
+#: names of the precisions that a teacher can use
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 #: largest change of a feature map, relative to its largest value, that rewriting the teacher may cause
@@ -36,18 +36,18 @@ _PROBE_SIZE = 128  # pixels; a multiple of every zoo backbone's coarsest stride
 
 @dataclass(frozen=True)
 class LeanOptions:
-    """How the teacher is run. The names are those of ``ReKDDistill``'s arguments, without 'teacher_'.
+    """How the teacher is run. ``ReKDDistill`` has these arguments with the prefix 'teacher_'.
 
     Args:
         fuse_bn: fold batch norms into the convolutions before them.
         channels_last: keep the convolutions' weights and maps in NHWC order.
-        dtype: 'bf16' or 'fp16': convolutions and linear layers of the teacher, and of nothing else, in this precision.
+        dtype: 'bf16' or 'fp16': the precision of the teacher's convolutions and linear layers, and of nothing else.
             Operators of mmcv stay in fp32.
         compile: compile backbone and neck with ``torch.compile``; a dict gives its arguments.
         roi_gather: on a CPU, an R-CNN's RoI features by :class:`rekd_det.models.teachers.roi_gather.GatherRoIAlign`.
 
     Raises:
-        ValueError: for a value that is none of these; the message names the config key.
+        ValueError: for any other value; the message names the config key.
     """
 
     fuse_bn: bool = False
@@ -77,7 +77,7 @@ class LeanRun:
     """How a teacher that :func:`make_lean` has prepared is called. The default changes nothing."""
 
     options: LeanOptions = field(default_factory=LeanOptions)
-    #: whether the head has operators that know nothing but NCHW maps in fp32
+    #: whether the head has operators that support only NCHW maps in fp32
     plain_maps: bool = False
 
     def precision(self, device: torch.device) -> AbstractContextManager:
@@ -96,14 +96,14 @@ class LeanRun:
 
 
 def make_lean(teacher: nn.Module, options: LeanOptions) -> LeanRun:
-    """Rewrite a frozen teacher in place as the options say; its weights must be loaded, and nothing may hold them yet.
+    """Rewrite a frozen teacher in place; its weights must be loaded and not be referenced elsewhere yet.
 
     Args:
         teacher: a detector in eval mode.
         options: what to do.
 
     Raises:
-        ValueError: if an option does not go with this teacher.
+        ValueError: if this teacher does not support an option.
         RuntimeError: if folding or NHWC order changed the teacher's feature maps by more than :data:`TOLERANCE`.
     """
     parts = {n: m for n, m in teacher.named_children() if n in ("backbone", "neck")}
@@ -147,7 +147,7 @@ def _gather_rois(head: Sequence[nn.Module]) -> None:
 
 
 def fold_batch_norms(teacher: nn.Module) -> int:
-    """Fold every batch norm that sees nothing but the output of one convolution into it, in place.
+    """Fold every batch norm whose only input is the output of one convolution into that convolution, in place.
 
     Who feeds whom is watched while ``extract_feat`` computes a small image: the order in which modules were registered
     does not tell, and a convolution may be shared between levels whose norms differ.
@@ -215,7 +215,7 @@ def _check_unchanged(before: list[Tensor], after: list[Tensor]) -> None:
 
 
 def _store_weights(teacher: nn.Module, dtype: torch.dtype) -> None:
-    """Convert once what autocast would convert at each call; mmcv's operators stay in fp32, all of them can that."""
+    """Convert once what autocast would convert at each call; mmcv's operators stay in fp32, which all support."""
     spared: set[nn.Module] = set()
     for module in teacher.modules():
         if _is_mmcv_op(module) and module not in spared:

@@ -14,7 +14,7 @@ _ENTRIES = 1 << 22
 
 
 def can_gather(module: nn.Module) -> TypeGuard[RoIAlign]:
-    """Whether :class:`GatherRoIAlign` can stand for a module: a RoIAlign that averages adaptively, mmdet's default."""
+    """Whether :class:`GatherRoIAlign` can replace a module: a RoIAlign that averages adaptively, mmdet's default."""
     return type(module) is RoIAlign and bool(module.pool_mode == "avg" and module.sampling_ratio == 0)
 
 

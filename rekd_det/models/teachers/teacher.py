@@ -1,4 +1,4 @@
-"""The frozen teacher: how it is built, loaded and fed."""
+"""The frozen teacher: how it is built and loaded, and how it gets its input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build_teacher(
         checkpoint: file or URL. May be None only for a built detector: an untrained teacher teaches noise.
 
     Returns:
-        The frozen teacher, and the names of its categories in order if the checkpoint tells them.
+        The frozen teacher, and the names of its categories in order if the checkpoint has them.
 
     Raises:
         PairError: if the teacher has no checkpoint or its config is not a model.
@@ -106,7 +106,7 @@ class TeacherInput:
 
         Args:
             inputs: ``(B, 3, H, W)`` images, normalised and padded for the student.
-            data_samples: their data samples; ``img_shape`` (height, width) tells where padding starts.
+            data_samples: their data samples; ``img_shape`` (height, width) says where padding starts.
 
         Returns:
             ``(B, 3, H, W)``; the same tensor where nothing differs.

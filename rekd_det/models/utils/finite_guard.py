@@ -1,4 +1,4 @@
-"""Stop a run whose distillation loss is no longer a number, and say whose fault it is."""
+"""Stop a run whose distillation loss is NaN or infinite, and say which network's logits caused it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rekd_det.structures.aligned_logits import AlignedLogits
 
-#: bad steps in a row that a run in fp16 survives
+#: consecutive bad steps that end a run in fp16
 PATIENCE = 20
 
 
@@ -50,7 +50,7 @@ class FiniteGuard:
         self._in_a_row = bad.long() if self._in_a_row is None else (self._in_a_row + 1) * bad
         arrived = self._in_a_row if total.device.type != "cuda" else self._exchange(self._in_a_row)
         if arrived is not None and arrived >= (PATIENCE if _scales(total.device.type) else 1):
-            # Nothing trains on from here: now it may wait for the GPU.
+            # The run ends here, so it may wait for the GPU.
             raise NonFiniteLoss(_explain(aligned) if bad else _EARLIER)
 
     def _exchange(self, count: Tensor) -> Tensor | None:
@@ -59,7 +59,7 @@ class FiniteGuard:
         if self._pending is not None:
             arrived, event = self._pending
             if not event.query():
-                return None  # still on its way; look again next step
+                return None  # not arrived yet; look again in the next step
         value = torch.empty((), dtype=count.dtype, pin_memory=True)
         value.copy_(count, non_blocking=True)
         event = torch.cuda.Event()

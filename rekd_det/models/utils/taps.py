@@ -1,4 +1,4 @@
-"""Record what passes through modules of the student while it computes its losses."""
+"""Record the calls of modules of the student while it computes its losses."""
 
 from __future__ import annotations
 

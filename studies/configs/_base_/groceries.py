@@ -32,7 +32,7 @@ test_pipeline = [
     ),
 ]
 
-# Such small images load faster than a second process could hand them over.
+# Such small images load faster than a second process could transfer them.
 train_dataloader = dict(
     batch_size=16,
     num_workers=0,
@@ -84,7 +84,7 @@ param_scheduler = [
 ]
 default_hooks = dict(
     logger=dict(interval=20),
-    # Two, because the oldest goes before the next one is complete.
+    # Two, because the oldest is removed before the next one is complete.
     checkpoint=dict(interval=1, max_keep_ckpts=2),
 )
 randomness = dict(seed=0)

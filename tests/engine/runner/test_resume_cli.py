@@ -107,16 +107,16 @@ def test_on_more_processes_it_trains_all_epochs_that_are_left_and_says_what_chan
     codes = runs.train("--work-dir", "run", "--resume", "--cfg-options", *options, processes=2)
     assert codes == [0, 0], runs.said
     assert "an epoch has 2 iterations now (2 process(es) with batch size 2) and had 4 (1 process(es)" in runs.said
-    assert "goes on at the start of epoch 3; its iterations are counted on from 8" in runs.said
+    assert "continues at the start of epoch 3; its iterations are counted on from 8" in runs.said
     for done in range(1, 3):
         assert re.search(rf"Epoch\(train\) +\[4\]\[{done}/2\]", runs.said)
     assert runs.checkpoint("epoch_4.pth")["meta"]["iter"] == 12
     assert differ(runs.checkpoint("epoch_2.pth"), runs.checkpoint("epoch_4.pth"))
 
-    assert "optim_wrapper.optimizer.lr: was 0.001, is 0.5; in force: 0.001, the checkpoint's" in runs.said
-    assert "randomness.seed: was 0, is 7; in force: 0, the checkpoint's" in runs.said
-    assert "model.distiller.loss.top_k: was 2, is 3; in force: 3, the config's" in runs.said
-    assert "train_cfg.max_epochs: was 2, is 4; in force: 4, the config's" in runs.said
+    assert "optim_wrapper.optimizer.lr: was 0.001, is 0.5; used: 0.001, the checkpoint's" in runs.said
+    assert "randomness.seed: was 0, is 7; used: 0, the checkpoint's" in runs.said
+    assert "model.distiller.loss.top_k: was 2, is 3; used: 3, the config's" in runs.said
+    assert "train_cfg.max_epochs: was 2, is 4; used: 4, the config's" in runs.said
     assert re.search(r"\[3\]\[1/2\]  lr: 1\.0000e-03", runs.said)
 
 
@@ -126,7 +126,7 @@ def test_inside_an_epoch_of_other_batches_it_starts_that_epoch_again(runs):
     codes = runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_dataloader.batch_size=4")
     assert codes == [0], runs.said
     assert "start of epoch 1, the 3 iterations done of it are repeated" in runs.said
-    assert "train_dataloader.batch_size: was 2, is 4; in force: 4, the config's" in runs.said
+    assert "train_dataloader.batch_size: was 2, is 4; used: 4, the config's" in runs.said
     assert [f"[{n}/2]" in runs.said for n in (1, 2)] == [True, True]
 
 
@@ -217,7 +217,7 @@ def test_a_last_validation_that_was_killed_is_made_good(runs, loop):
     assert "bbox_mAP_50" not in runs.said.rpartition("Saving checkpoint")[2]
     runs.config(loop)
     assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
-    assert "written before its validation, which may have been cut short" in runs.said
+    assert "written before its validation, which may have been interrupted" in runs.said
     assert "coco/bbox_mAP_50" in runs.said
     assert list((runs.folder / "run").glob("best_*.pth"))
 

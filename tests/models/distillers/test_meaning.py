@@ -43,7 +43,7 @@ def test_a_sigmoid_head_may_be_read_in_three_ways(activation):
 @pytest.mark.parametrize("path", CONDITIONAL)
 def test_scores_that_hold_where_an_object_is_do_not_weigh_rows(path):
     config = tiny_config(path)
-    with pytest.raises(ValueError, match=r"model\.distiller\.rows='teacher' .* keeps objectness apart.*'object'"):
+    with pytest.raises(ValueError, match=r"model\.distiller\.rows='teacher' .* has a separate objectness.*'object'"):
         pair_of(build_tiny(config), build_tiny(config), rows="teacher")
 
 

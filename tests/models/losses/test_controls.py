@@ -1,4 +1,4 @@
-"""The controls that are no weighting of the top-K identity: BCKD's loss, DIST, z-scores of the logits."""
+"""The controls that are not a weighting of the top-K identity: BCKD's loss, DIST, z-scores of the logits."""
 
 import numpy as np
 import pytest

@@ -23,7 +23,7 @@ from rekd_det.structures.logit_meaning import LogitMeaning
 
 @dataclass
 class LossCall:
-    """What the student's classification loss was called with: one level, or all of them."""
+    """Arguments of a call of the student's classification loss: one level, or all of them."""
 
     pred: Tensor
     target: Any
@@ -34,7 +34,7 @@ class LossCall:
 class DenseAdapter(HeadAdapter):
     """Dense heads whose classification loss is a module that is called with logits.
 
-    All levels of a head make one entry. Don't-care anchors stay rows: their weight is 0, as in the head's own loss.
+    All levels of a head form one entry. Don't-care anchors stay rows with weight 0, as in the head's own loss.
     A teacher may be of another class than the student as long as the layouts are equal (see :class:`Layout`).
     """
 
@@ -45,7 +45,7 @@ class DenseAdapter(HeadAdapter):
     #: the convolutions of the classification branch and the layer that gives its logits, where the branch depends on
     #: nothing else; the teacher then runs only these. None: the logits are in the output of the whole head
     branch: tuple[str, str] | None = None
-    #: objectness stands apart, so that a class logit means something only where there is an object
+    #: whether objectness is separate, so that a class logit is meaningful only if there is an object
     conditional = False
 
     def __init__(self, student: Any, teacher: Any) -> None:
@@ -135,7 +135,7 @@ class DenseAdapter(HeadAdapter):
         labels, weight, avg_factor = self.targets(students[0], data_samples)
         teachers = []
         for _ in students:
-            # A map is let go when its rows are there, so that never all maps and all rows are in memory.
+            # A map is freed once its rows exist, so that the memory never holds all maps and all rows.
             teachers.append(flatten_maps([maps.pop(0)], self.num_logits, self.order))
         return AlignedLevels(students, teachers, labels, weight, avg_factor, self.meaning)
 
@@ -148,7 +148,7 @@ class DenseAdapter(HeadAdapter):
         return concat([c.pred for c in self._calls])
 
     def select(self, rows: Tensor) -> Tensor:
-        """Those of all the teacher's rows that the student's loss sees."""
+        """The teacher's rows that the student's loss sees."""
         return rows
 
     def targets(
@@ -180,7 +180,7 @@ def run_convs(convs: Any, x: Tensor) -> Tensor:
 
 
 def concat(parts: list[Tensor]) -> Tensor:
-    """Concatenate along the rows; a single part is passed on without a copy."""
+    """Concatenate along the rows; a single part is returned without a copy."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -218,7 +218,7 @@ class RetinaAdapter(DenseAdapter):
 
 @register_adapter("PISARetinaHead")
 class PISARetinaAdapter(RetinaAdapter):
-    """PISA RetinaNet: the importance-weighted call counts, the one that scores candidates does not."""
+    """PISA RetinaNet: only the importance-weighted call counts, not the one that scores candidates."""
 
     order = "image"
 
@@ -270,14 +270,14 @@ class ATSSAdapter(DenseAdapter):
 
 @register_adapter("PAAHead", "LADHead")
 class PAAAdapter(ATSSAdapter):
-    """PAA and LAD: the call after the reassignment counts, those that score candidates do not."""
+    """PAA and LAD: only the call after the reassignment counts, not those that score candidates."""
 
     order = "image"
 
 
 @register_adapter("FCOSHead", "NASFCOSHead", "CondInstBboxHead", "BoxInstBboxHead")
 class FCOSAdapter(DenseAdapter):
-    """FCOS and the instance heads built on it; all points weigh the same, centerness plays no part."""
+    """FCOS and the instance heads built on it; all points have equal weight, centerness is not used."""
 
     branch = ("cls_convs", "conv_cls")
 

@@ -1,4 +1,4 @@
-"""Dense heads without a module for their classification loss; their logits are taken from the head's output."""
+"""Dense heads without a module for their classification loss; their logits come from the head's output."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def joint_logits(class_logits: Tensor, objectness: Tensor) -> Tensor:
 
 
 class MiningAdapter(DenseAdapter):
-    """SSD-like heads: softmax with background, and of the negatives only the hardest count, per image.
+    """SSD-like heads: softmax with background; only the hardest negatives of each image count.
 
     The rows are all anchors; weight 0 for negatives that the student's own loss does not pick.
     """

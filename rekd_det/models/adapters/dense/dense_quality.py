@@ -1,4 +1,4 @@
-"""Dense heads whose targets or scores join a class with a quality: RTMDet, TOOD."""
+"""Dense heads whose targets or scores combine a class with a quality: RTMDet, TOOD."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROBABILITY_MARGIN = 1e-6
 
 
 def to_logits(probabilities: Tensor) -> Tensor:
-    """Logits of probabilities, in fp32; no gradient flows where the margin clips."""
+    """Logits of probabilities, in fp32; clipped entries have no gradient."""
     return torch.logit(probabilities.float(), eps=PROBABILITY_MARGIN)
 
 

@@ -82,7 +82,7 @@ class CenterNetAdapter(HeatmapAdapter):
 class CornerAdapter(HeatmapAdapter, OutputAdapter):
     """CornerNet and CentripetalNet: top-left and bottom-right corners of each stack.
 
-    Each of these heatmaps has a number of corners of its own to be divided by, which becomes the rows' weight.
+    Each of these heatmaps is divided by its own number of corners, which becomes the rows' weight.
     """
 
     @classmethod

@@ -1,4 +1,4 @@
-"""YOLOX and YOLOv3: class logits that mean something only where there is an object."""
+"""YOLOX and YOLOv3: class logits that are meaningful only if there is an object."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rekd_det.models.utils.taps import TapSet, argument
 class YOLOXAdapter(DenseAdapter):
     """YOLOX: the positives that SimOTA assigns by the student's predictions; the teacher judges the same locations.
 
-    The class logit is distilled, not its product with objectness, which is trained apart.
+    The class logit is distilled, not its product with objectness, which is trained separately.
     """
 
     row_description = "locations that SimOTA makes positive"
@@ -101,5 +101,5 @@ class YOLOv3Adapter(DenseAdapter):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | float | None]:
         labels = concat([c.target.argmax(-1).flatten() for c in self._calls])
         weight = concat([c.weight.flatten() for c in self._calls if c.weight is not None])
-        # Background rows have no class; what argmax says of them must not be taken for one.
+        # Background rows have no class; their argmax must not be used as one.
         return labels.masked_fill(weight == 0, self.num_logits), weight, 1.0

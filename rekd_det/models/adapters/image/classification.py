@@ -37,8 +37,8 @@ from rekd_det.structures.logit_meaning import LogitMeaning
 
 refuse_head(
     ArcFaceClsHead,
-    "in training it subtracts a margin from the label's logit, so its logits are no opinion about the image that a "
-    "teacher's could be compared with. Distil its feature maps alone: model.distiller.loss=None beside feature_losses",
+    "in training it subtracts a margin from the label's logit, so its logits are not a prediction for the image that a "
+    "teacher's could be compared with. Distil only its feature maps: model.distiller.loss=None with feature_losses",
 )
 refuse_head(MultiTaskHead, "it has a head for each of several tasks; distil the tasks one by one")
 
@@ -157,7 +157,7 @@ class ClassifierAdapter(HeadAdapter):
 class ConformerAdapter(ClassifierAdapter):
     """Conformer: each of its branches classifies and is distilled by itself.
 
-    A Conformer teaches branch by branch, another teacher tells both branches the same.
+    A Conformer teaches branch by branch, another teacher gives both branches the same logits.
     """
 
     tags = ("conv", "trans")
@@ -170,14 +170,14 @@ class ConformerAdapter(ClassifierAdapter):
 
 @register_adapter(MultiLabelClsHead, MultiLabelLinearClsHead, CSRAClsHead)
 class MultiLabelAdapter(ClassifierAdapter):
-    """Heads that ask of each class whether the image shows it: a sigmoid for each, and no single label."""
+    """Heads with an independent sigmoid for each class, and no single label."""
 
     activation = "sigmoid"
     single_label = False
 
     @property
     def no_labels(self) -> str:
-        return f"the student's {type(self.student).__name__} gives an image several labels or none"
+        return f"the student's {type(self.student).__name__} may give an image several labels or none"
 
 
 def _is_sigmoid(loss: Any) -> bool:
@@ -199,7 +199,7 @@ def _num_classes(model: Any, role: str) -> int:
     found = next((c for c in candidates if isinstance(c, int) and c > 0), None)
     if found is None:
         raise ValueError(
-            f"{type(head).__name__} does not tell how many classes it has; set "
+            f"{type(head).__name__} does not say how many classes it has; set "
             f"model.{role}.data_preprocessor.num_classes"
         )
     return found

@@ -73,7 +73,7 @@ class DDQQueries(SharedQueries):
 
     @contextmanager
     def _students_selection(self) -> Iterator[None]:
-        """Let the teacher's decoder drop, between layers, the queries that the student dropped."""
+        """Make the teacher's decoder drop the queries between layers that the student dropped."""
         decoder = self.teacher.decoder
         heads = self.teacher.cache_dict["num_heads"]
 

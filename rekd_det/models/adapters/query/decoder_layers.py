@@ -30,7 +30,7 @@ class DecoderLayersAdapter(HeadAdapter):
         if _activation(own) != _activation(other):
             raise ValueError(
                 f"{name} classifies by {_activation(own)}, the teacher's {type(teacher).__name__} by "
-                f"{_activation(other)}: their logits don't mean the same. Take a teacher with the same kind of loss_cls"
+                f"{_activation(other)}: their logits differ in meaning. Take a teacher with the same kind of loss_cls"
             )
         self._class_weight = ClassWeight(own.loss_cls)
         self._targets: list[tuple[Tensor, Tensor | None, Tensor | float | None]] = []

@@ -36,7 +36,7 @@ class MaskQueryAdapter(DecoderLayersAdapter):
         self.clear()
 
         def on_head(args: tuple, kwargs: dict, output: tuple) -> None:
-            # Taken apart here, where autograd records: align() runs without.
+            # Split here, where autograd records; align() runs without it.
             logits, masks = output
             self._output = ([*logits], [m.detach() for m in masks])
 

@@ -27,7 +27,7 @@ from rekd_det.structures.aligned_logits import AlignedLogits
 
 @register_adapter("DETRHead", "ConditionalDETRHead", "DABDETRHead", "DeformableDETRHead", "DINOHead")
 class QueryAdapter(DecoderLayersAdapter):
-    """DETR, Conditional, DAB and Deformable DETR (one stage, refined, two stage) and DINO.
+    """DETR, Conditional, DAB and Deformable DETR (one-stage, refined, two-stage) and DINO.
 
     The two detectors may be of different kinds, and have different widths, feature levels and numbers of queries; the
     classes, the activation and the number of decoder layers must agree.
@@ -52,7 +52,7 @@ class QueryAdapter(DecoderLayersAdapter):
         self.clear()
 
         def on_head(args: tuple, kwargs: dict, output: tuple) -> None:
-            # Taken apart here, where autograd records: align() runs without.
+            # Split here, where autograd records; align() runs without it.
             logits, boxes = (self._matching_queries(x) for x in output[:2])
             self._output = ([*logits], boxes.detach())
 
@@ -78,7 +78,7 @@ class QueryAdapter(DecoderLayersAdapter):
         return x[:, :, self._matching_part(x.shape[2])]
 
     def _matching_part(self, total: int) -> slice:
-        """Where the matching queries lie among all; DINO's denoising queries come first."""
+        """Positions of the matching queries among all queries; DINO's denoising queries come first."""
         denoises = hasattr(self._student_detector, "dn_query_generator")
         return slice(total - self._student_detector.num_queries if denoises else 0, None)
 

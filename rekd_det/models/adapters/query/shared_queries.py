@@ -1,4 +1,4 @@
-"""Let a teacher decode the student's queries, where a decoder takes its queries as input.
+"""Let a teacher decode the student's queries, if its decoder takes queries as input.
 
 A query of a two-stage decoder is a place (a box, found by the encoder) and a content (an embedding). The place means
 the same to both networks, so the teacher gets the student's, in the student's order. The content lives in each
@@ -42,7 +42,7 @@ class SharedQueries(ABC):
         self.places: dict[str, Tensor] = {}
 
     def matching(self, total: int) -> slice:
-        """Where the matching queries lie among all ``total`` queries of the student's decoder."""
+        """Positions of the matching queries among all ``total`` queries of the student's decoder."""
         return slice(None)
 
     def tap(self, taps: TapSet) -> None:

@@ -1,4 +1,4 @@
-"""How the classifier of a box head is read: which logits, how many, and how they become probabilities."""
+"""How to read the classifier of a box head: which logits, how many, and how they become probabilities."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def bbox_logits(head: Any) -> BBoxLogits:
 
 
 def check_same_logits(student: Any, teacher: Any) -> None:
-    """Raise ValueError unless the classifiers of two box heads can be compared."""
+    """Raise ValueError if the classifiers of two box heads can't be compared."""
     own, other = bbox_logits(student), bbox_logits(teacher)
     if (own.meaning, own.num) != (other.meaning, other.num):
         raise ValueError(

@@ -24,7 +24,7 @@ from rekd_det.structures.aligned_logits import AlignedLogits
 
 @dataclass
 class _Stage:
-    """What one stage of the student saw and said: RoIs ``(B * Q, 5)``, logits ``(B, Q, C)``, deltas ``(B, Q, 4)``."""
+    """In- and output of one stage of the student: RoIs ``(B * Q, 5)``, logits ``(B, Q, C)``, deltas ``(B, Q, 4)``."""
 
     rois: Tensor | None = None
     logits: Tensor | None = None
@@ -33,7 +33,7 @@ class _Stage:
 
 @register_adapter("SparseRoIHead")
 class QueryRCNNAdapter(DecoderLayersAdapter):
-    """Sparse R-CNN and QueryInst; mask branches are left alone. Numbers of proposals may differ."""
+    """Sparse R-CNN and QueryInst; mask branches are not used. Numbers of proposals may differ."""
 
     row_description = "proposals, a set per stage"
 

@@ -31,7 +31,7 @@ from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.structures.logit_meaning import LogitMeaning
 
-#: bbox heads that were audited
+#: bbox heads that are known to work
 BBOX_HEADS = (
     BBoxHead,
     ConvFCBBoxHead,
@@ -45,7 +45,7 @@ BBOX_HEADS = (
 
 @dataclass
 class _Stage:
-    """What one stage's head did in this step."""
+    """What one stage's head computed in this step."""
 
     extracted: Tensor | None = None
     rois: Tensor | None = None
@@ -128,7 +128,7 @@ class RCNNAdapter(HeadAdapter):
         context = self.teacher_context(teacher_feats)
         for i, stage in enumerate(self._stages):
             if stage.logits is None or stage.rois is None:
-                continue  # a cascade ends early once a stage leaves no proposal
+                continue  # a cascade ends early if a stage leaves no proposal
             if stage.labels is None and len(stage.logits):
                 raise RuntimeError(
                     f"{type(self.student).__name__}: the classification loss of stage {i} was not called, "
@@ -233,7 +233,7 @@ def _tap_stage(taps: TapSet, stage: _Stage, extractor: nn.Module, head: Any) -> 
 
 @contextmanager
 def _classification_only(head: Any) -> Iterator[None]:
-    """Leave out the box regressor: its result would be thrown away."""
+    """Leave out the box regressor, because its result is not used."""
     if isinstance(head, SABLHead):  # asks no switch, but its branches are methods
         head.reg_forward = lambda x: None
         try:

@@ -1,4 +1,4 @@
-"""R-CNN heads that need more than the plain adapter: SCNet, TridentNet, CrowdDet; and those that do not."""
+"""R-CNN heads that need more than the plain adapter (SCNet, TridentNet, CrowdDet), and those that do not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rekd_det.models.adapters.roi.rcnn import CascadeAdapter, RCNNAdapter
 from rekd_det.structures.aligned_logits import AlignedLogits
 
 # Their box branch is Faster R-CNN's. PISA's weights reach the loss as label weights, and the calls by which it ranks
-# candidates are told apart by their `reduction_override`.
+# candidates are recognised by their `reduction_override`.
 register_adapter("GridRoIHead", "PISARoIHead", "PointRendRoIHead", "MaskScoringRoIHead")(RCNNAdapter)
 
 
@@ -91,7 +91,7 @@ class MultiInstanceAdapter(RCNNAdapter):
 
     @property
     def no_labels(self) -> str:
-        return "a RoI of CrowdDet has two predictions, and which object each stands for is decided by its loss"
+        return "a RoI of CrowdDet has two predictions, and its loss decides which object each one belongs to"
 
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
         (stage,) = self._stages

@@ -1,4 +1,4 @@
-"""Which implementation computes a loss: chosen by argument, device and size."""
+"""The choice of the implementation of a loss: by argument, device and size."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ def engine(name: str) -> Engine:
     return FusedEngine()
 
 
-#: why a kernel does not serve, or '' where it does; by what is compiled anew
+#: why a kernel can't be used, or '' if it can; by its compile-time constants
 _BUILT: dict[tuple, str] = {}
 _TOLD: set[str] = set()
 
 
 def _why_not_built(student: Tensor, teacher: Tensor, weight: Tensor | None, spec: KDSpec) -> str:
-    """Build and compare a kernel the first time that it is asked for; the answer is kept."""
+    """Build and compare a kernel when it is first requested; the result is kept."""
     key = (spec, student.device, student.dtype, teacher.dtype, student.shape[1], weight is not None)
     if key not in _BUILT:
         _BUILT[key] = _build(student, teacher, weight, spec)
@@ -129,7 +129,7 @@ def _tell_once(reason: str) -> None:
     if reason not in _TOLD:
         _TOLD.add(reason)
         print_log(
-            f"the distillation loss runs in plain torch, slower and with more memory, because {reason}",
+            f"the distillation loss runs in plain torch, which is slower and needs more memory, because {reason}",
             logger="current",
             level=logging.WARNING,
         )

@@ -1,4 +1,4 @@
-"""The reference engine: a loss row by row in plain torch, differentiable by autograd as often as one likes."""
+"""The reference engine: a loss row by row in plain torch, differentiable by autograd any number of times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def row_terms(
     Args:
         student: ``(N, C)`` logits, the implicit background appended where the spec has one.
         teacher: ``(N, C)`` logits of the same rows.
-        labels: ``(N,)`` int64, for ``spec.select == 'target'``. A row whose label is no class counts 0 in the parts.
+        labels: ``(N,)`` int64, for ``spec.select == 'target'``. A row whose label is not a class counts 0 in the parts.
         spec: the loss.
 
     Returns:

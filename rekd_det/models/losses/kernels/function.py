@@ -59,8 +59,8 @@ class Engine(Protocol):
 class _LogitKD(torch.autograd.Function):
     """Keeps one ``(N, C)`` buffer between forward and backward, and references to its inputs.
 
-    The first backward takes the buffer away and scales it in place. Whoever asks again (``retain_graph=True``), or
-    for parts with different upstream gradients, gets the gradient computed afresh from the inputs: exact in every
+    The first backward takes the buffer and scales it in place. A second backward (``retain_graph=True``), or one
+    for parts with different upstream gradients, computes the gradient again from the inputs: exact in every
     case, and a buffer that was handed out is never written to again.
     """
 
@@ -101,7 +101,7 @@ class _Once(torch.autograd.Function):
     """Ties a gradient to what it depends on, so that differentiating it again raises.
 
     ``once_differentiable`` would not do: for a constant upstream gradient it returns a constant, and the second
-    derivative would be missing without a word.
+    derivative would be missing silently.
     """
 
     @staticmethod
@@ -131,7 +131,7 @@ def logit_kd(
         teacher: ``(N, C)`` logits of the same rows; no gradient flows into them.
         spec: the loss.
         engine: see :func:`rekd_det.models.losses.kernels.dispatch.engine`.
-        labels: ``(N,)`` int64, for ``spec.select == 'target'``. A row whose label is no class counts 0 in the parts.
+        labels: ``(N,)`` int64, for ``spec.select == 'target'``. A row whose label is not a class counts 0 in the parts.
         weight: ``(N,)`` weight of each row, without gradient.
         scale: multiplies every part, e.g. ``tau**2 / avg_factor``; a 0-dim tensor stays on its device.
 

@@ -199,7 +199,7 @@ def _put(x: Tensor, index: Tensor, keep: Tensor | None, value: Tensor | float) -
 
 
 def _take(x: Tensor, index: Tensor, keep: Tensor | None, other: float) -> Tensor:
-    """What lies at the indices ``(..., R, K)`` of the last axis, ``other`` where ``keep`` says no."""
+    """Values at the indices ``(..., R, K)`` of the last axis, ``other`` where ``keep`` is False."""
     taken = x.gather(-1, index)
     return taken if keep is None else taken.masked_fill_(~keep, other)
 

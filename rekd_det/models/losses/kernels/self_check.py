@@ -1,4 +1,4 @@
-"""Before an engine is trusted on a GPU: does it build there, and does it compute what the reference does?
+"""Check of an engine before its first use on a GPU: it must build and agree with the reference.
 
 Shape legend: ``C`` logits per row, ``J`` named parts of a loss.
 """
@@ -20,13 +20,13 @@ GRAD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-7, torch.float16: 2**
 
 
 class WrongKernel(RuntimeError):
-    """A kernel that was built computes something else than the reference."""
+    """A kernel computes something other than the reference."""
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def compare(engine: Engine, name: str, spec: KDSpec, student: Tensor, teacher: Tensor, weighted: bool) -> None:
-    """Compute a few made-up rows by an engine and by the reference, forward and both ways of backward.
+    """Compute a few random rows with an engine and with the reference, forward and both ways of backward.
 
     Args:
         engine: the engine.
@@ -82,5 +82,5 @@ def _same(name: str, what: str, got: Tensor, want: Tensor, tolerance: float) -> 
         raise WrongKernel(
             f"the {name} engine does not compute what the eager one does on {got.device}: {what}: {name} gives "
             f"{got.flatten()[worst].item():.6g} where eager gives {want.flatten()[worst].item():.6g}. This is a fault "
-            "of the kernel or of its compiler: train with backend='eager' in the loss's config, and report it please"
+            "of the kernel or of its compiler: train with backend='eager' in the loss's config, and please report it"
         )

@@ -299,7 +299,7 @@ def _rows_kernel(
                 if GAMMA:
                     grad = grad * factor
         else:
-            # Head and tail are shifted by their own maxima, so that neither underflows beside the other.
+            # Top-K set and tail are shifted by their own maxima, so that neither underflows.
             t_top = _max(tl.where(tail, t, _OUT))
             s_top = _max(tl.where(tail, s, _OUT))
             t_top_head = _max(tl.where(head, t, _OUT))
@@ -381,7 +381,7 @@ INTERPRETED = not isinstance(_rows_kernel, triton.JITFunction)
 #: the most logits per row, an implicit background included: at 4096 three variants of the kernel spilled
 MAX_WIDTH = 2048
 
-#: Compiler options beside the number of warps. Without fused multiply-adds equal logits give a gradient of exactly 0.
+#: Compiler options besides the number of warps. Without fused multiply-adds equal logits have a gradient of exactly 0.
 OPTIONS = {"enable_fp_fusion": False}
 
 
@@ -391,7 +391,7 @@ def fits(spec: KDSpec, num_logits: int) -> bool:
 
 
 class Tile(NamedTuple):
-    """How rows lie in a program: constants of the kernel and its number of warps."""
+    """The layout of rows in a program: constants of the kernel and its number of warps."""
 
     steps: int
     rows: int
