@@ -96,7 +96,8 @@ def test_code_behind_a_url_is_refused_and_does_not_run(site, tmp_path, read, uns
 @pytest.mark.parametrize("read", READERS)
 def test_what_is_no_checkpoint_is_named_and_not_kept(site, tmp_path, read):
     folder, address, _ = site
-    with pytest.raises(CheckpointError, match=rf"{address}/page.pth' is damaged or not a PyTorch checkpoint \(26 bytes"):
+    damaged = rf"{address}/page.pth' is damaged or not a PyTorch checkpoint \(26 bytes"
+    with pytest.raises(CheckpointError, match=damaged):
         read(f"{address}/page.pth")
     with pytest.raises(CheckpointError, match=rf"{address}/none.pth' could not be fetched .*404"):
         read(f"{address}/none.pth")
