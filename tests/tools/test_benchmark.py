@@ -126,6 +126,21 @@ def test_flatten_times_both(tmp_path, monkeypatch):
     assert {r["rows"] for r in rows.values()} == {"201600"}
 
 
+def test_levels_counts_the_copies_of_all_rows(tmp_path, monkeypatch):
+    out = tmp_path / "levels.csv"
+    pair = pair_file(tmp_path, tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"))
+    main("levels.py", monkeypatch, pair, "--device", "cpu", "--size", 320, 320, "--out", out)
+    levels, whole = csv.DictReader(out.open())
+    assert (levels["rows"], whole["rows"]) == ("levels", "one tensor")
+    rows = 9 * (40**2 + 20**2 + 10**2 + 5**2 + 3**2)
+    copy = rows * 80 * 4 / 2**20
+    peak, other = (float(row["distillation_peak_mb"]) for row in (levels, whole))
+    # The teacher's rows and the gradient are there in any case; the student's rows are copied for one tensor alone.
+    assert peak > 2 * copy
+    assert other > peak + 0.5 * copy
+    assert float(whole["step_peak_mb"]) >= float(levels["step_peak_mb"]) > peak
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_the_compiled_loss_is_a_candidate(tmp_path, monkeypatch):

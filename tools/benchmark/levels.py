@@ -44,6 +44,7 @@ def distillation_peak(model: Any) -> int:
     def watched(feats: Any, samples: Any) -> dict[str, torch.Tensor]:
         with LiveBytes() as memory:
             calls = model.distiller.adapter._calls
+            memory.follow_not([call.pred for call in calls])  # detach() returns their memory
             for call in calls:
                 call.pred = call.pred.detach().requires_grad_()
             out = distil(feats, samples)
