@@ -157,7 +157,7 @@ def test_no_file_and_no_yaml(tmp_path):
     with pytest.raises(StudyError, match=r"gone\.yml' can't be read"):
         read_study(tmp_path / "gone.yml")
     (tmp_path / "broken.yml").write_text("arms: [")
-    with pytest.raises(StudyError, match="no valid YAML"):
+    with pytest.raises(StudyError, match="not valid YAML"):
         read_study(tmp_path / "broken.yml")
 
 

@@ -120,7 +120,7 @@ def test_ties_go_to_the_lowest_index():
 
 @pytest.mark.parametrize("k", [0, -1, 5])
 def test_topk_out_of_range(k):
-    with pytest.raises(ValueError, match=r"top_k must lie in 1\.\.4"):
+    with pytest.raises(ValueError, match=r"top_k must be in 1\.\.4"):
         topk_index(torch.randn(2, 4), k)
 
 
