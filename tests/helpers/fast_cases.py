@@ -1,4 +1,4 @@
-"""Which cases of a parametrised test are part of `make test`; `make test-all` runs them all."""
+"""Which cases of a parametrised test are part of `make test` and `.ci/run`; `make test-all` runs them all."""
 
 from collections.abc import Collection, Iterable
 
@@ -6,5 +6,6 @@ import pytest
 
 
 def fast_if(names: Collection[str], cases: Iterable[str]) -> list:
-    """The cases, those that are not among ``names`` marked slow."""
-    return [case if case in names else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+    """The cases, those that are not among ``names`` marked slow and nightly."""
+    marks = (pytest.mark.slow, pytest.mark.nightly)
+    return [case if case in names else pytest.param(case, marks=marks) for case in cases]
