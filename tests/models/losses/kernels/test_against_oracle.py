@@ -41,8 +41,9 @@ def test_rows_beyond_one_block(backend):
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_lvis_width(backend, activation):
-    student, teacher = logits(3, 1204)
+@pytest.mark.parametrize("classes", [1204, 1200])  # rows of 1200 start at multiples of 16, so Triton loads vectors
+def test_lvis_width(backend, activation, classes):
+    student, teacher = logits(3, classes)
     assert_equals_oracle(ReKDLoss, dict(top_k=5, activation=activation), backend, student, teacher)
 
 
