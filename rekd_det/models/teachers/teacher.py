@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix
+from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, meta_of, strip_student_prefix
 from rekd_det.utils.pair_config import PairError, resolve_model_config
 
 
@@ -47,7 +47,7 @@ def build_teacher(
         loaded = load_checkpoint_file(checkpoint)
         weights = strip_student_prefix(loaded.get("state_dict", loaded))
         load_weights(teacher, weights, f"model.teacher_ckpt={checkpoint!r}")
-        classes = _classes(loaded.get("meta"))
+        classes = _classes(meta_of(loaded))
     freeze(teacher)
     return teacher, classes
 
@@ -68,13 +68,15 @@ def without_init_cfg(config: Any) -> Any:
     return config
 
 
-def _classes(meta: Mapping | None) -> tuple[str, ...] | None:
-    if not isinstance(meta, Mapping):
-        return None
+def _classes(meta: Mapping) -> tuple[str, ...] | None:
     # mmdet 3 writes dataset_meta['classes']; mmdet 2, and most of its zoo, meta['CLASSES'].
-    dataset_meta = meta.get("dataset_meta") or {}
-    names = dataset_meta.get("classes") or dataset_meta.get("CLASSES") or meta.get("CLASSES")
-    return tuple(names) if names else None
+    dataset_meta = meta.get("dataset_meta")
+    if not isinstance(dataset_meta, Mapping):
+        dataset_meta = {}
+    for names in (dataset_meta.get("classes"), dataset_meta.get("CLASSES"), meta.get("CLASSES")):
+        if isinstance(names, (list, tuple)) and names:
+            return tuple(names)
+    return None
 
 
 class TeacherInput:

@@ -37,6 +37,19 @@ def test_loaded_and_frozen(saved):
     assert not any(p.requires_grad for p in teacher.parameters())
 
 
+@pytest.mark.parametrize(
+    "meta",
+    [torch.zeros(3), "text", dict(dataset_meta="text"), dict(dataset_meta=torch.zeros(3)), dict(CLASSES=torch.ones(2))],
+    ids=["tensor", "text", "text inside", "tensor inside", "names"],
+)
+def test_a_meta_that_is_not_sound_names_no_categories(saved, tmp_path, meta):
+    config, path, _ = saved
+    odd = tmp_path / "odd.pth"
+    torch.save({**torch.load(path, weights_only=True), "meta": meta}, odd)
+    _, classes = build_teacher(config, str(odd))
+    assert classes is None
+
+
 def test_no_imagenet_weights_are_fetched(saved):
     config, path, _ = saved
     config = copy.deepcopy(config)
