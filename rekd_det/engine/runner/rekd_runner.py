@@ -183,6 +183,6 @@ class ReKDRunner(Runner):
                 super().save_checkpoint(out_dir, osp.relpath(partial, out_dir), *args, **kwargs)
         except OSError as error:
             raise CheckpointError(
-                f"checkpoint '{target}' can't be written ({error.strerror or error}); the earlier ones are un"
-                "changed. Free some space there, and continue from the last one with --resume"
+                f"checkpoint '{target}' can't be written ({error.strerror or error}); the earlier ones are "
+                "unchanged. Free some space there, and continue from the last one with --resume"
             ) from error

@@ -123,7 +123,7 @@ class ReKDDistiller(BaseDistiller):
         if none_because is None:
             return
         for wanted, name in (
-            (self.loss.needs_labels, f"model.distiller.loss: {type(self.loss).__name__}"),
+            (self.loss.needs_labels, f"{LOSS}: {type(self.loss).__name__}"),
             (self.row_weighting == "object", "model.distiller.rows='object'"),
         ):
             if wanted:
@@ -137,7 +137,7 @@ class ReKDDistiller(BaseDistiller):
         check_rows_have_scores(self.row_weighting, meaning, head)
         if meaning.activation == "softmax" and loss.activation != "softmax":
             raise ValueError(
-                f"model.distiller.loss.activation={loss.activation!r}: {head} classifies by a softmax over its "
+                f"{LOSS}.activation={loss.activation!r}: {head} classifies by a softmax over its "
                 f"{adapter.num_logits} logits, so read with {loss.activation!r} they are not probabilities. Leave the "
                 "key out, and the head's own activation is used"
             )
