@@ -20,6 +20,7 @@ from torch import Tensor
 from rekd_det.models.losses.functional import RARE, adaptive_k, keep_share, topk_index
 from rekd_det.models.losses.kernels.function import LossInputs, computes_early
 from rekd_det.models.losses.kernels.spec import KDSpec
+from rekd_det.models.losses.kernels.threads import on_threads
 
 # A logit below this is a masked class. As in the oracle: exp() of it is 0, and products with it stay finite.
 _MASKED = -1.0e9
@@ -99,21 +100,29 @@ def sweep(inputs: LossInputs, spec: KDSpec, coef: Coefficients, grad: Tensor | N
     width = num_logits + (spec.activation == "implicit_bg")
     size = _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
     height = min(max(1, num_rows), max(64, size // width))
-    memory = torch.empty(4, height, width, dtype=inputs.dtype, device=device)
-    # Block sums are added up in fp64: 100 blocks of fp32 sums would lose two digits.
-    sums = torch.zeros(5, dtype=torch.float64 if device.type == "cpu" else inputs.dtype, device=device)
     block_of = _softmax_block
     if spec.activation == "sigmoid":
         block_of = _bernoulli_block if spec.tail_sum else _sigmoid_block
-    for first in range(0, num_rows, height):
-        part = slice(first, min(first + height, num_rows))
-        block = _load(inputs, spec, part, memory[:, : part.stop - first])
-        terms, block_grad = block_of(block, spec, coef, grad is not None)
-        sums += terms.sum(0)
-        if grad is not None and block_grad is not None:
-            if block.masked is not None:
-                block_grad[:, :num_logits].masked_fill_(block.masked, 0.0)
-            grad[part].copy_(block_grad[:, :num_logits])
+
+    def run(blocks: list[slice]) -> list[Tensor]:
+        memory = torch.empty(4, height, width, dtype=inputs.dtype, device=device)
+        found = []
+        for part in blocks:
+            block = _load(inputs, spec, part, memory[:, : part.stop - part.start])
+            terms, block_grad = block_of(block, spec, coef, grad is not None)
+            found.append(terms.sum(0))
+            if grad is not None and block_grad is not None:
+                if block.masked is not None:
+                    block_grad[:, :num_logits].masked_fill_(block.masked, 0.0)
+                grad[part].copy_(block_grad[:, :num_logits])
+        return found
+
+    blocks = [slice(first, min(first + height, num_rows)) for first in range(0, num_rows, height)]
+    found = on_threads(run, blocks) if device.type == "cpu" else run(blocks)
+    # Block sums are added up in fp64: 100 blocks of fp32 sums would lose two digits.
+    sums = torch.zeros(5, dtype=torch.float64 if device.type == "cpu" else inputs.dtype, device=device)
+    for terms in found:
+        sums += terms
     return sums
 
 
