@@ -1,5 +1,7 @@
 """The command lines on a pair of tiny classifiers: from a folder of pictures to the exported student."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from forked_tool import free_port
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,6 +105,21 @@ def test_the_student_is_tested_exported_and_loaded_by_mmpretrain(folder, trained
 
     model = MODELS.build(dict(cfg.model, _scope_="mmpretrain"))
     model.load_state_dict(exported["state_dict"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_test(folder):
+    def launch(script, *arguments):
+        environment = dict(os.environ, PORT=str(free_port()), PYTHON=sys.executable)
+        command = [str(ROOT / "tools" / script), str(folder / "pair.py"), *map(str, arguments)]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return re.findall(r"accuracy/top1: ([\d.]+)", done.stdout + done.stderr)[-1]
+
+    after_training = launch("dist_train.sh", 2, "--work-dir", folder / "two")
+    checkpoint = folder / "two" / "epoch_1.pth"
+    alone = re.findall(r"accuracy/top1: ([\d.]+)", tool("test.py", folder / "pair.py", checkpoint, cwd=folder))[-1]
+    assert after_training == launch("dist_test.sh", checkpoint, 2) == alone
 
 
 @pytest.mark.slow
