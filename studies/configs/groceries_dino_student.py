@@ -1,4 +1,4 @@
-# A small DINO for photographs of 160 pixels: two layers in encoder and decoder instead of six, 60 queries instead of
+# A small DINO for photographs of 128 pixels: two layers in encoder and decoder instead of six, 60 queries instead of
 # 900. It keeps DINO's 256 channels, for mmdet's decoder takes no other number.
 _base_ = "./_base_/groceries.py"
 from mmengine.hub import get_config  # noqa: E402

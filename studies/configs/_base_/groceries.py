@@ -13,7 +13,7 @@ metainfo = dict(
     )
 )  # fmt: skip
 
-scale = (160, 160)
+scale = (128, 128)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),

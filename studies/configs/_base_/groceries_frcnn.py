@@ -1,4 +1,4 @@
-# The studies' Faster R-CNN for photographs of 160 pixels, whose objects are 36 to 119 pixels wide (90 % of them).
+# The studies' Faster R-CNN for photographs of 128 pixels, whose objects are 29 to 95 pixels wide (90 % of them).
 _base_ = ["./frcnn.py", "./groceries.py"]
 
 model = dict(
@@ -6,5 +6,11 @@ model = dict(
     roi_head=dict(
         bbox_roi_extractor=dict(finest_scale=28),
         bbox_head=dict(num_classes=25),
+    ),
+    # An image has 2.3 objects: half of the proposals and samples of the base take a fifth less time per step.
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=32)),
+        rpn_proposal=dict(nms_pre=60, max_per_img=30),
+        rcnn=dict(sampler=dict(num=16)),
     ),
 )
