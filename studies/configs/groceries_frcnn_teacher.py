@@ -6,7 +6,7 @@ model = dict(
 )
 
 # A teacher has to know more than its student, so it trains for longer.
-max_epochs = 18
+max_epochs = 36
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),

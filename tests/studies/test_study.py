@@ -743,7 +743,7 @@ def test_a_result_on_other_annotations_does_not_count(tmp_path):
     settled = settled_data(run)
     assert settled.train_dataloader.dataset.data_root == f"{tmp_path}/data/"
     assert settled.test_evaluator.ann_file == f"{tmp_path}/data/annotations/instances_val.json"
-    assert settled.train_dataloader.dataset.pipeline[2].scale == (160, 160)  # and no list
+    assert settled.train_dataloader.dataset.pipeline[2].scale == (128, 128)  # and no list
     told = line("alone", 0, 0.25, digest=run.digest, annotations={"train": "1" * 64, "test": "2" * 64})
     (tmp_path / "results/x").mkdir(parents=True)
     (tmp_path / "results/x/results.jsonl").write_text(json.dumps(told) + "\n")

@@ -1,4 +1,4 @@
-# A GFL for photographs of 160 pixels: the studies' RetinaNet with one anchor per place, Quality Focal Loss, and boxes
+# A GFL for photographs of 128 pixels: the studies' RetinaNet with one anchor per place, Quality Focal Loss, and boxes
 # as distributions over 9 bins of a level's stride.
 _base_ = "./groceries_retina.py"
 
