@@ -25,7 +25,7 @@ def test_a_detector_takes_a_step(path):
     init_default_scope("mmdet")
     detector = MODELS.build(Config.fromfile(path).model)
     detector.init_weights()
-    data = demo_mm_inputs(2, [[3, 160, 160]] * 2, num_items=[2, 3], num_classes=25)
+    data = demo_mm_inputs(2, [[3, 128, 128]] * 2, num_items=[2, 3], num_classes=25)
     batch = detector.data_preprocessor(data, True)
     total, logged = detector.parse_losses(detector.loss(batch["inputs"], batch["data_samples"]))
     total.backward()
