@@ -1,4 +1,4 @@
-# The loss of _base_/rekd_distill.py; docs/study.md supports its beta for Faster R-CNN, one seed of Mask R-CNN agrees.
+# The loss of _base_/rekd_distill.py. studies/results supports its beta for Faster R-CNN, one seed of Mask R-CNN agrees.
 _base_ = ["mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "./_base_/rekd.py"]
 model = dict(
     _delete_=True,

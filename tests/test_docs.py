@@ -11,7 +11,7 @@ from importlinter.api import read_configuration
 from load_tool import load_tool
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "studies/results/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
 
 
@@ -56,7 +56,7 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_named_files_exist(page):
-    named = re.findall(r"`((?:configs|tools|docs|tests|rekd_det)/[\w/.-]+)`", page.read_text())
+    named = re.findall(r"`((?:configs|tools|docs|tests|studies|rekd_det)/[\w/.-]+)`", page.read_text())
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing
 

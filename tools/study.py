@@ -29,7 +29,7 @@ from studies.runner.spec import read_study  # noqa: E402
 
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
-    parser.add_argument("study", type=Path, metavar="STUDY.yml", help="a study file, such as studies/frcnn.yml")
+    parser.add_argument("study", type=Path, metavar="STUDY.yml", help="a study file, like studies/groceries_frcnn.yml")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/study"), help="default: %(default)s")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at once: one per GPU, or two without a GPU")
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="run these arms alone")

@@ -1,1 +1,1 @@
-"""Accuracy studies: arms x seeds on generated data, run by ``tools/study.py``."""
+"""Accuracy studies: arms x seeds of detectors and classifiers, run by ``tools/study.py``."""

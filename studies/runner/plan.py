@@ -136,12 +136,11 @@ def _run(
     teacher: Run | None = None,
     serves: bool = False,
 ) -> Run:
-    own = arm.data if isinstance(arm, Pretraining) else {}
-    data = None if study.data is None else {**study.data, **own}
+    # Backbones are pre-trained on data of their own.
+    data, root = (None, arm.data_root) if isinstance(arm, Pretraining) else (study.data, study.data_root)
     versioned = data and {**data, "version": GENERATOR_VERSION}
     needs = [run.digest for run in (backbone, teacher) if run is not None]
     digest = digest_of(decisive_settings(config, without_teacher=teacher is not None), versioned, seed, needs)
-    root = arm.data_root if isinstance(arm, Pretraining) else study.data_root
     return Run(arm.name, arm.config.stem, seed, config, digest, data, teacher, backbone, serves, root, arm.validate)
 
 
@@ -189,7 +188,7 @@ class _Backbones:
             if "backbone" not in model or {"rpn_head", "roi_head", "bbox_head"} & model.keys():
                 raise StudyError(
                     f"pretrain.config: the model of '{study.pretrain.config}' must hold a backbone, and nothing that "
-                    "fits one backbone alone; see studies/configs/backbone.py"
+                    "fits one backbone alone; see studies/configs/tiny_imagenet_backbone.py"
                 )
 
     def of(self, config: Config) -> Run | None:

@@ -80,12 +80,10 @@ class Pretraining(Arm):
 
     Attributes:
         seed: of its training.
-        data: arguments of the generator that differ from the study's: other images than the detectors see.
         data_root: folder in place of its config's own.
     """
 
     seed: int = 0
-    data: dict[str, Any] = field(default_factory=dict)
     data_root: Path | None = None
 
 
@@ -191,7 +189,7 @@ def _study(content: object, folder: Path) -> Study:
         name=name,
         data=data,
         teacher=None if teacher is None else _teacher(teacher, common, folder),
-        pretrain=None if pretrain is None else _pretraining(pretrain, common, folder, data),
+        pretrain=None if pretrain is None else _pretraining(pretrain, common, folder),
         seeds=_seeds(keys["seeds"]),
         baseline=keys["baseline"],
         against=tuple(against),
@@ -245,15 +243,12 @@ def _pair(name: object, content: object, arms: Collection[Arm]) -> Comparable:
     return Comparable(keys["baseline"], {who: dict(_mapping(v, f"{key}.zoo.{who}")) for who, v in zoo.items()})
 
 
-def _pretraining(content: object, common: dict, folder: Path, data: dict | None) -> Pretraining:
-    keys = _mapping(content, PRETRAIN, ("config", "options", "seed", "data", "data_root"))
+def _pretraining(content: object, common: dict, folder: Path) -> Pretraining:
+    keys = _mapping(content, PRETRAIN, ("config", "options", "seed", "data_root"))
     options = common | _options(keys.get("options"), f"{PRETRAIN}.options")
     (seed,) = _seeds([keys.get("seed", 0)], f"{PRETRAIN}.seed")
-    own = dict(_mapping(keys["data"], f"{PRETRAIN}.data", _DATA_KEYS)) if keys.get("data") is not None else {}
-    if own and data is None:
-        raise StudyError(f"{PRETRAIN}.data changes the study's generated data, but the key 'data' is missing")
     config, root = _config(keys, PRETRAIN, folder), _folder(keys.get("data_root"), f"{PRETRAIN}.data_root", folder)
-    return Pretraining(PRETRAIN, config, options, "trains the backbones", seed=seed, data=own, data_root=root)
+    return Pretraining(PRETRAIN, config, options, "trains the backbones", seed=seed, data_root=root)
 
 
 def _config(keys: Mapping, key: str, folder: Path) -> Path:

@@ -203,5 +203,5 @@ def test_gpu_hours_count_the_student_and_what_the_distillation_adds(tmp_path, mo
     assert 0 < alone < pair
     assert total == pytest.approx(alone + pair, abs=1)
     # hours = images x epochs x operations / (operations per second) / 3600
-    assert alone == pytest.approx(IMAGES * 4 * float(found["alone"][2]) * 1e9 / 2e12 / 3600, rel=0.05)
+    assert alone == pytest.approx(IMAGES * 6 * float(found["alone"][2]) * 1e9 / 2e12 / 3600, rel=0.05)
     assert not (tmp_path / "work_dirs").exists()

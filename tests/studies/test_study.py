@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import random
@@ -24,6 +25,7 @@ import pytest
 import torch
 import yaml
 from mmengine.config import Config
+from PIL import Image
 
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair
@@ -45,7 +47,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "study.py"
 STUDIES = sorted((ROOT / "studies").glob("*.yml"))
 TINY = ROOT / "studies" / "tiny.yml"
-#: of the tiny study
+#: of the tiny study, with its pre-training
 ARMS = ("pretrain", "teacher", "student", "rekd_pkd")
 STUDENT = str(ROOT / "studies/configs/frcnn_student.py")
 PAIR = str(ROOT / "studies/configs/frcnn_pair.py")
@@ -79,7 +81,7 @@ def test_shipped_studies_can_be_planned(path):
     assert study.name == path.stem
     assert len(plan.runs) == len(study.arms) * len(study.seeds)
     for run in plan.runs:
-        assert (run.teacher is None) == (path.stem in ("real", "coco") or not is_pair(run.config.model))
+        assert (run.teacher is None) == (path.stem == "coco" or not is_pair(run.config.model))
         assert (run.backbone is None) == (study.pretrain is None)
         assert run.length > 1 or path.stem == "tiny"
 
@@ -95,21 +97,15 @@ def test_committed_results_are_those_of_the_shipped_studies(path):
     assert [f"{entry['arm']}, seed {entry['seed']}" for entry in finished if entry["digest"] not in digests] == []
 
 
-def test_the_main_study_has_the_promised_arms():
-    names = [arm.name for arm in read_study(ROOT / "studies/frcnn.yml").arms]
-    promised = ["student", "kd", "dkd", "gdkd", "rekd_joint", "rekd_within", "rekd_within_mass", "pkd", "rekd_pkd"]
-    assert [name for name in names if name in promised] == promised
-    assert len(read_study(ROOT / "studies/frcnn.yml").seeds) >= 3
-
-
 def test_studies_share_equal_runs():
-    main, sweep = (shipped_plan(ROOT / f"studies/{name}.yml") for name in ("frcnn", "sweep"))
-    folders = {(run.arm, run.seed): run.folder for run in (*main.runs, *sweep.runs)}
-    teachers, others = ({run.folder for run in plan.all() if run.serves} for plan in (main, sweep))
-    assert teachers == others and len(teachers) == 3  # with two backbones
-    assert folders["rekd_joint", 0] == folders["rekd", 0]
-    assert folders["rekd_joint", 0] != folders["rekd_joint", 1]
-    assert len({run.folder for run in main.runs}) == len(main.runs)
+    plans = [shipped_plan(ROOT / f"studies/groceries_{name}.yml") for name in ("frcnn", "frcnn_losses")]
+    served, others = ({run.folder for run in plan.all() if run.serves} for plan in plans)
+    assert served == others and len(served) == 3  # the teacher and two backbones
+    folders, again = ({(run.arm, run.seed): run.folder for run in plan.runs} for plan in plans)
+    shared = folders.keys() & again.keys()
+    assert {"student", "kd", "rekd"} <= {arm for arm, _ in shared}
+    assert all(folders[key] == again[key] for key in shared)
+    assert len(set(folders.values())) == len(folders)  # no two arms or seeds are one run
 
 
 @pytest.mark.parametrize(
@@ -131,8 +127,7 @@ def test_studies_share_equal_runs():
         (dict(arms={"alone": {"config": STUDENT, "options": ["a=1"]}}), "arms.alone.options must be a mapping"),
         (dict(arms={"teacher": {"config": STUDENT}}), "'teacher' names a training that the arms build on"),
         (dict(arms={"pretrain": {"config": STUDENT}}), "'pretrain' names a training that the arms build on"),
-        (dict(pretrain={"config": STUDENT, "data": {"sede": 1}}, data={"preset": "tiny"}), "pretrain.data: .*'seed'"),
-        (dict(pretrain={"config": STUDENT, "data": {"seed": 1}}), "the key 'data' is missing"),
+        (dict(pretrain={"config": STUDENT, "data": {"seed": 1}}), "pretrain: .*'data' is unknown; .* 'data_root'"),
         (dict(pretrain={"config": STUDENT, "seed": -1}), "pretrain.seed must be whole numbers"),
         (dict(data={"preset": "tiny", "images": 3}), "data: the key 'images' is unknown"),
         (dict(data={"seed": 0}), "data: the key 'preset' is missing"),
@@ -183,7 +178,7 @@ def test_two_arms_that_are_the_same_are_an_error(tmp_path):
 
 @pytest.mark.parametrize("config", [STUDENT, PAIR], ids=["detector", "pair"])
 def test_a_detector_can_not_train_the_backbones(tmp_path, config):
-    with pytest.raises(StudyError, match=r"pretrain\.config: .*must hold a backbone.*studies/configs/backbone\.py"):
+    with pytest.raises(StudyError, match=r"pretrain\.config: .*must hold a backbone.*/tiny_imagenet_backbone\.py"):
         make_plan(read_study(write(tmp_path, pretrain={"config": config})))
 
 
@@ -206,7 +201,7 @@ def test_a_pair_can_not_be_the_teacher(tmp_path):
 
 
 def test_arms_of_one_seed_share_their_first_weights(tmp_path):
-    plan = shipped_plan(ROOT / "studies/frcnn.yml")
+    plan = shipped_plan(ROOT / "studies/groceries_frcnn.yml")
     paths = [write_first_weights(run, tmp_path) for run in plan.runs if run.seed < 2 and run.arm in ("student", "kd")]
     assert paths[0] == paths[1] != paths[2] == paths[3]
     one, other = (torch.load(p, weights_only=True)["state_dict"] for p in (paths[0], paths[2]))
@@ -236,10 +231,11 @@ FAKE_TRAIN = """
 import json, os, re, shutil, sys, time
 from pathlib import Path
 here, folder = Path(__file__).parent, Path(sys.argv[sys.argv.index("--work-dir") + 1])
-call = dict(kind=folder.name.split("-")[0], resume="--resume" in sys.argv, omp=os.environ.get("OMP_NUM_THREADS"))
+kind = folder.name.split("-")[0].removeprefix("tiny_imagenet_")
+call = dict(kind=kind, resume="--resume" in sys.argv, omp=os.environ.get("OMP_NUM_THREADS"))
 with (here / "calls.jsonl").open("a") as file:
     file.write(json.dumps(call) + "\\n")
-if call["kind"] == "backbone":
+if kind == "backbone":
     first = re.search("load_from ?= ?'(.+?)'", Path(sys.argv[1]).read_text())[1]
     shutil.copy(here / "trained" / Path(first).name, folder / "epoch_1.pth")
 else:
@@ -263,11 +259,33 @@ score = 0.25 if "student" in sys.argv[1] else 0.5
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def pretrained(tmp_path_factory):
+    """The tiny study with backbones that are pre-trained on a handful of photographs, as a file."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    for split, name in itertools.product(("train", "val"), ("cat", "dog")):
+        images = folder / "photographs" / split / name
+        images.mkdir(parents=True)
+        for number in range(4):
+            pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(images / f"{number}.JPEG")
+    study = yaml.safe_load(TINY.read_text())
+    for part in (study["teacher"], *study["arms"].values()):
+        part["config"] = str(TINY.parent / part["config"])
+    study["pretrain"] = {
+        "config": str(TINY.parent / "configs/tiny_imagenet_backbone.py"),
+        "data_root": "photographs",
+    }
+    path = folder / "tiny.yml"
+    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, pretrained):
     """Each backbone of the tiny study with other weights than its first ones, under the name of the first ones."""
     folder = tmp_path_factory.mktemp("trained")
-    for run in shipped_plan(TINY).all():
-        if run.folder.startswith("backbone"):
+    for run in shipped_plan(pretrained).all():
+        if run.arm == "pretrain":
             path = write_first_weights(run, folder)
             weights = {k: v + 1 for k, v in torch.load(path, weights_only=True)["state_dict"].items()}
             torch.save({"meta": {"epoch": 1, "iter": 3}, "state_dict": weights}, path)
@@ -275,7 +293,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def fake(tmp_path, monkeypatch, trained, unformatted_configs):
+def fake(tmp_path, monkeypatch, pretrained, trained, unformatted_configs):
     """``study()`` runs the tiny study with fake programs; ``calls()`` tells what they were asked."""
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -284,10 +302,13 @@ def fake(tmp_path, monkeypatch, trained, unformatted_configs):
     (tools / "trained").symlink_to(trained)
     torch.save({"meta": {"epoch": 1, "iter": 3}, "state_dict": {"w": torch.zeros(1)}}, tools / "epoch_1.pth")
     root = tmp_path / "out"
-    monkeypatch.setattr("studies.runner.run_study.make_plan", lambda study: shipped_plan(TINY))
+    monkeypatch.setattr("studies.runner.run_study.make_plan", lambda study: shipped_plan(pretrained))
 
     def run(**kwargs) -> int:
-        return run_study(read_study(TINY), root, tools, **kwargs)
+        return run_study(read_study(pretrained), root, tools, **kwargs)
+
+    def report() -> None:
+        report_study(read_study(pretrained), root)
 
     def calls() -> list[dict]:
         log = tools / "calls.jsonl"
@@ -299,7 +320,7 @@ def fake(tmp_path, monkeypatch, trained, unformatted_configs):
         lines = (root / "tiny" / "results.jsonl").read_text().splitlines()
         return {line["arm"]: line for line in map(json.loads, lines)}
 
-    return SimpleNamespace(study=run, calls=calls, results=results, tools=tools, root=root)
+    return SimpleNamespace(study=run, report=report, calls=calls, results=results, tools=tools, root=root)
 
 
 def test_a_study_runs_once(fake, capsys):
@@ -416,7 +437,7 @@ def test_without_its_backbone_nothing_is_trained(fake, capsys):
     (fake.tools / "fail").write_text("backbone")
     assert fake.study() == 5
     assert {call["kind"] for call in fake.calls()} == {"backbone"}
-    assert "its backbone could not be trained (backbone-seed0-" in capsys.readouterr().out
+    assert "its backbone could not be trained (tiny_imagenet_backbone-seed0-" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -456,7 +477,7 @@ def test_a_stopped_study_ends_its_programs_and_goes_on(fake):
     assert time.monotonic() - start < 50  # the program would have slept for 60
     hang.unlink()
     fake.calls()
-    report_study(read_study(TINY), fake.root)
+    fake.report()
     lines = [json.loads(x) for x in (fake.root / "tiny/results.jsonl").read_text().splitlines()]
     # The student's backbone was at work; the teacher's was not asked for.
     assert sorted(x["status"] for x in lines if x["arm"] == "pretrain") == ["interrupted", "not run"]
@@ -476,7 +497,7 @@ def test_a_hung_training_is_killed_and_the_study_goes_on(fake, capsys):
     assert fake.study(jobs=1, only=["student"], silence_s=3) == 2  # the backbone, and the student that needs it
     assert time.monotonic() - start < 50  # the program would have slept for 60
     (fake.tools / "hang").unlink()
-    report_study(read_study(TINY), fake.root)
+    fake.report()
     lines = [json.loads(x) for x in (fake.root / "tiny/results.jsonl").read_text().splitlines()]
     (hung,) = (x for x in lines if x["status"] == "failed")
     assert hung["error"].startswith("hung: it had no output for 0.05 min and was killed")
@@ -498,7 +519,7 @@ def test_a_damaged_result_costs_that_run_alone(fake, damage):
     fake.calls()
     (stamp,) = fake.root.glob("runs/frcnn_student-*/run.json")
     stamp.write_text(damage.replace("{digest}", json.loads(stamp.read_text())["digest"]))
-    report_study(read_study(TINY), fake.root)
+    fake.report()
     assert fake.results()["student"]["status"] == "not run"
     assert fake.study() == 0
     assert [call["kind"] for call in fake.calls()] == ["frcnn_student"]
@@ -557,14 +578,14 @@ def test_a_run_is_expected_to_take_what_others_of_its_kind_took_for_each_epoch()
 
 
 @pytest.fixture
-def sitting(fake, tmp_path, monkeypatch):
+def sitting(fake, pretrained, tmp_path, monkeypatch):
     """``sitting(out, *arguments)`` calls tools/study.py with the fake programs; ``keep(out)`` commits what it gave."""
     tool = fake.tools / "study.py"
     tool.write_text(TOOL.read_text())
     results = tmp_path / "results"
 
     def call(out: str, *arguments: str) -> None:
-        command = ["study.py", str(TINY), "--out", str(tmp_path / out), "--results", str(results), *arguments]
+        command = ["study.py", str(pretrained), "--out", str(tmp_path / out), "--results", str(results), *arguments]
         monkeypatch.setattr(sys, "argv", command)
         runpy.run_path(str(tool), run_name="__main__")
 
@@ -653,8 +674,8 @@ def test_a_budget_ends_a_sitting_and_the_next_one_goes_on(sitting, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, monkeypatch, capsys):
-    study = read_study(TINY)
+def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, pretrained, monkeypatch, capsys):
+    study = read_study(pretrained)
     two_seeds = make_plan(dataclasses.replace(study, seeds=(0, 1)))
     monkeypatch.setattr("studies.runner.run_study.make_plan", lambda _: two_seeds)
     sitting.call("a", "--only", "rekd_pkd")
@@ -868,14 +889,17 @@ def test_a_report_of_nothing(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_tiny_study_from_end_to_end(tmp_path):
-    command = [sys.executable, str(TOOL), str(TINY), "--out", str(tmp_path / "out")]
+def test_a_tiny_study_from_end_to_end(pretrained, tmp_path):
+    command = [sys.executable, str(TOOL), str(pretrained), "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (tmp_path / "out/tiny/results.jsonl").read_text().splitlines()
     found = {entry["arm"]: entry for entry in map(json.loads, lines)}
     assert {arm: entry["status"] for arm, entry in found.items()} == dict.fromkeys(ARMS, "ok")
     assert all("bbox_mAP" in found[arm]["metrics"] for arm in ARMS[1:])
+    for arm in ARMS[1:]:
+        config = Config.fromfile(tmp_path / "out/runs" / found[arm]["folder"] / "config.py")
+        assert "-backbone-" in Path(config.load_from).name
 
     def first_step(arm: str) -> dict:
         (log,) = (tmp_path / "out/runs" / found[arm]["folder"]).glob("2*/vis_data/scalars.json")

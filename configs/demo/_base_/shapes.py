@@ -1,4 +1,4 @@
-# The generated data set, and a short schedule for a CPU. The studies' `_base_/shapes.py` builds on it.
+# The generated data set, and a short schedule for a CPU. `studies/configs/frcnn_student.py` builds on it.
 _base_ = ["mmdet::_base_/datasets/coco_detection.py", "mmdet::_base_/default_runtime.py"]
 
 data_root = "work_dirs/demo/data/"

@@ -7,7 +7,7 @@ model = dict(
         out_indices=(1, 2, 3),
         base_channels=16,
         stem_channels=16,
-        # Not pre-trained on ImageNet (`studies/*.yml` pre-train it on generated objects), so nothing may be frozen.
+        # Nothing is frozen: it starts from random weights, or from a short pre-training on Tiny-ImageNet.
         frozen_stages=-1,
         norm_eval=False,
         init_cfg=None,

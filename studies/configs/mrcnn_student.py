@@ -1,1 +1,0 @@
-_base_ = ["./_base_/mrcnn.py", "./_base_/masks.py"]

@@ -1,9 +1,0 @@
-# The arms of a study change `model.distiller`; `tools/study.py` sets the teacher's checkpoint.
-_base_ = ["./retina_student.py", "../../configs/_base_/rekd.py"]
-model = dict(
-    _delete_=True,
-    **_base_.distill,
-    architecture=_base_.model,
-    teacher=dict(cfg_path="{{ fileDirname }}/retina_teacher.py"),
-    teacher_ckpt="work_dirs/study/retina_teacher.pth",
-)
