@@ -1,7 +1,7 @@
 """Blocks of rows on several CPU threads.
 
-A block is too small for torch to split it well. On a machine that is busy with other work, threads that share a block also
-wait for each other all the time. So each thread computes whole blocks, without torch's own threads inside.
+A block is too small for torch to split it well. On a machine that is busy with other work, threads that share a block
+also wait for each other all the time. So each thread computes whole blocks, without torch's own threads inside.
 """
 
 from __future__ import annotations
