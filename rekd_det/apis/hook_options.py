@@ -12,7 +12,7 @@ from mmdet.registry import HOOKS, METRICS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 
-from rekd_det.evaluation.faster_coco_metric import FasterCocoMetric
+from rekd_det.evaluation import FasterCocoMetric
 from rekd_det.utils.errors import InputError
 
 _COCO_ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")

@@ -6,8 +6,8 @@ import importlib.util
 from types import FunctionType
 from typing import Any
 
+import numpy as np
 from mmdet.evaluation.metrics import coco_metric
-from mmdet.registry import METRICS
 
 from rekd_det.utils.errors import InputError
 
@@ -40,7 +40,6 @@ def _with_classes(method: Any) -> FunctionType:
     return twin
 
 
-@METRICS.register_module()
 class FasterCocoMetric(coco_metric.CocoMetric):
     """mmdet's ``CocoMetric`` with the same options and results, in a fraction of the time.
 
@@ -65,6 +64,8 @@ class FasterCocoMetric(coco_metric.CocoMetric):
                 "FasterCocoMetric does not support use_mp_eval=True, because one process is fast enough; remove it"
             )
         _with_classes(coco_metric.CocoMetric.__init__)(self, *args, **kwargs)
+        # The evaluation compares it with a number, which needs an array from NumPy 2.1 on.
+        self.iou_thrs = np.atleast_1d(self.iou_thrs)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """As CocoMetric's."""

@@ -127,9 +127,20 @@ def _load_checkpoints_as_data() -> None:
         return load_as_data(filename, lambda: original(cls, filename, map_location, logger))
 
     theirs.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+    if hasattr(theirs, "_safe_torch_load"):
+        theirs._safe_torch_load = _read_as_data
     schemes = theirs.CheckpointLoader._schemes
     schemes.update({prefix: load_from_http for prefix, loader in schemes.items() if loader is theirs.load_from_http})
     theirs.load_from_http = load_from_http  # which the loaders of torchvision:// and the like call
+
+
+def _read_as_data(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
+    """Replaces what the fork of mmengine, 0.10.12, puts around ``torch.load``.
+
+    That allows a checkpoint the real ``getattr`` while it reads, then takes HistoryBuffer and NumPy's types from the
+    allow-list for the rest of the process, and reads what was refused once more with ``weights_only`` off.
+    """
+    return torch.load(file, map_location=map_location, weights_only=weights_only is not False)
 
 
 def _load_files_as_data() -> None:

@@ -10,6 +10,7 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
 from mmdet.structures.mask import encode_mask_results
 
+from rekd_det import evaluation
 from rekd_det.evaluation import faster_coco_metric
 from rekd_det.evaluation.faster_coco_metric import FasterCocoMetric
 from rekd_det.utils.errors import InputError
@@ -115,7 +116,7 @@ def test_masks_of_generated_data(tmp_path):
     [
         dict(proposal_nums=(1, 10, 100)),
         dict(metric="proposal"),
-        dict(iou_thrs=[0.5, 0.75], metric_items=["mAP", "mAP_50"]),
+        dict(iou_thrs=np.array([0.5, 0.75]), metric_items=["mAP", "mAP_50"]),
     ],
     ids=str,
 )
@@ -123,6 +124,18 @@ def test_options_mean_the_same(tmp_path, options):
     rng = np.random.default_rng(5)
     ann_file = write_annotations(tmp_path / "ann.json", rng)
     assert_same(ann_file, CLASSES, predictions(ann_file, rng, 20, masks=False), **options)
+
+
+def test_thresholds_may_be_a_list(tmp_path):
+    # pycocotools and mmdet's CocoMetric need an array from NumPy 2.1 on.
+    rng = np.random.default_rng(5)
+    ann_file = write_annotations(tmp_path / "ann.json", rng)
+    samples = predictions(ann_file, rng, 20, masks=False)
+    listed, array = (
+        evaluate(FasterCocoMetric, ann_file, CLASSES, samples, iou_thrs=iou_thrs, metric_items=["mAP_50"])
+        for iou_thrs in ([0.5, 0.75], np.array([0.5, 0.75]))
+    )
+    assert listed == array
 
 
 def test_without_any_detection_there_is_no_metric(tmp_path):
@@ -156,7 +169,7 @@ def test_nothing_of_mmdet_is_changed(tmp_path):
 def test_found_by_its_name_in_mmdets_scope(tmp_path):
     ann_file = write_annotations(tmp_path / "ann.json", np.random.default_rng(0), images=2)
     for name in ("FasterCocoMetric", "mmdet.FasterCocoMetric"):
-        assert type(METRICS.build(dict(type=name, ann_file=str(ann_file)))) is FasterCocoMetric
+        assert type(METRICS.build(dict(type=name, ann_file=str(ann_file)))) is evaluation.FasterCocoMetric
 
 
 def test_the_missing_package_is_named(monkeypatch):
@@ -164,7 +177,7 @@ def test_the_missing_package_is_named(monkeypatch):
     with pytest.raises(
         InputError, match=r"faster-coco-eval, which is not installed: run `pip install rekd_det\[eval\]"
     ):
-        METRICS.build(dict(type="FasterCocoMetric"))
+        FasterCocoMetric()
     with pytest.raises(InputError, match="use_mp_eval"):
         monkeypatch.setattr(faster_coco_metric, "_INSTALLED", True)
-        METRICS.build(dict(type="FasterCocoMetric", use_mp_eval=True))
+        FasterCocoMetric(use_mp_eval=True)

@@ -108,6 +108,13 @@ def test_the_log_history_of_a_training_checkpoint_loads(tmp_path):
     assert hub["scalar"] == 2.0
 
 
+def test_reading_one_takes_nothing_from_what_torch_may_load(tmp_path):
+    # As mmengine's fork did: a checkpoint that was read through mmengine could not be read by torch.load afterwards.
+    path = save(tmp_path / "a", {**weights(), "message_hub": {"loss": HistoryBuffer([1.0], [1])}})
+    load_checkpoint_file(path)
+    assert torch.load(path, weights_only=True)["message_hub"]["loss"].mean() == 1.0
+
+
 @pytest.mark.parametrize(
     "forged",
     [
