@@ -3,6 +3,7 @@
 import io
 from contextlib import redirect_stdout
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import mmpretrain
 import pytest
@@ -71,7 +72,8 @@ def test_teachers_are_the_zoos_or_trained_by_a_config_that_is_there(pair):
         return
     name = path.removeprefix("mmpretrain::")
     models = yaml.safe_load((ZOO / name).with_name("metafile.yml").read_text())["Models"]
-    assert {m["Config"]: m.get("Weights") for m in models}[f"configs/{name}"] == weights
+    known = {m["Config"]: m.get("Weights") for m in models}[f"configs/{name}"]
+    assert urlsplit(known).path == urlsplit(weights).path  # the fork of MMPretrain names another host
 
 
 def test_cifar_pairs_are_trained_as_in_the_literature():

@@ -1,4 +1,4 @@
-"""Every import is declared: what users get in requirements.txt, the rest in requirements-dev.txt as well."""
+"""Every import is declared: what users get in the stack's requirements, the rest in requirements-dev.txt as well."""
 
 import ast
 import sys
@@ -6,15 +6,21 @@ from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+from environment.stacks import STACKS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_wheel import TOOLS
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"rekd_det", "studies", "tools", "support", "environment"}
+#: of the two stacks, the one that is installed
+STACK = next(s for s in STACKS.values() if s.mmcv in packages_distributions()["mmcv"])
 #: what the package does without, where it is missing: Triton's kernels, rekd_det[eval], rekd_det[cls], and torchvision,
 #: for which it has a stand-in
-OPTIONAL = {canonicalize_name(name) for name in ("triton", "faster_coco_eval", "mmpretrain", "torchvision")}
+OPTIONAL = {
+    canonicalize_name(STACK.replaced.get(name, name))
+    for name in ("triton", "faster_coco_eval", "mmpretrain", "torchvision")
+}
 
 
 def declared(*files: str) -> set[str]:
@@ -49,9 +55,9 @@ def undeclared(files: list[Path], requirements: set[str]) -> list[str]:
 def test_what_users_get_imports_only_what_is_required():
     tools = [ROOT / "tools" / name for name in TOOLS if name.endswith(".py")]
     files = [*(ROOT / "rekd_det").glob("[!.]*/**/*.py"), *(ROOT / "rekd_det").glob("*.py"), *tools]
-    assert not undeclared(files, declared("requirements.txt") | OPTIONAL)
+    assert not undeclared(files, declared(STACK.requirements) | OPTIONAL)
 
 
 def test_all_else_imports_only_what_the_development_requires():
     files = [f for folder in ("studies", "tools", "tests", ".ci") for f in (ROOT / folder).rglob("*.py")]
-    assert not undeclared(files, declared("requirements.txt", "requirements-dev.txt") | OPTIONAL)
+    assert not undeclared(files, declared(STACK.requirements, "requirements-dev.txt") | OPTIONAL)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from load_tool import load_tool
@@ -58,6 +59,7 @@ def test_another_seed_gives_other_images(tiny, tmp_path):
     assert digest(tmp_path / "other")[name] != digest(tiny)[name]
 
 
+@pytest.mark.skipif(not cv2.__version__.startswith("4.10."), reason="OpenCV 4.11 and later round other edge pixels")
 def test_bytes_of_this_version():
     # Guards against a change of the pictures without a change of GENERATOR_VERSION. Before JPEG,
     # because its bytes depend on the library that OpenCV was built with.

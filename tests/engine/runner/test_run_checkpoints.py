@@ -36,7 +36,14 @@ def train(config: Path, work_dir: Path, **options) -> tuple[Runner, Path]:
     cfg = Config.fromfile(str(config))
     optimizer = dict(type="SGD", lr=0.001, momentum=0.9)
     cfg.merge_from_dict(
-        {"work_dir": str(work_dir), "train_cfg.max_iters": 1, "optim_wrapper.optimizer": optimizer, **options}
+        {
+            "work_dir": str(work_dir),
+            # Runs of one name that start in the same second share a log.
+            "experiment_name": f"{work_dir.parent.name}-{work_dir.name}",
+            "train_cfg.max_iters": 1,
+            "optim_wrapper.optimizer": optimizer,
+            **options,
+        }
     )
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     runner = RUNNERS.build(cfg)
