@@ -1,7 +1,8 @@
 """Check which detectors of MMDetection's zoo can be distilled, by distilling each at a tiny size.
 
-Writes docs/support.md and docs/support.json. If something that worked before no longer does, or something new fails, it
-leaves them as they are and exits with 1.
+Writes docs/support.md and docs/support.json. With the maintained forks of MMDetection and mmcv it writes only the
+column `forks`. If something that worked before no longer does, or something new fails, it leaves them as they are and
+exits with 1.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +26,7 @@ from support.record import (  # noqa: E402
     REFUSED,
     Record,
     fill_page,
+    merge,
     read_records,
     regressions,
     write_records,
@@ -99,6 +102,7 @@ def main() -> int:
         return 2
     if not args.all:
         configs = one_of_each(configs)
+    forks = "onedl-mmdetection" in packages_distributions().get("mmdet", [])
     records = []
     for config, result, seconds in run_isolated(check, configs, args.jobs, args.timeout, args.memory):
         line = record(config, result)
@@ -108,14 +112,13 @@ def main() -> int:
             f"{line.rows} rows, {seconds:.1f} s: {line.verdict} {line.reason}",
             flush=True,
         )
-    worse = regressions(before, records)
+    worse = regressions(before, records, forks)
     counts = ", ".join(f"{sum(r.verdict == v for r in records)} {v}" for v in (PASS, FAIL, REFUSED, NOT_RUN))
     print(f"{len(records)} configs: {counts}")
     for line in worse:
         print(f"REGRESSION {line.config}: {line.verdict}: {line.reason}", file=sys.stderr)
     if not args.no_write and (args.accept or not worse):
-        # What can't be run here is not known to have changed.
-        merged = before | {r.config: r for r in records if r.verdict != NOT_RUN or r.config not in before}
+        merged = merge(before, records, forks)
         page = args.docs / "support.md"
         page.write_text(fill_page(page.read_text(), merged))
         write_records(args.docs / "support.json", merged)

@@ -19,6 +19,7 @@ from support.record import (
     REFUSED,
     Record,
     fill_page,
+    merge,
     read_records,
     regressions,
     write_records,
@@ -200,6 +201,23 @@ def test_what_counts_as_a_regression():
         assert bool(regressions({"x/a.py": passed}, now)) is worse
         assert bool(regressions({"x/a.py": replace(passed, verdict=verdict)}, now)) is False
         assert bool(regressions({}, now)) is (verdict == FAIL)
+
+
+def test_the_forks_have_a_column_of_their_own():
+    before = {c: Record(c, "x", "H", "A", "softmax", 3) for c in ("x/a.py", "x/b.py")}
+    now = [Record("x/a.py", "x", verdict=REFUSED), Record("x/only_the_forks_have_it.py", "x", verdict=REFUSED)]
+    assert [r.config for r in regressions(before, now, forks=True)] == ["x/a.py"]
+    merged = merge(before, now, forks=True)
+    assert merged == before | {"x/a.py": replace(before["x/a.py"], forks=REFUSED)}
+    assert not regressions(merged, now, forks=True)
+    page = "".join(f"<!-- {name} -->\n<!-- end {name} -->\n" for name in ("heads", "summary", "configs"))
+    page = fill_page(page, merged)
+    assert "| x | a | H | A | softmax | 3 | pass | refused |  |" in page
+    assert "With the forks, 1 of them were checked: 0 pass, 0 fail, 1 refused, 0 not run." in page
+    # A verdict with one stack leaves the other's in place, and what can't be run leaves both.
+    assert merge(merged, [replace(before["x/a.py"], rows=4)])["x/a.py"] == replace(merged["x/a.py"], rows=4)
+    for forks in (False, True):
+        assert merge(merged, [Record("x/a.py", "x", verdict=NOT_RUN)], forks) == merged
 
 
 def test_the_page_needs_its_marks():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rekd_det.models.adapters.table import support_table
@@ -25,6 +26,7 @@ class Record:
         rows: number of rows in the step of the check.
         verdict: 'pass', 'fail', 'refused' (no adapter) or 'not run' (MMDetection can't train it here).
         reason: why not 'pass', or what to know of a pass.
+        forks: the verdict with the maintained forks of MMDetection and mmcv; '' if it was never checked with them.
     """
 
     config: str
@@ -35,6 +37,7 @@ class Record:
     rows: int = 0
     verdict: str = PASS
     reason: str = ""
+    forks: str = ""
 
 
 def read_records(file: Path) -> dict[str, Record]:
@@ -57,14 +60,36 @@ def write_records(file: Path, records: Mapping[str, Record]) -> None:
     file.write_text("[\n" + ",\n".join(lines) + "\n]\n")
 
 
-def regressions(before: Mapping[str, Record], now: Iterable[Record]) -> list[Record]:
+def regressions(before: Mapping[str, Record], now: Iterable[Record], forks: bool = False) -> list[Record]:
     """Those that fail or are refused now, and passed before or were never looked at before.
 
     A config that can't be run is none of them: it says something of the machine (a package, an operator without a CPU
     form), not of the adapters.
+
+    Args:
+        before: the records so far, by config.
+        now: new ones.
+        forks: whether the new ones are the forks' verdicts. Until a config has one, the other stack's is expected.
     """
     worse = {FAIL: (PASS, None), REFUSED: (PASS,)}
-    return [r for r in now if (before[r.config].verdict if r.config in before else None) in worse.get(r.verdict, ())]
+    expected = {config: (forks and r.forks) or r.verdict for config, r in before.items()}
+    return [r for r in now if expected.get(r.config) in worse.get(r.verdict, ())]
+
+
+def merge(before: Mapping[str, Record], now: Iterable[Record], forks: bool = False) -> dict[str, Record]:
+    """The records by config, with the new ones in. What can't be run here is not known to have changed.
+
+    With ``forks``, only the column of that name changes, and configs that the other stack's zoo lacks are left out.
+    """
+    merged = dict(before)
+    for r in now:
+        old = before.get(r.config)
+        if forks:
+            if old and (r.verdict != NOT_RUN or not old.forks):
+                merged[r.config] = replace(old, forks=r.verdict)
+        elif old is None or r.verdict != NOT_RUN:
+            merged[r.config] = replace(r, forks=old.forks if old else "")
+    return merged
 
 
 def fill_page(page: str, records: Mapping[str, Record]) -> str:
@@ -97,18 +122,27 @@ def _heads(records: Iterable[Record]) -> str:
 
 
 def _configs(records: Iterable[Record]) -> str:
-    columns = ("family", "config", "head", "adapter", "activation", "rows", "verdict", "reason")
+    columns = ("family", "config", "head", "adapter", "activation", "rows", "verdict", "forks", "reason")
     names = ((r, r.config.partition("/")[2].removesuffix(".py")) for r in records)
     return _table(
         columns,
-        ((r.family, name, r.head, r.adapter, r.activation, r.rows or "", r.verdict, r.reason) for r, name in names),
+        (
+            (r.family, name, r.head, r.adapter, r.activation, r.rows or "", r.verdict, r.forks, r.reason)
+            for r, name in names
+        ),
     )
 
 
 def _summary(records: list[Record]) -> str:
-    counts = [(v, sum(r.verdict == v for r in records)) for v in (PASS, FAIL, REFUSED, NOT_RUN)]
     families = len({r.family for r in records})
-    return f"{len(records)} configs of {families} families: " + ", ".join(f"{n} {v}" for v, n in counts) + ".\n"
+    text = f"{len(records)} configs of {families} families: {_counts(r.verdict for r in records)}.\n"
+    forks = [r.forks for r in records if r.forks]
+    return text + (f"With the forks, {len(forks)} of them were checked: {_counts(forks)}.\n" if forks else "")
+
+
+def _counts(verdicts: Iterable[str]) -> str:
+    counted = Counter(verdicts)
+    return ", ".join(f"{counted[v]} {v}" for v in (PASS, FAIL, REFUSED, NOT_RUN))
 
 
 def _table(columns: Iterable[str], lines: Iterable[Iterable]) -> str:
