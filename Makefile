@@ -1,9 +1,9 @@
 # `make test` and `make demo` set everything up first; a second call skips this.
 # Choose the Python with PYTHON=..., and your own wheels with PIP_FIND_LINKS=FOLDER.
 
-# The first of these that is Python 3.11, the tested version.
-PYTHON ?= $(shell for p in python3.11 python3 python; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
+# The first of these that is a tested version; the pins were tested on 3.11.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
 	&& echo $$p && exit; done; echo python3)
 VENV_PYTHON := .venv/bin/python
 # One process per core, at most eight: each needs 1.5 GB and imports everything first.

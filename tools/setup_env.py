@@ -110,9 +110,10 @@ def say(step, what):
 
 
 def check_python():
-    if sys.version_info[:2] != (3, 11):
+    if not (3, 11) <= sys.version_info[:2] < (3, 13):
         raise SetupError(
-            f"Python {OURS} was not tested: install Python 3.11, and name it, e.g. `PYTHON=python3.11 make test`"
+            f"Python {OURS} was not tested: install Python 3.11 or 3.12, and name it, "
+            "e.g. `PYTHON=python3.11 make test`"
         )
 
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -336,7 +337,7 @@ def test_a_study_runs_once(fake, capsys):
     assert {arm: line["status"] for arm, line in found.items()} == dict.fromkeys(ARMS, "ok")
     assert found["pretrain"]["metrics"] == {}
     assert found["rekd_pkd"]["metrics"] == {"bbox_mAP": 0.5, "bbox_mAP_l": -1.0}
-    assert found["rekd_pkd"]["versions"]["torch"] == torch.__version__
+    assert found["rekd_pkd"]["versions"]["torch"] == version("torch")
     assert found["rekd_pkd"]["hardware"]["cores"] == os.cpu_count()
     assert len(found["rekd_pkd"]["digest"]) == 64
     assert "| +25.0 | - | - |" in (fake.root / "tiny" / "report.md").read_text()
