@@ -65,7 +65,7 @@ class FasterCocoMetric(coco_metric.CocoMetric):
             )
         _with_classes(coco_metric.CocoMetric.__init__)(self, *args, **kwargs)
         # The evaluation compares it with a number, which needs an array from NumPy 2.1 on.
-        self.iou_thrs = np.atleast_1d(self.iou_thrs)
+        self.iou_thrs: np.ndarray = np.atleast_1d(self.iou_thrs)  # type: ignore[has-type]
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """As CocoMetric's."""
