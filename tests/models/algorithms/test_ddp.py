@@ -67,7 +67,8 @@ def worker(rank, pair, port, path):
         grads = gradients(wrapped, mine)
     if rank == 0:
         torch.save({k.removeprefix("module."): v for k, v in grads.items()}, path)
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # gloo's threads have hung in the teardown of a process whose partner had left
 
 
 @pytest.mark.slow
