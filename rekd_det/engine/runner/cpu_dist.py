@@ -5,7 +5,9 @@ mmengine selects a CUDA device when it starts a process group, and gives its dev
 already and the config says how to wrap the model.
 """
 
+import atexit
 import os
+import time
 
 import torch.distributed as dist
 from mmengine.config import Config
@@ -49,6 +51,9 @@ def start_gloo(launcher: str) -> None:
             f"{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}). "
             "Choose another PORT, and the same MASTER_ADDR on every node"
         ) from error
+    # gloo's threads take the GIL to release the tensors of the last collective. If the interpreter has begun to end by
+    # then, torch aborts the process. While this one sleeps, they get it.
+    atexit.register(time.sleep, 0.2)
 
 
 def wrap_without_device(cfg: Config) -> None:
