@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
-from environment.stacks import STACKS
+from environment.stacks import installed_stack
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_wheel import TOOLS
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"rekd_det", "studies", "tools", "support", "environment"}
-#: of the two stacks, the one that is installed
-STACK = next(s for s in STACKS.values() if s.mmcv in packages_distributions()["mmcv"])
+STACK = installed_stack()
 #: what the package does without, where it is missing: Triton's kernels, rekd_det[eval], rekd_det[cls], and torchvision,
 #: for which it has a stand-in
 OPTIONAL = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 warnings.simplefilter("ignore")
 
 import torch  # noqa: E402
+from environment.stacks import installed_stack  # noqa: E402
 from support.isolated import Ended, run_isolated  # noqa: E402
 from support.record import (  # noqa: E402
     FAIL,
@@ -102,7 +102,7 @@ def main() -> int:
         return 2
     if not args.all:
         configs = one_of_each(configs)
-    forks = "onedl-mmdetection" in packages_distributions().get("mmdet", [])
+    forks = installed_stack().name == "onedl"
     records = []
     for config, result, seconds in run_isolated(check, configs, args.jobs, args.timeout, args.memory):
         line = record(config, result)

@@ -31,7 +31,7 @@ model = zoo.model.to_dict()
 del zoo
 optim_wrapper = dict(optimizer=dict(lr=4e-4), clip_grad=dict(max_norm=0.1))
 
-# Half as many epochs again as the other heads have: queries learn slowly.
+# 1.5 times the epochs of the other heads: queries learn slowly.
 max_epochs = 36
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [

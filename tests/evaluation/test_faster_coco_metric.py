@@ -177,7 +177,7 @@ def test_the_missing_package_is_named(monkeypatch):
     with pytest.raises(
         InputError, match=r"faster-coco-eval, which is not installed: run `pip install rekd_det\[eval\]"
     ):
-        FasterCocoMetric()
+        METRICS.build(dict(type=FasterCocoMetric))
     with pytest.raises(InputError, match="use_mp_eval"):
         monkeypatch.setattr(faster_coco_metric, "_INSTALLED", True)
-        FasterCocoMetric(use_mp_eval=True)
+        METRICS.build(dict(type=FasterCocoMetric, use_mp_eval=True))

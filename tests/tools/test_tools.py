@@ -12,6 +12,7 @@ from pathlib import Path
 import mmdet
 import pytest
 import torch
+from forked_tool import free_port
 from load_tool import load_tool
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -66,12 +67,6 @@ def fail(*command: object, cwd: Path, **environment: str) -> str:
     assert process.returncode != 0
     assert "Traceback" not in output
     return output
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def mean_ap(output: str) -> float:
@@ -322,12 +317,12 @@ def losses(output: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="checks the way without a GPU")
 def test_two_processes_on_one_node_and_on_two_nodes_agree(pair, tmp_path):
-    port = free_port()
+    port = str(free_port())
     train = TOOLS / "dist_train.sh"
     one_node = run(train, pair.pair, 2, "--work-dir", "one", cwd=tmp_path, PORT=port)
     assert len(losses(one_node)) == 2
 
-    port = free_port()
+    port = str(free_port())
     nodes = [
         start(
             *(train, pair.pair, 1, "--work-dir", f"node{rank}"),
@@ -345,6 +340,6 @@ def test_two_processes_on_one_node_and_on_two_nodes_agree(pair, tmp_path):
     assert all(torch.equal(one[key], two[key]) for key in one)
 
     checkpoint = tmp_path / "one" / "iter_2.pth"
-    spread = run(*(TOOLS / "dist_test.sh", pair.pair, checkpoint, 2), cwd=tmp_path, PORT=free_port())
+    spread = run(*(TOOLS / "dist_test.sh", pair.pair, checkpoint, 2), cwd=tmp_path, PORT=str(free_port()))
     single = run(sys.executable, TOOLS / "test.py", pair.pair, checkpoint, cwd=tmp_path)
     assert mean_ap(spread) == mean_ap(single)

@@ -32,3 +32,15 @@ STACKS = {
         {"mmpretrain": "onedl-mmpretrain"},
     ),
 }
+
+
+def installed_stack() -> Stack:
+    """The stack whose mmcv is installed in this environment.
+
+    Raises:
+        StopIteration: if neither is.
+    """
+    from importlib.metadata import packages_distributions  # Python 3.9, which the set-up refuses by name, lacks it
+
+    mmcv = packages_distributions().get("mmcv", [])
+    return next(stack for stack in STACKS.values() if stack.mmcv in mmcv)

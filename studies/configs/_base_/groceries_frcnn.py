@@ -7,7 +7,7 @@ model = dict(
         bbox_roi_extractor=dict(finest_scale=28),
         bbox_head=dict(num_classes=25),
     ),
-    # An image has 2.3 objects: half of the proposals and samples of the base take a fifth less time per step.
+    # An image has 2.3 objects. With half of the base's proposals and samples, a step takes a fifth less time.
     train_cfg=dict(
         rpn=dict(sampler=dict(num=32)),
         rpn_proposal=dict(nms_pre=60, max_per_img=30),

@@ -36,7 +36,7 @@ def gfl_boxes():
     teacher = perturb(model.teacher, 0.02)
     model = pair_of(model.architecture, teacher, box_loss=dict(type="mmrazor.ReKDLoss", top_k=4))
     for detector in (model.architecture, model.teacher):
-        # Small qualities would meet the lower limits of their sums, which an average over processes takes otherwise.
+        # The sums of the qualities must exceed their lower limit of 1, which applies to each process by itself.
         torch.nn.init.zeros_(detector.bbox_head.gfl_cls.bias)
     data["data_samples"][1].gt_instances = data["data_samples"][1].gt_instances[:0]
     return model, data
@@ -68,16 +68,16 @@ def worker(rank, pair, port, path):
     if rank == 0:
         torch.save({k.removeprefix("module."): v for k, v in grads.items()}, path)
     dist.barrier()
-    os._exit(0)  # gloo's threads have hung in the teardown of a process whose partner had left
+    os._exit(0)  # to destroy the group may deadlock: it waits for gloo's threads, and these for the GIL
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("pair", "classifier"),
-    [(faster_rcnn, "roi_head.bbox_head.fc_cls"), (gfl_boxes, "bbox_head.gfl_reg")],
+    ("pair", "distilled", "atol"),
+    [(faster_rcnn, "roi_head.bbox_head.fc_cls", 1e-6), (gfl_boxes, "bbox_head.gfl_reg", 1e-5)],
     ids=["faster_rcnn", "gfl_boxes"],
 )
-def test_two_processes_equal_one(tmp_path, pair, classifier):
+def test_two_processes_equal_one(tmp_path, pair, distilled, atol):
     path = tmp_path / "grads.pth"
     mp.start_processes(worker, (pair, free_port(), str(path)), nprocs=2, start_method="spawn")
     ours = torch.load(path)
@@ -85,9 +85,9 @@ def test_two_processes_equal_one(tmp_path, pair, classifier):
     want = gradients(model, data)
     assert set(ours) == set(want)
     for key, value in want.items():
-        torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
-    head = want[f"architecture.{classifier}.weight"]
+        torch.testing.assert_close(ours[key], value, rtol=1e-4, atol=atol, msg=lambda m, k=key: f"{k}: {m}")
+    head = want[f"architecture.{distilled}.weight"]
     model.distiller.scale = 0.0
     model.zero_grad(set_to_none=True)
-    without = gradients(model, pair()[1])[f"architecture.{classifier}.weight"]
+    without = gradients(model, pair()[1])[f"architecture.{distilled}.weight"]
     assert not torch.allclose(head, without, rtol=1e-2), "the distillation's part is too small to be seen here"
