@@ -23,7 +23,7 @@ LOSSES = {
     "DKDLoss": dict(alpha=1.0, beta=0.25, tau=1.0, reduction="batchmean"),
     "GDKDLoss": dict(top_k=5, mass_weight=1.0, head_weight=0.125, tail_weight=0.25),
 }
-#: what bd77361 logged of the second step
+#: what bd77361 logged of the second step, on a CPU with AVX2
 LOGGED = {
     "loss_cls": 2.5531,
     "distill.loss_tisd": 0.0027,
@@ -34,6 +34,9 @@ LOGGED = {
     "distill.loss_cwd": 0.2395,
     "distill.scale": 1.0,
 }
+#: Of 64 rows. In untrained networks in bf16 some rows have two largest logits that differ by rounding only, and the
+#: instruction set decides: AVX2 gives 3 agreeing rows, AVX-512 gives 4.
+TOLERANCE = {"distill.agreement": dict(abs=2 / 64)}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def test_every_key_of_it_is_still_known(folder):
     last = [line for line in (done.stdout + done.stderr).splitlines() if "Epoch(train)" in line][-1]
     logged = {name: float(value) for name, value in re.findall(r"([\w.]+): ([\d.]+)", last)}
     for name, value in LOGGED.items():
-        assert logged[name] == pytest.approx(value, rel=0.05), name
+        assert logged[name] == pytest.approx(value, **TOLERANCE.get(name, dict(rel=0.05))), name
 
 
 @pytest.mark.parametrize("name", LOSSES)
