@@ -61,6 +61,8 @@ def shrink(config: Mapping, **backbone: Any) -> ConfigDict:
                 node[key] = min(node[key], limit)
         if str(node.get("type")).endswith("SyncBN"):
             node["type"] = "BN"
+        if node.get("type") == "GN":  # a neck behind the small backbone has blocks of 4 channels
+            node["num_groups"] = min(node["num_groups"], 4)
         if "pretrained" in node:
             node["pretrained"] = None
         if "use_torchvision" in node:  # mmcv's own RoIAlign needs nothing else
