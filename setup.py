@@ -39,7 +39,7 @@ setup(
     description="Distil object detectors by their head and tail categories, on MMDetection",
     packages=find_packages(include=["rekd_det", "rekd_det.*"]),
     package_data={"rekd_det": [f".mim/{pattern}" for pattern in SHIPPED]},
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.10,<3.13",
     # tools/setup_env.py names the requirements of the maintained forks where it installs those.
     install_requires=read_requirements(os.environ.get("REKD_REQUIREMENTS", "requirements.txt")),
     extras_require={

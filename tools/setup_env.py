@@ -112,7 +112,7 @@ def say(step, what):
 def check_python():
     if not (3, 11) <= sys.version_info[:2] < (3, 13):
         raise SetupError(
-            f"Python {OURS} was not tested: install Python 3.11 or 3.12, and name it, "
+            f"the pinned packages were not tested on Python {OURS}: install Python 3.11 or 3.12, and name it, "
             "e.g. `PYTHON=python3.11 make test`"
         )
 
