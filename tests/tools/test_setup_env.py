@@ -33,6 +33,7 @@ CPU = dict(version="2.13.0+cpu", cuda=None, gpus=[], include="")
 @pytest.fixture
 def setup_env(monkeypatch, tmp_path) -> ModuleType:
     """tools/setup_env.py, with an environment of its own that does not exist yet."""
+    monkeypatch.setattr(sys, "version_info", (3, 11, 0))  # whatever runs the tests
     spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -40,7 +41,6 @@ def setup_env(monkeypatch, tmp_path) -> ModuleType:
     monkeypatch.setattr(module, "VENV", str(tmp_path / ".venv"))
     monkeypatch.setattr(module, "VENV_PYTHON", str(tmp_path / ".venv/bin/python"))
     monkeypatch.setattr(module, "STAMP", str(tmp_path / ".venv/setup-stamp"))
-    monkeypatch.setattr(module.sys, "version_info", (3, 11, 0))  # whatever runs the tests
     return module
 
 
