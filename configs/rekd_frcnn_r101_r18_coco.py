@@ -1,5 +1,5 @@
-# The loss of _base_/rekd_distill.py. With it Faster R-CNN gained AP in docs/study.md; on photographs of groceries it was not
-# significantly better than KD.
+# The loss of _base_/rekd_distill.py. With it Faster R-CNN gained AP in docs/study.md; on photographs (groceries) it was
+# not significantly better than KD.
 _base_ = ["./student_frcnn_r18_coco.py", "./_base_/rekd.py"]
 model = dict(
     _delete_=True,
