@@ -1,5 +1,5 @@
 # The augmentation of mmdet's own COCO configs: no random scale and no crop.
-# The student overfits, and so stops gaining sooner.
+# The student probably overfits: it stops gaining sooner.
 _base_ = "./groceries_frcnn_student.py"
 train_dataloader = dict(
     dataset=dict(
