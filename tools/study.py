@@ -65,6 +65,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.estimate is not None and not args.estimate > 0:
         parser.error(f"--estimate must be more than 0, got {args.estimate:g}")
+    if args.report and args.only:
+        parser.error("--report covers all arms; leave out --only")
     if not args.silence > 0:
         parser.error(f"--silence must be more than 0 minutes, got {args.silence:g}")
     return args

@@ -1,6 +1,7 @@
 # Twice its student's width in the backbone.
-_base_ = "./groceries_dino_student.py"
+_base_ = ["./_base_/groceries_dino.py", "./_base_/groceries_teacher.py"]
 model = dict(
     backbone=dict(base_channels=32, stem_channels=32),
     neck=dict(in_channels=[64, 128, 256]),
 )
+optim_wrapper = dict(optimizer=dict(lr=4e-4), clip_grad=dict(max_norm=0.1))

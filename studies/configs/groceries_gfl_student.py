@@ -1,1 +1,1 @@
-_base_ = "./_base_/groceries_gfl.py"
+_base_ = ["./_base_/groceries_gfl.py", "./_base_/groceries.py"]

@@ -1,1 +1,1 @@
-_base_ = "./_base_/groceries_retina.py"
+_base_ = ["./_base_/groceries_retina.py", "./_base_/groceries.py"]

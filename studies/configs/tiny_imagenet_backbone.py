@@ -12,7 +12,7 @@ model = dict(
 
 # Such small images load faster than a second process could transfer them.
 train_dataloader = dict(num_workers=0, persistent_workers=False)
-max_epochs = 3
+max_epochs = 15
 train_cfg = dict(max_epochs=max_epochs)
 optim_wrapper = dict(_delete_=True, optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05))
 param_scheduler = [

@@ -30,6 +30,7 @@ def difference_figure(baseline: str, compared: Sequence[Comparison]) -> Figure:
     axis.set_yticks(range(len(shown)), [one.arm if one.values else f"{one.arm} (no result)" for one in shown])
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.axvline(0, color="black", linewidth=0.8)
-    title = "diamonds: mean over seeds with its 95 % t interval; dots: seeds"
-    axis.set(xlabel=f"difference to '{baseline}', in points", title=title)
+    axis.set_xlabel(f"difference to '{baseline}', in points")
+    # Of the figure, not of the axis: long names of arms leave the axis too little room for it.
+    figure.suptitle("diamonds: mean over seeds with its 95 % t interval; dots: seeds", fontsize="medium")
     return figure

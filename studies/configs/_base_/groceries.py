@@ -14,11 +14,11 @@ metainfo = dict(
 )  # fmt: skip
 
 scale = (128, 128)
+# The augmentation of mmdet's own COCO configs.
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="RandomResize", scale=scale, ratio_range=(0.8, 1.4), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=scale),
+    dict(type="Resize", scale=scale, keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),
 ]
@@ -43,6 +43,8 @@ train_dataloader = dict(
         metainfo=metainfo,
         ann_file="annotations/instances_train.json",
         data_prefix=dict(img="train/"),
+        # Every third photograph, so that a student can be trained until it stops gaining on two cores.
+        indices=list(range(0, 3528, 3)),
         pipeline=train_pipeline,
     ),
 )

@@ -1,5 +1,5 @@
 # The studies' Faster R-CNN for photographs of 128 pixels, whose objects are 29 to 95 pixels wide (90 % of them).
-_base_ = ["./frcnn.py", "./groceries.py"]
+_base_ = "./frcnn.py"
 
 model = dict(
     rpn_head=dict(anchor_generator=dict(scales=[4])),
