@@ -121,7 +121,12 @@ def test_each_pair_has_its_own_baseline_and_the_zoos_figures(tmp_path):
 
 # --- launchers ------------------------------------------------------------------------------
 
-TELL = "import json, os, sys\nprint(json.dumps([sys.argv[1:], os.environ.get('WORLD_SIZE')]))\n"
+# One write for the whole line: torchrun starts Python unbuffered, and `print` would write the line's end on its own, so
+# that the lines of two processes could run into each other.
+TELL = """import json, os, sys
+line = json.dumps([sys.argv[1:], os.environ.get("WORLD_SIZE")])
+os.write(1, f"{line}\\n".encode())
+"""
 
 
 @pytest.fixture
