@@ -4,4 +4,4 @@ model = dict(
     backbone=dict(base_channels=32, stem_channels=32),
     neck=dict(in_channels=[64, 128, 256]),
 )
-optim_wrapper = dict(optimizer=dict(lr=4e-4), clip_grad=dict(max_norm=0.1))
+optim_wrapper = _base_.dino_optim_wrapper

@@ -1,17 +1,8 @@
 # A Faster R-CNN for images of 128 pixels, a quarter of a ResNet-18's width in the backbone.
-_base_ = "mmdet::_base_/models/faster-rcnn_r50_fpn.py"
+_base_ = ["mmdet::_base_/models/faster-rcnn_r50_fpn.py", "./small_resnet.py"]
 
 model = dict(
-    backbone=dict(
-        depth=18,
-        out_indices=(1, 2, 3),
-        base_channels=16,
-        stem_channels=16,
-        # Nothing is frozen: it starts from random weights, or from a short pre-training on Tiny-ImageNet.
-        frozen_stages=-1,
-        norm_eval=False,
-        init_cfg=None,
-    ),
+    backbone=_base_.small_resnet,
     neck=dict(in_channels=[32, 64, 128], out_channels=64, num_outs=3),
     rpn_head=dict(
         in_channels=64,

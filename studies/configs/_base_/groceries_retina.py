@@ -1,18 +1,8 @@
 # A RetinaNet for photographs of 128 pixels, a quarter of a ResNet-18's width in the backbone.
-_base_ = "mmdet::_base_/models/retinanet_r50_fpn.py"
+_base_ = ["mmdet::_base_/models/retinanet_r50_fpn.py", "./small_resnet.py"]
 
 model = dict(
-    backbone=dict(
-        depth=18,
-        # The same as the Faster R-CNN's, so that both take one pre-training.
-        out_indices=(1, 2, 3),
-        base_channels=16,
-        stem_channels=16,
-        # Nothing is frozen: it starts from a short pre-training on Tiny-ImageNet.
-        frozen_stages=-1,
-        norm_eval=False,
-        init_cfg=None,
-    ),
+    backbone=_base_.small_resnet,
     neck=dict(in_channels=[32, 64, 128], out_channels=64, start_level=0, num_outs=3),
     bbox_head=dict(
         num_classes=25,
