@@ -23,7 +23,7 @@ from studies.runner.gpu_hours import estimate  # noqa: E402
 from studies.runner.launcher import LAUNCHERS, Launcher  # noqa: E402
 from studies.runner.plan import make_plan  # noqa: E402
 from studies.runner.processes import SILENCE_S  # noqa: E402
-from studies.runner.run_study import report_study, run_study  # noqa: E402
+from studies.runner.run_study import choose_arms, report_study, run_study  # noqa: E402
 from studies.runner.spec import read_study  # noqa: E402
 
 
@@ -84,7 +84,8 @@ def main() -> None:
     budget = None if args.budget is None else budget_seconds(args.budget)
     failed = 0
     if args.estimate is not None:
-        print("\n".join(estimate(make_plan(study).runs, args.estimate)))
+        chosen = choose_arms(study, args.only)
+        print("\n".join(estimate(make_plan(study).runs, args.estimate, chosen)))
         return
     if args.report:
         report_study(study, root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mmdet.registry import MODELS as DETECTORS
 from mmengine.config import Config
@@ -26,17 +26,18 @@ _FORWARD_AND_BACKWARD = 3
 IMAGES, PIXELS = 117_266, 800 * 1088
 
 
-def estimate(runs: Sequence[Run], tflops: float) -> list[str]:
+def estimate(runs: Sequence[Run], tflops: float, arms: Collection[str]) -> list[str]:
     """A table of GPU hours of trainings on COCO: operations as ``tools/check_pair.py`` counts them, speed assumed.
 
     Args:
-        runs: what is to be trained. A detector that learns alone is counted where a pair has it as its student.
+        runs: of the study. A detector that learns alone is counted where a pair has it as its student.
         tflops: 1e12 operations that a GPU does in a second of such a training; a fifth of its peak is usual.
+        arms: names of the arms that are to be trained.
     """
     pairs = {digest_of(run.student): run for run in runs if is_pair(run.config.model)}
     forward = {key: _forward_flops(run.config) for key, run in pairs.items()}
     rows, total = [], 0.0
-    for run in runs:
+    for run in (run for run in runs if run.arm in arms):
         counted = forward.get(digest_of(run.student))
         epochs = run.config.train_cfg.get("max_epochs")
         if counted is None or epochs is None:

@@ -56,7 +56,7 @@ def run_study(
     deadline = None if budget_s is None else time.monotonic() + budget_s
     several = launcher is not None and launcher.name != "none"
     slots: list[dict[str, str]] = [{}] if several else make_slots(jobs)
-    chosen = _choose(study, only)
+    chosen = choose_arms(study, only)
     plan = make_plan(study)
     committed = Committed(study.results)
     with hold(root) as lock:
@@ -95,6 +95,19 @@ def report_study(study: Study, root: Path, plan: Plan | None = None) -> Path:
     return write_report(study, results, folder)
 
 
+def choose_arms(study: Study, only: Collection[str]) -> set[str]:
+    """Names of the arms to run: those of ``only``, or all if it names none.
+
+    Raises:
+        StudyError: the study has no arm of such a name.
+    """
+    names = [arm.name for arm in study.arms]
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        raise StudyError(f"--only: no arm is called '{unknown[0]}'; there are {', '.join(names)}")
+    return set(only) or set(names)
+
+
 def _left(wanted: Sequence[Run], trainer: Trainer, committed: Committed) -> list[Run]:
     """What must be trained: runs without a result, and what they build on where no checkpoint of it is here."""
     left: dict[str, Run] = {}
@@ -109,14 +122,6 @@ def _left(wanted: Sequence[Run], trainer: Trainer, committed: Committed) -> list
         if not trainer.is_finished(run) and committed.of(run) is None:
             want(run)
     return list(left.values())
-
-
-def _choose(study: Study, only: Collection[str]) -> set[str]:
-    names = [arm.name for arm in study.arms]
-    unknown = [name for name in only if name not in names]
-    if unknown:
-        raise StudyError(f"--only: no arm is called '{unknown[0]}'; there are {', '.join(names)}")
-    return set(only) or set(names)
 
 
 @dataclass

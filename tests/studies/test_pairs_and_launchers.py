@@ -210,3 +210,16 @@ def test_gpu_hours_count_the_student_and_what_the_distillation_adds(tmp_path, mo
     # hours = images x epochs x operations / (operations per second) / 3600
     assert alone == pytest.approx(IMAGES * 6 * float(found["alone"][2]) * 1e9 / 2e12 / 3600, rel=0.05)
     assert not (tmp_path / "work_dirs").exists()
+
+
+def test_gpu_hours_of_some_arms_alone(tmp_path, monkeypatch, capsys):
+    study(tmp_path, arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR}})
+    command = ["study.py", str(tmp_path / "study.yml"), "--estimate", "2", "--only", "alone"]
+    monkeypatch.setattr(sys, "argv", command)
+    runpy.run_path(str(ROOT / "tools/study.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "| alone | 0 |" in printed and "| alone | 0 | - |" not in printed  # the pair counts its student's operations
+    assert "| kd |" not in printed
+    command[-1] = "alnoe"
+    with pytest.raises(SystemExit, match="no arm is called 'alnoe'"):
+        runpy.run_path(str(ROOT / "tools/study.py"), run_name="__main__")

@@ -12,7 +12,6 @@ import argparse
 import csv
 import datetime
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rekd_det.models.losses import ReKDLoss
+from rekd_det.utils.cpu import cpu_name
 
 #: (rows, classes, top_k) along each axis; the first of a kind carries the targets
 ROWS = [(n, 80, 5) for n in (256, 2_000, 20_000, 200_000)] + [(1024, 81, 5)]
@@ -169,14 +169,6 @@ def machine(device: str, bandwidth: float) -> dict:
         load=round(os.getloadavg()[0], 1),
         copy_gb_per_s=round(bandwidth / 1e9, 1),
     )
-
-
-def cpu_name() -> str:
-    """The CPU's model name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def write_table(table: list[dict], path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from loss import cpu_name, write_table
+from loss import write_table
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -29,6 +29,7 @@ from rekd_det.models.adapters.base import ADAPTERS
 from rekd_det.models.adapters.dense.dense import DenseAdapter, flatten_maps
 from rekd_det.models.teachers.lean import LeanOptions, LeanRun, make_lean
 from rekd_det.models.teachers.teacher import build_teacher
+from rekd_det.utils.cpu import cpu_name
 
 OPTIONS = {
     "fuse_bn": LeanOptions(fuse_bn=True),

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from loss import cpu_name, timed, write_table
+from loss import timed, write_table
 from torch import Tensor
 
 from rekd_det.models.losses import ReKDLoss
+from rekd_det.utils.cpu import cpu_name
 
 #: where an axis starts from
 BASE = dict(rows=20_000, classes=80, top_k=5, heads=1)

@@ -31,13 +31,14 @@ import mmdet
 import torch
 from contenders import VARIANTS, Step, Workbench
 from live_bytes import LiveBytes
-from loss import cpu_name, timed, write_table
+from loss import timed, write_table
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
 
 import rekd_det
+from rekd_det.utils.cpu import cpu_name
 
 #: seconds of every repeat, by contender
 Times = dict[str, list[float]]
