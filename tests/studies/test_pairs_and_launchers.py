@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from study_files import PAIR, ROOT, STUDENT, TEACHER, write
 
 from studies.runner.gpu_hours import IMAGES
 from studies.runner.launcher import Launcher
@@ -18,17 +18,9 @@ from studies.runner.plan import make_plan
 from studies.runner.report import write_report
 from studies.runner.spec import StudyError, read_study
 
-ROOT = Path(__file__).resolve().parents[2]
-STUDENT = str(ROOT / "studies/configs/frcnn_student.py")
-TEACHER = str(ROOT / "studies/configs/frcnn_teacher.py")
-PAIR = str(ROOT / "studies/configs/frcnn_pair.py")
-
 
 def study(folder: Path, **changes):
-    base = dict(name="s", seeds=[0], baseline="alone", arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR}})
-    path = folder / "study.yml"
-    path.write_text(yaml.safe_dump({**base, **changes}, sort_keys=False))
-    return read_study(path)
+    return read_study(write(folder, **{"seeds": [0], **changes}))
 
 
 # --- several teachers -----------------------------------------------------------------------

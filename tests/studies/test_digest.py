@@ -1,0 +1,101 @@
+"""A digest holds all that decides a result, and nothing else; results and data that it fits."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from study_files import PAIR, ROOT, line, write
+
+from studies.runner.annotations import annotations_of
+from studies.runner.committed import Committed
+from studies.runner.data import settled_data
+from studies.runner.plan import make_plan
+from studies.runner.run_study import run_study
+from studies.runner.spec import StudyError, read_study
+
+
+def digest(folder: Path, text: str, **changes) -> str:
+    """Of the one run of a study whose arm is a config of this text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.py").write_text(text)
+    arms = {"kd": {"config": str(folder / "config.py"), **changes}}
+    return make_plan(read_study(write(folder, arms=arms, baseline="kd", seeds=[0]))).runs[0].digest
+
+
+def test_a_digest_knows_no_paths(tmp_path):
+    student = f"_base_ = {str(ROOT / 'studies/configs/groceries_frcnn_student.py')!r}\n"
+    here = digest(tmp_path / "a", student)
+    for root in ("/elsewhere/groceries/", "../groceries"):
+        moved = f"data_root = {root!r}\nloader = dict(dataset=dict(data_root=data_root))\n"
+        moved += "train_dataloader = test_dataloader = val_dataloader = loader\n"
+        moved += f"test_evaluator = dict(ann_file={os.path.join(root, 'annotations/instances_val.json')!r})\n"
+        assert digest(tmp_path / "b", student + moved) == here
+    own = [
+        "work_dir = 'elsewhere'\nvariable = 3\nlog_level = 'ERROR'",
+        "custom_imports = dict(imports=['rekd_det.version'])",
+        "val_evaluator = dict(classwise=True)\ntrain_cfg = dict(val_interval=1)",
+        "train_dataloader = dict(num_workers=0, pin_memory=True)\ndefault_hooks = dict(logger=dict(interval=3))",
+    ]
+    for text in own:
+        assert digest(tmp_path / "c", f"{student}{text}\n") == here
+    other = [
+        "optim_wrapper = dict(optimizer=dict(lr=0.5))",
+        "test_evaluator = dict(ann_file='data/groceries/annotations/instances_train.json')",
+        "train_dataloader = dict(batch_size=3)",
+        "custom_hooks = [dict(type='EMAHook')]",
+        "load_from = '/weights/first.pth'",
+    ]
+    digests = [digest(tmp_path / "d", f"{student}{text}\n") for text in other]
+    assert len({here, *digests}) == 1 + len(other)
+    assert digest(tmp_path / "d", f"{student}load_from = 'https://x/first.pth'\n") == digests[-1]
+
+
+def test_a_pairs_own_teacher_is_what_its_config_says_wherever_it_lies(tmp_path):
+    def pair(place: Path, width: int) -> str:
+        place.mkdir(parents=True, exist_ok=True)
+        teacher = place / "teacher.py"
+        base = ROOT / "studies/configs/frcnn_student.py"
+        teacher.write_text(f"_base_ = {str(base)!r}\nmodel = dict(backbone=dict(base_channels={width}))\n")
+        checkpoint = str(place / "teacher.pth")
+        return digest(
+            place,
+            f"_base_ = {PAIR!r}\nmodel = dict(teacher=dict(cfg_path={str(teacher)!r}), teacher_ckpt={checkpoint!r})",
+        )
+
+    assert pair(tmp_path / "a", 32) == pair(tmp_path / "b", 32) != pair(tmp_path / "c", 64)
+
+
+def test_a_result_on_other_annotations_does_not_count(tmp_path):
+    config = ROOT / "studies/configs/groceries_frcnn_student.py"
+    study = read_study(write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0]))
+    (run,) = make_plan(study).runs
+    settled = settled_data(run)
+    assert settled.train_dataloader.dataset.data_root == f"{tmp_path}/data/"
+    assert settled.test_evaluator.ann_file == f"{tmp_path}/data/annotations/instances_val.json"
+    assert settled.train_dataloader.dataset.pipeline[2].scale == (128, 128)  # and no list
+    told = line("alone", 0, 0.25, digest=run.digest, annotations={"train": "1" * 64, "test": "2" * 64})
+    (tmp_path / "results/x").mkdir(parents=True)
+    (tmp_path / "results/x/results.jsonl").write_text(json.dumps(told) + "\n")
+    assert (
+        Committed(tmp_path / "results").of(run)["metrics"] == told["metrics"]
+    )  # no data here: it can only be believed
+    (tmp_path / "data/annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (tmp_path / f"data/annotations/instances_{split}.json").write_text("{}")
+    assert Committed(tmp_path / "results").of(run) is None
+    told["annotations"] = annotations_of(run)
+    (tmp_path / "results/x/results.jsonl").write_text(json.dumps(told) + "\n")
+    assert Committed(tmp_path / "results").of(run)["metrics"] == told["metrics"]
+
+
+def test_data_that_is_not_there_shows_before_anything_is_trained(tmp_path):
+    config = ROOT / "studies/configs/groceries_frcnn_student.py"
+    path = write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0])
+    with pytest.raises(
+        StudyError, match=r"alone: .*/data/annotations/instances_train\.json' does not exist.*data_root"
+    ):
+        run_study(read_study(path), tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out/runs").exists()

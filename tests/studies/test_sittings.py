@@ -1,0 +1,143 @@
+"""A study that is done in several sittings, on several machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import runpy
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from study_files import TOOL
+
+from studies.runner.eta import budget_seconds
+from studies.runner.plan import make_plan
+from studies.runner.spec import StudyError, read_study
+
+
+@pytest.fixture
+def sitting(fake, pretrained, tmp_path, monkeypatch):
+    """``sitting(out, *arguments)`` calls tools/study.py with the fake programs; ``keep(out)`` commits what it gave."""
+    tool = fake.tools / "study.py"
+    tool.write_text(TOOL.read_text())
+    results = tmp_path / "results"
+
+    def call(out: str, *arguments: str) -> None:
+        command = ["study.py", str(pretrained), "--out", str(tmp_path / out), "--results", str(results), *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        runpy.run_path(str(tool), run_name="__main__")
+
+    def keep(out: str, change=lambda lines: lines) -> None:
+        lines = (tmp_path / out / "tiny/results.jsonl").read_text().splitlines()
+        (results / "tiny").mkdir(parents=True, exist_ok=True)
+        (results / "tiny" / "results.jsonl").write_text("".join(f"{line}\n" for line in change(lines)))
+
+    return SimpleNamespace(call=call, keep=keep, calls=fake.calls, tools=fake.tools, root=tmp_path)
+
+
+def test_committed_results_count_where_their_folders_are_gone(sitting, capsys):
+    sitting.call("a")
+    sitting.keep("a")
+    sitting.calls()
+    sitting.call("b")
+    assert sitting.calls() == []
+    assert not (sitting.root / "b/data").exists() and not list((sitting.root / "b/first_weights").iterdir())
+    assert "5 runs, 5 of them finished before" in capsys.readouterr().out
+    first, again = ((sitting.root / out / "tiny/results.jsonl").read_text() for out in "ab")
+    assert again == first
+    assert "5 of 5 runs are finished." in (sitting.root / "b/tiny/report.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("missing", "kinds"),
+    [
+        ("student", ["backbone", "frcnn_student"]),
+        ("rekd_pkd", ["backbone", "backbone", "frcnn_pair", "frcnn_teacher"]),
+        ("teacher", ["backbone", "frcnn_teacher"]),
+    ],
+)
+def test_what_a_missing_run_builds_on_is_trained_again_and_nothing_else(sitting, missing, kinds):
+    sitting.call("a")
+    sitting.keep("a", lambda lines: [line for line in lines if json.loads(line)["arm"] != missing])
+    sitting.calls()
+    sitting.call("b", "--report")
+    report = (sitting.root / "b/tiny/report.md").read_text()
+    assert "## Missing" in report and f"| {missing} | 0 (not run) |" in report
+    sitting.call("b")
+    assert sorted(call["kind"] for call in sitting.calls()) == kinds
+    assert "## Missing" not in (sitting.root / "b/tiny/report.md").read_text()
+
+
+def test_a_committed_line_that_is_broken_costs_that_run_alone(sitting):
+    sitting.call("a")
+    sitting.calls()
+
+    def damage(lines: list[str]) -> list[str]:
+        return [line[:-20] if json.loads(line)["arm"] == "student" else line for line in lines]
+
+    sitting.keep("a", damage)
+    with pytest.warns(UserWarning, match=r"results\.jsonl', line \d: skipped"):
+        sitting.call("b")
+    assert [call["kind"] for call in sitting.calls()] == ["backbone", "frcnn_student"]
+
+
+def test_runs_that_failed_do_not_count(sitting):
+    (sitting.tools / "fail").write_text("frcnn_student")
+    with pytest.raises(SystemExit):
+        sitting.call("a")
+    (sitting.tools / "fail").unlink()
+    sitting.keep("a")
+    sitting.calls()
+    sitting.call("b")
+    assert [call["kind"] for call in sitting.calls()] == ["backbone", "frcnn_student"]
+
+
+def test_a_budget_ends_a_sitting_and_the_next_one_goes_on(sitting, capsys):
+    (sitting.tools / "hang").touch()
+    start = time.monotonic()
+    sitting.call("a", "--budget", "4s", "--only", "student")
+    assert time.monotonic() - start < 50  # the program would have slept for 60
+    assert "the budget is spent; 2 runs are missing" in capsys.readouterr().out
+    report = (sitting.root / "a/tiny/report.md").read_text()
+    assert "| student | 0 (not run) |" in report
+    started = "0 (interrupted)" in report  # not on a machine that is so busy that the budget is spent before
+    (sitting.tools / "hang").unlink()
+    sitting.calls()
+    sitting.call("a", "--budget", "10m", "--only", "student")
+    assert [(call["kind"], call["resume"]) for call in sitting.calls()] == [
+        ("backbone", started),
+        ("frcnn_student", False),
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, pretrained, monkeypatch, capsys):
+    study = read_study(pretrained)
+    two_seeds = make_plan(dataclasses.replace(study, seeds=(0, 1)))
+    monkeypatch.setattr("studies.runner.run_study.make_plan", lambda _: two_seeds)
+    sitting.call("a", "--only", "rekd_pkd")
+
+    def slow(lines: list[str]) -> list[str]:
+        found = [json.loads(line) for line in lines]
+        return [
+            json.dumps(line | {"wall_s": 5000.0}) for line in found if (line["arm"], line["seed"]) == ("rekd_pkd", 0)
+        ]
+
+    sitting.keep("a", slow)
+    sitting.calls()
+    sitting.call("b", "--budget", "1h")  # a pair takes 5000 s
+    assert "frcnn_pair" not in [call["kind"] for call in sitting.calls()]
+    assert "the budget is spent; 1 runs are missing" in capsys.readouterr().out
+    assert "| rekd_pkd | 1 (not run) | 83 |" in (sitting.root / "b/tiny/report.md").read_text()
+    sitting.call("b", "--budget", "2h")
+    assert [call["kind"] for call in sitting.calls()] == ["frcnn_pair"]
+
+
+def test_budgets():
+    assert [budget_seconds(text) for text in ("90m", "2h", "1h30m", "1.5h", "45s")] == [5400, 7200, 5400, 5400, 45]
+    for text in ("", "90", "soon", "0m", "-5m"):
+        with pytest.raises(StudyError, match="--budget must be a time such as 90m"):
+            budget_seconds(text)

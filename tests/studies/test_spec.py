@@ -1,0 +1,137 @@
+"""Study files: the shipped ones can be planned, mistakes are named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from study_files import PAIR, ROOT, STUDENT, shipped_plan, write
+
+from rekd_det.utils.pair_config import is_pair
+from studies.runner.plan import make_plan
+from studies.runner.spec import StudyError, read_study
+
+STUDIES = sorted((ROOT / "studies").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+def test_shipped_studies_can_be_planned(path):
+    study = read_study(path)
+    plan = shipped_plan(path)
+    assert study.name == path.stem
+    assert len(plan.runs) == len(study.arms) * len(study.seeds)
+    for run in plan.runs:
+        assert (run.teacher is None) == (path.stem == "coco" or not is_pair(run.config.model))
+        assert (run.backbone is None) == (study.pretrain is None)
+        assert run.length > 1 or path.stem == "tiny"
+
+
+@pytest.mark.parametrize("path", [p for p in STUDIES if (p.parent / "results" / p.stem).is_dir()], ids=lambda p: p.stem)
+def test_committed_results_are_those_of_the_shipped_studies(path):
+    """If this fails after a change that makes no difference to a training, the digest has seen something that it should
+    not see. If the change does make one, the results are of another training: remove their lines."""
+    lines = (path.parent / "results" / path.stem / "results.jsonl").read_text().splitlines()
+    digests = {run.digest for run in shipped_plan(path).all()}
+    finished = [entry for entry in map(json.loads, lines) if entry["status"] == "ok"]
+    assert finished
+    assert [f"{entry['arm']}, seed {entry['seed']}" for entry in finished if entry["digest"] not in digests] == []
+
+
+def test_studies_share_equal_runs():
+    plans = [shipped_plan(ROOT / f"studies/groceries_{name}.yml") for name in ("frcnn", "frcnn_losses")]
+    served, others = ({run.folder for run in plan.all() if run.serves} for plan in plans)
+    assert others < served and len(others) == 3  # the teacher and two backbones; another teacher in the first study
+    folders, again = ({(run.arm, run.seed): run.folder for run in plan.runs} for plan in plans)
+    shared = folders.keys() & again.keys()
+    assert {"student", "kd", "rekd"} <= {arm for arm, _ in shared}
+    assert all(folders[key] == again[key] for key in shared)
+    assert len(set(folders.values())) == len(folders)  # no two arms or seeds are one run
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(name=...), "'name' is missing"),
+        (dict(name="../up"), "name must be one word"),
+        (dict(seed=[0]), "the key 'seed' is unknown; did you mean 'seeds'"),
+        (dict(seeds=[]), "seeds must be whole numbers >= 0"),
+        (dict(seeds=[True]), "seeds must be whole numbers >= 0"),
+        (dict(seeds=[0, 0]), "a seed is given twice"),
+        (dict(baseline="no"), r"baseline must be one of the arms \(alone, kd\)"),
+        (dict(against=["kd", "no"]), r"against must be a list of arms \(alone, kd\), got \['kd', 'no'\]"),
+        (dict(against="kd"), "against must be a list of arms"),
+        (dict(arms=["alone"]), "arms must be a mapping"),
+        (dict(arms={"alone": {"config": STUDENT, "option": {}}}), "arms.alone: the key 'option' is unknown; did you"),
+        (dict(arms={"alone": {"options": {"a": 1}}}), "arms.alone.config must be the path"),
+        (dict(arms={"alone": {"config": "gone.py"}}), r"arms.alone.config: '.*gone.py' does not exist"),
+        (dict(arms={"alone": {"config": STUDENT, "options": ["a=1"]}}), "arms.alone.options must be a mapping"),
+        (dict(arms={"teacher": {"config": STUDENT}}), "'teacher' names a training that the arms build on"),
+        (dict(arms={"pretrain": {"config": STUDENT}}), "'pretrain' names a training that the arms build on"),
+        (dict(pretrain={"config": STUDENT, "data": {"seed": 1}}), "pretrain: .*'data' is unknown; .* 'data_root'"),
+        (dict(pretrain={"config": STUDENT, "seed": -1}), "pretrain.seed must be whole numbers"),
+        (dict(data={"preset": "tiny", "images": 3}), "data: the key 'images' is unknown"),
+        (dict(data={"seed": 0}), "data: the key 'preset' is missing"),
+        (dict(data_root=3), "data_root must be the path of a folder"),
+        (dict(arms={"alone": {"config": STUDENT, "validate": -1}}), "arms.alone.validate must be a whole number"),
+        (dict(teacher={"config": STUDENT, "seed": -1}), "teacher.seed must be whole numbers"),
+    ],
+)
+def test_mistakes_in_a_study_file_are_named(tmp_path, changes, message):
+    with pytest.raises(StudyError, match=message):
+        read_study(write(tmp_path, **changes))
+
+
+def test_a_name_that_is_given_twice_is_an_error(tmp_path):
+    path = write(tmp_path)
+    path.write_text(path.read_text() + f"  kd:\n    config: {PAIR}\n")
+    with pytest.raises(StudyError, match="'kd' is given twice"):
+        read_study(path)
+
+
+def test_no_file_and_no_yaml(tmp_path):
+    with pytest.raises(StudyError, match=r"gone\.yml' can't be read"):
+        read_study(tmp_path / "gone.yml")
+    (tmp_path / "broken.yml").write_text("arms: [")
+    with pytest.raises(StudyError, match="not valid YAML"):
+        read_study(tmp_path / "broken.yml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model.distiller.loss.topk": 3}, "arm 'kd': .*topk"),
+        ({"model.distiller.loss.top_k": 0}, "arm 'kd': .*top_k must be an int >= 1"),
+        ({"optim_wraper.optimizer.lr": 1}, "arm 'kd': .*optim_wraper.*did you mean 'optim_wrapper'"),
+    ],
+)
+def test_options_that_do_not_fit_show_before_anything_is_trained(tmp_path, options, message):
+    arms = {"alone": {"config": STUDENT}, "kd": {"config": PAIR, "options": options}}
+    with pytest.raises(StudyError, match=message):
+        make_plan(read_study(write(tmp_path, arms=arms)))
+
+
+def test_two_arms_that_are_the_same_are_an_error(tmp_path):
+    arms = {"alone": {"config": STUDENT}, "again": {"config": STUDENT}}
+    with pytest.raises(StudyError, match=r"arms\.again trains the same as arms\.alone"):
+        make_plan(read_study(write(tmp_path, arms=arms)))
+
+
+@pytest.mark.parametrize("config", [STUDENT, PAIR], ids=["detector", "pair"])
+def test_a_detector_can_not_train_the_backbones(tmp_path, config):
+    with pytest.raises(StudyError, match=r"pretrain\.config: .*must hold a backbone.*/tiny_imagenet_backbone\.py"):
+        make_plan(read_study(write(tmp_path, pretrain={"config": config})))
+
+
+def test_a_default_that_every_arm_overrides_does_not_make_another_run(tmp_path):
+    def digest(default: float) -> str:
+        base = tmp_path / "base.py"
+        base.write_text(f"_base_ = {PAIR!r}\ndistill = dict(distiller=dict(loss=dict(beta={default})))\n")
+        arms = {"kd": {"config": str(base), "options": {"model.distiller.loss.beta": 0.5}}}
+        return make_plan(read_study(write(tmp_path, arms=arms, baseline="kd"))).runs[0].digest
+
+    assert digest(0.25) == digest(2.0)
+
+
+def test_a_pair_can_not_be_the_teacher(tmp_path):
+    with pytest.raises(StudyError, match="a teacher learns alone unless it names its own"):
+        make_plan(read_study(write(tmp_path, teacher={"config": PAIR})))
