@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os.path as osp
 import re
@@ -14,7 +13,7 @@ from typing import Any
 from mmengine.registry import build_from_cfg
 from mmengine.runner import Runner
 
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import InputError, did_you_mean
 
 #: how mmengine, mmdet and this package refuse a config
 _KINDS = (ValueError, TypeError, KeyError, AssertionError, OSError, ImportError)
@@ -92,8 +91,7 @@ def _explain_option(option: str, owner: Any, options: Mapping) -> str:
     known = {p for cls in getattr(owner, "__mro__", ()) for p in inspect.signature(cls).parameters}
     if option not in options:  # passed on to something else by the class itself
         return f"it has no option '{option}'"
-    close = difflib.get_close_matches(option, known, n=1)
-    return f"it has no option '{option}'" + (f"; did you mean '{close[0]}'?" if close else "")
+    return f"it has no option '{option}'{did_you_mean(option, known)}"
 
 
 def _types(config: Any) -> str:

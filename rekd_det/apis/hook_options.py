@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 
 from rekd_det.evaluation import FasterCocoMetric
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import InputError, did_you_mean
 
 _COCO_ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 
@@ -79,5 +78,4 @@ def _check_metrics(key: str, named: Any, known: set[str] | None) -> None:
 
 
 def _closest(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f": it has {', '.join(sorted(known))}"
+    return did_you_mean(name, known) or f": it has {', '.join(sorted(known))}"

@@ -3,7 +3,6 @@
 They find what would fail minutes later, or silently do nothing, and report it in one message.
 """
 
-import difflib
 import inspect
 import os
 import os.path as osp
@@ -16,7 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from rekd_det.apis.annotations import check_annotations
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.pair_config import is_pair
 
 # Keys at a config's top level that mmengine or the tools read in addition to the Runner's arguments.
@@ -144,9 +143,7 @@ def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
                 f"afterwards does nothing; write model.{rest or 'distiller'}=..."
             )
         if top not in cfg:
-            close = difflib.get_close_matches(top, read | set(cfg), n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise PreflightError(f"--cfg-options {key}: the config has no '{top}'{hint}")
+            raise PreflightError(f"--cfg-options {key}: the config has no '{top}'{did_you_mean(top, read | set(cfg))}")
         warnings.warn(
             f"--cfg-options {key}: '{top}' is a variable of the config file, and what was computed "
             f"from it stays; set the keys that use it (data_root: train_dataloader.dataset."

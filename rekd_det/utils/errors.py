@@ -1,5 +1,16 @@
-"""The error that the command-line tools print without a traceback."""
+"""The error that the command-line tools print without a traceback, and what its message suggests."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
     """A mistake in the user's input; the message names it and says how to fix it."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the most similar known one; empty if none is similar."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Collection, Hashable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from rekd_det.datasets.synthetic import build_dataset
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import InputError, did_you_mean
 
 #: the name under which a report lists the teacher
 TEACHER = "teacher"
@@ -297,7 +296,6 @@ def _mapping(value: object, key: str, known: Collection[str] | None = None) -> M
         raise StudyError(f"{key} must be a mapping of keys to values, got {value!r}")
     for name in value:
         if known is not None and name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-            raise StudyError(f"{key}: the key '{name}' is unknown; {hint}")
+            hint = did_you_mean(str(name), known) or f"; known are {', '.join(known)}"
+            raise StudyError(f"{key}: the key '{name}' is unknown{hint}")
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,24 +9,28 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 from mmengine.model import ModuleDict
-from mmengine.registry import DefaultScope
 from mmrazor.models.distillers import BaseDistiller
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from rekd_det.models.adapters import HeadAdapter, build_adapter
 from rekd_det.models.distillers.agreement import top1_agreement
+from rekd_det.models.distillers.loss_config import (
+    BOX_LOSS,
+    LOSS,
+    about,
+    build_box_loss,
+    build_loss,
+    build_loss_for_any_head,
+)
 from rekd_det.models.distillers.row_weighting import check_row_weighting, check_rows_have_scores, row_weight
-from rekd_det.models.losses import OWN_NAMES, LogitLoss
+from rekd_det.models.losses import LogitLoss
 from rekd_det.models.losses.feature_loss import FeatureLoss
 from rekd_det.models.teachers.lean import LeanRun
 from rekd_det.models.utils.feature_tap import FeatureTap
 from rekd_det.models.utils.finite_guard import FiniteGuard
 from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures.aligned_logits import AlignedLogits
-
-#: the config keys of the losses on logits, for messages
-LOSS, BOX_LOSS = "model.distiller.loss", "model.distiller.box_loss"
 
 
 @MODELS.register_module()
@@ -70,8 +73,8 @@ class ReKDDistiller(BaseDistiller):
                 f"{LOSS} must be a config dict (or None with feature_losses or box_loss), got {type(loss).__name__}"
             )
         self._loss_cfg = None if loss is None else dict(loss)
-        self.loss = None if self._loss_cfg is None else _build_loss_for_any_head(self._loss_cfg)
-        self.box_loss = None if box_loss is None else _build_box_loss(box_loss)
+        self.loss = None if self._loss_cfg is None else build_loss_for_any_head(self._loss_cfg)
+        self.box_loss = None if box_loss is None else build_box_loss(box_loss)
         #: trained with the student where they have connectors
         self.feature_losses = ModuleDict({n: FeatureLoss(n, c) for n, c in (feature_losses or {}).items()})
         self._features: FeatureTap | None = None
@@ -102,7 +105,7 @@ class ReKDDistiller(BaseDistiller):
             self._fit_loss(self.adapter)
         print_log(f"ReKD pairs {self.adapter.describe()}; {self.loss}", logger="current")
         if self.box_loss is not None:
-            with _named(BOX_LOSS):
+            with about(BOX_LOSS):
                 bins = self.adapter.check_box_bins()
                 self.box_loss.check_num_logits(bins)
             print_log(f"ReKD pairs the boxes' {bins} bins of each side; {self.box_loss}", logger="current")
@@ -111,8 +114,8 @@ class ReKDDistiller(BaseDistiller):
         assert self._loss_cfg is not None and self.loss is not None
         meaning = adapter.meaning
         if "activation" not in self._loss_cfg:
-            with _named(f"{LOSS}: {type(adapter.student).__name__} classifies by {meaning.activation}"):
-                self.loss = _build_loss({**self._loss_cfg, "activation": meaning.activation})
+            with about(f"{LOSS}: {type(adapter.student).__name__} classifies by {meaning.activation}"):
+                self.loss = build_loss({**self._loss_cfg, "activation": meaning.activation})
         self._check_meaning(self.loss, adapter)
         self.loss.read_meaning(meaning)
         self.loss.check_num_logits(adapter.num_logits)
@@ -232,81 +235,3 @@ class ReKDDistiller(BaseDistiller):
                 means.setdefault(name, []).append(value * counts[-1])
         rows = torch.as_tensor(sum(counts)).clamp(min=torch.finfo(torch.float32).eps)
         return total, {name: torch.stack(of).sum() / rows for name, of in means.items()}
-
-
-def _build_loss_for_any_head(cfg: dict) -> LogitLoss:
-    """The loss without the head's activation; raises errors that do not depend on the head."""
-    try:
-        return _build_loss(cfg)
-    except ValueError as error:
-        if "activation" in cfg:
-            raise
-        try:  # some options are for sigmoids only
-            return _build_loss({**cfg, "activation": "sigmoid"})
-        except ValueError:
-            raise error from None
-
-
-def _build_box_loss(cfg: dict) -> LogitLoss:
-    if not isinstance(cfg, dict):
-        raise TypeError(f"{BOX_LOSS} must be a config dict, or None, got {type(cfg).__name__}")
-    if cfg.get("activation", "softmax") != "softmax":
-        raise ValueError(
-            f"{BOX_LOSS}.activation={cfg['activation']!r}: the bins of a side are one distribution, a softmax. Leave "
-            "the key out"
-        )
-    with _named(BOX_LOSS):
-        loss = _build_loss({**cfg, "activation": "softmax"}, BOX_LOSS)
-        if loss.needs_labels:
-            raise ValueError(
-                f"{type(loss).__name__} needs one label for each row, and the side of a box has none; KDLoss, "
-                "GDKDLoss and ReKDLoss need no labels"
-            )
-    return loss
-
-
-@contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Puts what a ValueError is about in front of its message, unless it says so itself."""
-    try:
-        yield
-    except ValueError as error:
-        if str(error).startswith(what):
-            raise
-        raise ValueError(f"{what}: {error}") from error
-
-
-def _build_loss(cfg: dict, key: str = LOSS) -> LogitLoss:
-    # The config's default scope is mmdet; a loss of this package must be found without 'mmrazor.' as well.
-    with DefaultScope.overwrite_default_scope("mmrazor"):
-        if isinstance(cfg.get("type"), str):
-            name = cfg["type"].removeprefix("mmrazor.")
-            cfg = {**cfg, "type": OWN_NAMES.get(name, cfg["type"])}
-        kind = MODELS.get(cfg["type"]) if isinstance(cfg.get("type"), str) else cfg.get("type")
-        if not (inspect.isclass(kind) and issubclass(kind, LogitLoss)):
-            names = sorted(c.__name__ for c in _subclasses(LogitLoss))
-            raise TypeError(
-                f"{key}.type={cfg.get('type')!r} is not a loss on classification logits; "
-                f"choose one of {', '.join(names)}, or register a subclass of rekd_det.models.losses.LogitLoss"
-            )
-        _check_options(kind, cfg, key)
-        loss = MODELS.build(cfg)
-    if loss.reduction == "none":
-        raise ValueError(f"{key}.reduction='none' gives no scalar to train on; use 'mean'")
-    return loss
-
-
-def _check_options(kind: type, cfg: dict, key: str) -> None:
-    known: set[str] = set()
-    for cls in kind.__mro__:
-        if issubclass(cls, LogitLoss):
-            known |= set(inspect.signature(cls.__init__).parameters)
-    known -= {"self", "kwargs"}
-    unknown = sorted(set(cfg) - known - {"type", "_scope_"})
-    if unknown:
-        raise TypeError(f"{key} has no option {', '.join(unknown)}; {kind.__name__} takes {', '.join(sorted(known))}")
-
-
-def _subclasses(cls: type) -> set[type]:
-    direct: set[type] = set(cls.__subclasses__())
-    return direct.union(*map(_subclasses, direct))
