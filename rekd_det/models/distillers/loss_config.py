@@ -34,6 +34,11 @@ def build_loss_for_any_head(cfg: dict) -> LogitLoss:
 
 
 def build_box_loss(cfg: dict) -> LogitLoss:
+    """The loss on the bins of a box's sides.
+
+    Raises:
+        ValueError, TypeError: for a mistake, or a loss that needs labels.
+    """
     if not isinstance(cfg, dict):
         raise TypeError(f"{BOX_LOSS} must be a config dict, or None, got {type(cfg).__name__}")
     if cfg.get("activation", "softmax") != "softmax":
@@ -63,6 +68,15 @@ def about(what: str) -> Iterator[None]:
 
 
 def build_loss(cfg: dict, key: str = LOSS) -> LogitLoss:
+    """The loss that a config names, with or without its scope.
+
+    Args:
+        cfg: ``type`` and options of a :class:`rekd_det.models.losses.LogitLoss`.
+        key: the config key that it stands under, for messages.
+
+    Raises:
+        ValueError, TypeError: for a mistake.
+    """
     # The config's default scope is mmdet; a loss of this package must be found without 'mmrazor.' as well.
     with DefaultScope.overwrite_default_scope("mmrazor"):
         if isinstance(cfg.get("type"), str):
