@@ -1,4 +1,4 @@
-# Three times the epochs of the other heads: queries learn slowly.
+# Twice the epochs of the other heads: queries learn slowly.
 _base_ = ["./_base_/groceries_dino.py", "./_base_/groceries.py"]
 optim_wrapper = _base_.dino_optim_wrapper
 max_epochs = 72
