@@ -10,8 +10,8 @@ rekd_hooks = [dict(type="mmrazor.PairCheckHook"), dict(type="mmrazor.DistillLogH
 # Not tuned on COCO, but on generated images (a Faster R-CNN's softmax, studies/results/README.md): with beta 1, the
 # highest of 0, 0.25, 1 and 4, ReKD beat KD with one teacher; with a stronger one it was above KD by no more than the
 # seeds' spread. K 3 to 12, alpha 0.5 to 4 and tau 2 made no significant difference with one seed; tau 4 was worse.
-# On photographs (docs/study.md, groceries) beta 1 is 1.6 AP above KD (5 seeds). With three
-# times as many it was 0.6 above, which is not significant. No other beta was tried.
+# On photographs (docs/study.md, groceries) beta 1 is 1.6 AP above KD (5 seeds). With three times as many it was 0.6
+# above, which is not significant. No other beta was tried there.
 distill = dict(
     type="rekd_det.ReKDDistill",
     distiller=dict(
