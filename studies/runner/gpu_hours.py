@@ -34,10 +34,12 @@ def estimate(runs: Sequence[Run], tflops: float, arms: Collection[str]) -> list[
         tflops: 1e12 operations that a GPU does in a second of such a training; a fifth of its peak is usual.
         arms: names of the arms that are to be trained.
     """
+    chosen = [run for run in runs if run.arm in arms]
+    students = {digest_of(run.student) for run in chosen}
     pairs = {digest_of(run.student): run for run in runs if is_pair(run.config.model)}
-    forward = {key: _forward_flops(run.config) for key, run in pairs.items()}
+    forward = {key: _forward_flops(run.config) for key, run in pairs.items() if key in students}
     rows, total = [], 0.0
-    for run in (run for run in runs if run.arm in arms):
+    for run in chosen:
         counted = forward.get(digest_of(run.student))
         epochs = run.config.train_cfg.get("max_epochs")
         if counted is None or epochs is None:

@@ -20,15 +20,11 @@ PAIR = str(ROOT / "studies/configs/frcnn_pair.py")
 ARMS = ("pretrain", "teacher", "student", "rekd_pkd")
 
 
-def content(**changes) -> dict:
-    """A valid study; a key set to ... is left out."""
-    base = dict(name="s", seeds=[0, 1], baseline="alone", arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR}})
-    return {k: v for k, v in {**base, **changes}.items() if v is not ...}
-
-
 def write(folder: Path, **changes) -> Path:
+    """A valid study with some keys changed, as a file; a key set to ... is left out."""
+    base = dict(name="s", seeds=[0, 1], baseline="alone", arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR}})
     path = folder / "study.yml"
-    path.write_text(yaml.safe_dump(content(**changes), sort_keys=False))
+    path.write_text(yaml.safe_dump({k: v for k, v in {**base, **changes}.items() if v is not ...}, sort_keys=False))
     return path
 
 

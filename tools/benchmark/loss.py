@@ -160,15 +160,19 @@ def measure(
 
 def machine(device: str, bandwidth: float) -> dict:
     """What the numbers depend on."""
-    name = torch.cuda.get_device_name() if device == "cuda" else cpu_name()
     return dict(
         date=datetime.date.today().isoformat(),
         torch=torch.__version__,
-        device=name,
+        device=device_name(device),
         threads=torch.get_num_threads(),
         load=round(os.getloadavg()[0], 1),
         copy_gb_per_s=round(bandwidth / 1e9, 1),
     )
+
+
+def device_name(device: str) -> str:
+    """The model of the GPU, or of the CPU."""
+    return torch.cuda.get_device_name() if device.startswith("cuda") else cpu_name()
 
 
 def write_table(table: list[dict], path: Path) -> None:

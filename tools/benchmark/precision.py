@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from loss import write_table
+from loss import device_name, write_table
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -29,7 +29,6 @@ from rekd_det.models.adapters.base import ADAPTERS
 from rekd_det.models.adapters.dense.dense import DenseAdapter, flatten_maps
 from rekd_det.models.teachers.lean import LeanOptions, LeanRun, make_lean
 from rekd_det.models.teachers.teacher import build_teacher
-from rekd_det.utils.cpu import cpu_name
 
 OPTIONS = {
     "fuse_bn": LeanOptions(fuse_bn=True),
@@ -103,7 +102,7 @@ def main() -> None:
     if args.out:
         head = dict(
             date=datetime.date.today().isoformat(),
-            device=torch.cuda.get_device_name() if args.device.startswith("cuda") else cpu_name(),
+            device=device_name(args.device),
             torch=torch.__version__,
             rekd_det=rekd_det.__version__,
             config=Path(args.config).stem,

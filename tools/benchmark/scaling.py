@@ -17,11 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from loss import timed, write_table
+from loss import device_name, timed, write_table
 from torch import Tensor
 
 from rekd_det.models.losses import ReKDLoss
-from rekd_det.utils.cpu import cpu_name
 
 #: where an axis starts from
 BASE = dict(rows=20_000, classes=80, top_k=5, heads=1)
@@ -105,7 +104,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     table = {axis: measure(axis, args.repeats, args.device) for axis in AXES}
-    name = torch.cuda.get_device_name() if args.device == "cuda" else cpu_name()
+    name = device_name(args.device)
     head = dict(
         date=datetime.date.today().isoformat(),
         device=name,

@@ -31,14 +31,13 @@ import mmdet
 import torch
 from contenders import VARIANTS, Step, Workbench
 from live_bytes import LiveBytes
-from loss import timed, write_table
+from loss import device_name, timed, write_table
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
 
 import rekd_det
-from rekd_det.utils.cpu import cpu_name
 
 #: seconds of every repeat, by contender
 Times = dict[str, list[float]]
@@ -164,7 +163,7 @@ def machine(args: argparse.Namespace) -> dict:
     """What the numbers depend on."""
     return dict(
         date=datetime.date.today().isoformat(),
-        device=torch.cuda.get_device_name() if args.device == "cuda" else cpu_name(),
+        device=device_name(args.device),
         clock="wall" if args.device == "cuda" else "cpu",
         threads=torch.get_num_threads(),
         load=round(os.getloadavg()[0], 1),

@@ -102,9 +102,12 @@ def _check_options(kind: type, cfg: dict, key: str) -> None:
         if issubclass(cls, LogitLoss):
             known |= set(inspect.signature(cls.__init__).parameters)
     known -= {"self", "kwargs"}
-    for option in sorted(set(cfg) - known - {"type", "_scope_"}):
-        hint = did_you_mean(option, known) or f"; {kind.__name__} takes {', '.join(sorted(known))}"
-        raise TypeError(f"{key} has no option '{option}'{hint}")
+    unknown = sorted(set(cfg) - known - {"type", "_scope_"})
+    if unknown:
+        raise TypeError(
+            f"{key} has no option {', '.join(unknown)}; {kind.__name__} takes {', '.join(sorted(known))}"
+            f"{did_you_mean(unknown[0], known)}"
+        )
 
 
 def _subclasses(cls: type) -> set[type]:

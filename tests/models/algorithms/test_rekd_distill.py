@@ -239,7 +239,7 @@ def test_a_run_in_fp16_survives_an_overflow_and_not_many_in_a_row(model, monkeyp
         (
             dict(distiller=dict(type="mmrazor.ReKDDistiller", loss=dict(type="ReKDLoss", topk=3))),
             TypeError,
-            "model.distiller.loss has no option 'topk'; did you mean 'top_k'",
+            "model.distiller.loss has no option topk; ReKDLoss takes activation, alpha, .*; did you mean 'top_k'",
         ),
         (
             dict(distiller=dict(type="mmrazor.ReKDDistiller", loss=dict(type="ReKDLoss", top_k=7))),
