@@ -90,7 +90,7 @@ class Plan:
     """The runs of a study, in the order in which they start.
 
     Attributes:
-        runs: by seed and then by arm, so that a stopped study has whole seeds.
+        runs: all arms with their first seed, then with their second, so that a stopped study has whole seeds.
     """
 
     runs: tuple[Run, ...]
@@ -117,13 +117,13 @@ def make_plan(study: Study) -> Plan:
     runs = []
     by_digest: dict[str, str] = {}
     configs = {arm.name: _read(arm) for arm in study.arms}
-    for seed in study.seeds:
-        for arm in study.arms:
-            config = configs[arm.name]
-            run = _run(study, arm, seed, config, backbones.of(config), teachers.of(arm, config))
-            if by_digest.setdefault(run.digest, arm.name) != arm.name:
-                raise StudyError(f"arms.{arm.name} trains the same as arms.{by_digest[run.digest]}; leave one out")
-            runs.append(run)
+    rounds = max(len(arm.seeds) for arm in study.arms)
+    for seed, arm in [(arm.seeds[i], arm) for i in range(rounds) for arm in study.arms if i < len(arm.seeds)]:
+        config = configs[arm.name]
+        run = _run(study, arm, seed, config, backbones.of(config), teachers.of(arm, config))
+        if by_digest.setdefault(run.digest, arm.name) != arm.name:
+            raise StudyError(f"arms.{arm.name} trains the same as arms.{by_digest[run.digest]}; leave one out")
+        runs.append(run)
     return Plan(tuple(runs))
 
 
@@ -172,7 +172,7 @@ class _Teachers:
                 )
             of = self._plan(teacher.taught_by, (*pupils, name)) if teacher.taught_by is not None else None
             backbone = self._backbones.of(config)
-            self._known[name] = _run(self._study, teacher, teacher.seed, config, backbone, of, serves=True)
+            self._known[name] = _run(self._study, teacher, teacher.seeds[0], config, backbone, of, serves=True)
         return self._known[name]
 
 
@@ -204,8 +204,8 @@ class _Backbones:
             own.model.backbone = _in_scope_of(own, student.backbone, config.get("default_scope", "mmdet"))
             if "in_channels" in own.model.get("head", {}):
                 own.model.head.in_channels = _out_channels(own.model.backbone)
-            seed = self._study.pretrain.seed
-            self._known[key] = _run(self._study, self._study.pretrain, seed, own, serves=True)
+            pretrain = self._study.pretrain
+            self._known[key] = _run(self._study, pretrain, pretrain.seeds[0], own, serves=True)
         return self._known[key]
 
 

@@ -102,13 +102,14 @@ def _state(study: Study, results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _table(study: Study, compared: Sequence[Comparison], baseline: str) -> list[str]:
-    about = {arm.name: arm.about for arm in study.arms}
+    arms = {arm.name: arm for arm in study.arms}
     header = ["arm", "seeds", "mean", "std", "difference", "95 % interval", "excludes 0"]
     lines = []
     for one in compared:
         values, found = list(one.values.values()), one.difference
-        name = f"{one.arm}: {about[one.arm]}" if about[one.arm] else one.arm
-        cells = [name, f"{len(values)} of {len(study.seeds)}", _points(mean(values)), _points(deviation(values))]
+        arm = arms[one.arm]
+        name = f"{one.arm}: {arm.about}" if arm.about else one.arm
+        cells = [name, f"{len(values)} of {len(arm.seeds)}", _points(mean(values)), _points(deviation(values))]
         if one.arm == baseline:
             cells += ["baseline", "", ""]
         elif found is None:

@@ -34,6 +34,7 @@ class Arm:
         name: unique in its study.
         config: config file of a detector or of a pair.
         options: dotted keys of the config and their values, as ``--cfg-options`` would set them.
+        seeds: it is trained once with each.
         about: a line for the report.
         validate: epochs (or iterations) between validations during the training; 0 for none.
         taught_by: name of the study's teacher that teaches it, where it is a pair; None: the study's only one.
@@ -43,6 +44,7 @@ class Arm:
     name: str
     config: Path
     options: dict[str, Any]
+    seeds: tuple[int, ...]
     about: str = ""
     validate: int = 0
     taught_by: str | None = None
@@ -63,59 +65,45 @@ class Comparable:
 
 
 @dataclass(frozen=True)
-class Teacher(Arm):
-    """A detector that teaches pairs of a study; trained once. It may be a pair itself, with a teacher of its own.
-
-    Attributes:
-        seed: of its training.
-    """
-
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Pretraining(Arm):
     """What trains every detector's backbone before the detectors are trained; once for each backbone.
 
     Attributes:
-        seed: of its training.
         data_root: folder in place of its config's own.
     """
 
-    seed: int = 0
     data_root: Path | None = None
 
 
 @dataclass(frozen=True)
 class Study:
-    """Arms x seeds.
+    """Arms, each with its seeds.
 
     Attributes:
         name: names the folder of its results.
         data: arguments of :func:`rekd_det.datasets.synthetic.build_dataset`; None leaves the configs' own data.
-        teacher: None leaves the pairs' own teacher, but for arms that name one of ``teachers``.
+        teacher: is trained once and teaches all pairs; None leaves the pairs' own, but for arms that name one of
+            ``teachers``.
         pretrain: None leaves the backbones as their configs initialise them.
-        seeds: each arm is trained once with each.
         baseline: the arm that differences are taken to.
         against: further arms that differences are taken to, each in a table of its own.
         arms: in the order of the report.
         data_root: folder in place of the ``data_root`` of the arms' and the teacher's configs; None leaves theirs.
-        teachers: by name, for arms and teachers that name theirs.
+        teachers: by name, for arms and teachers that name theirs; a teacher may be a pair itself.
         pairs: by name, where the study holds several comparisons.
         results: what was committed of studies, see :class:`studies.runner.committed.Committed`.
     """
 
     name: str
     data: dict[str, Any] | None
-    teacher: Teacher | None
+    teacher: Arm | None
     pretrain: Pretraining | None
-    seeds: tuple[int, ...]
     baseline: str
     against: tuple[str, ...]
     arms: tuple[Arm, ...]
     data_root: Path | None = None
     results: Path | None = None
-    teachers: dict[str, Teacher] = field(default_factory=dict)
+    teachers: dict[str, Arm] = field(default_factory=dict)
     pairs: dict[str, Comparable] = field(default_factory=dict)
 
 
@@ -163,7 +151,8 @@ def _study(content: object, folder: Path) -> Study:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise StudyError(f"name must be one word, because it names a folder; got {name!r}")
     common = _options(keys.get("options"), "options")
-    arms = tuple(_arm(n, a, common, folder) for n, a in _mapping(keys["arms"], "arms").items())
+    seeds = _seeds(keys["seeds"])
+    arms = tuple(_arm(n, a, common, folder, seeds) for n, a in _mapping(keys["arms"], "arms").items())
     names = [arm.name for arm in arms]
     teachers = {n: _teacher(t, common, folder, n) for n, t in _optional(keys, "teachers").items()}
     for arm in (*arms, *teachers.values()):
@@ -189,7 +178,6 @@ def _study(content: object, folder: Path) -> Study:
         data=data,
         teacher=None if teacher is None else _teacher(teacher, common, folder),
         pretrain=None if pretrain is None else _pretraining(pretrain, common, folder),
-        seeds=_seeds(keys["seeds"]),
         baseline=keys["baseline"],
         against=tuple(against),
         arms=arms,
@@ -200,36 +188,30 @@ def _study(content: object, folder: Path) -> Study:
     )
 
 
-def _arm(name: object, content: object, common: dict, folder: Path) -> Arm:
+def _arm(name: object, content: object, common: dict, folder: Path, seeds: tuple[int, ...]) -> Arm:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise StudyError(f"arms: an arm's name must be one word, got {name!r}")
     if name.partition(".")[0] in (TEACHER, PRETRAIN):
         raise StudyError(f"arms: '{name}' names a training that the arms build on; rename the arm")
     key = f"arms.{name}"
-    keys = _mapping(content, key, ("config", "options", "about", "validate", "teacher", "pair"))
+    keys = _mapping(content, key, ("config", "options", "seeds", "about", "validate", "teacher", "pair"))
     about = keys.get("about") or ""
     if not isinstance(about, str):
         raise StudyError(f"{key}.about must be text, got {about!r}")
     options = common | _options(keys.get("options"), f"{key}.options")
-    validate = _validate(keys, key)
-    return Arm(name, _config(keys, key, folder), options, about, validate, keys.get("teacher"), keys.get("pair"))
+    own = _seeds(keys["seeds"], f"{key}.seeds") if "seeds" in keys else seeds
+    config, validate = _config(keys, key, folder), _validate(keys, key)
+    return Arm(name, config, options, own, about, validate, keys.get("teacher"), keys.get("pair"))
 
 
-def _teacher(content: object, common: dict, folder: Path, name: str | None = None) -> Teacher:
+def _teacher(content: object, common: dict, folder: Path, name: str | None = None) -> Arm:
     key = TEACHER if name is None else f"teachers.{name}"
     keys = _mapping(content, key, ("config", "options", "seed", "validate", "teacher"))
     options = common | _options(keys.get("options"), f"{key}.options")
-    (seed,) = _seeds([keys.get("seed", 0)], f"{key}.seed")
+    seeds = _seeds([keys.get("seed", 0)], f"{key}.seed")
     config, validate = _config(keys, key, folder), _validate(keys, key)
-    return Teacher(
-        TEACHER if name is None else f"{TEACHER}.{name}",
-        config,
-        options,
-        "teaches all pairs" if name is None else "teaches",
-        validate,
-        keys.get("teacher"),
-        seed=seed,
-    )
+    name, about = (TEACHER, "teaches all pairs") if name is None else (f"{TEACHER}.{name}", "teaches")
+    return Arm(name, config, options, seeds, about, validate, keys.get("teacher"))
 
 
 def _pair(name: object, content: object, arms: Collection[Arm]) -> Comparable:
@@ -245,9 +227,9 @@ def _pair(name: object, content: object, arms: Collection[Arm]) -> Comparable:
 def _pretraining(content: object, common: dict, folder: Path) -> Pretraining:
     keys = _mapping(content, PRETRAIN, ("config", "options", "seed", "data_root"))
     options = common | _options(keys.get("options"), f"{PRETRAIN}.options")
-    (seed,) = _seeds([keys.get("seed", 0)], f"{PRETRAIN}.seed")
+    seeds = _seeds([keys.get("seed", 0)], f"{PRETRAIN}.seed")
     config, root = _config(keys, PRETRAIN, folder), _folder(keys.get("data_root"), f"{PRETRAIN}.data_root", folder)
-    return Pretraining(PRETRAIN, config, options, "trains the backbones", seed=seed, data_root=root)
+    return Pretraining(PRETRAIN, config, options, seeds, "trains the backbones", data_root=root)
 
 
 def _config(keys: Mapping, key: str, folder: Path) -> Path:

@@ -25,8 +25,8 @@ def test_a_detector_that_found_nothing_has_ap_0():
 
 
 def test_a_report_of_classifiers_speaks_of_accuracy(tmp_path):
-    arms = tuple(Arm(name, tmp_path / "x.py", {}) for name in ("student", "rekd"))
-    study = Study("cls", None, None, None, (0,), "student", (), arms)
+    arms = tuple(Arm(name, tmp_path / "x.py", {}, (0,)) for name in ("student", "rekd"))
+    study = Study("cls", None, None, None, "student", (), arms)
     results = [
         dict(arm=arm, seed=0, status="ok", starts=1, wall_s=60.0, metrics=dict(top1=value, top5=2 * value), digest=arm)
         | dict(hardware=dict(cpu="c", cores=2, gpus=[]), device="cpu", versions={}, folder=f"{arm}-seed0-{arm}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 import runpy
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from study_files import TOOL
 
 from studies.runner.eta import budget_seconds
 from studies.runner.plan import make_plan
-from studies.runner.spec import StudyError, read_study
+from studies.runner.spec import StudyError
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def sitting(fake, pretrained, tmp_path, monkeypatch):
     tool.write_text(TOOL.read_text())
     results = tmp_path / "results"
 
-    def call(out: str, *arguments: str) -> None:
-        command = ["study.py", str(pretrained), "--out", str(tmp_path / out), "--results", str(results), *arguments]
+    def call(out: str, *arguments: str, study: Path = pretrained) -> None:
+        command = ["study.py", str(study), "--out", str(tmp_path / out), "--results", str(results), *arguments]
         monkeypatch.setattr(sys, "argv", command)
         runpy.run_path(str(tool), run_name="__main__")
 
@@ -115,10 +116,11 @@ def test_a_budget_ends_a_sitting_and_the_next_one_goes_on(sitting, capsys):
 
 @pytest.mark.slow
 def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, pretrained, monkeypatch, capsys):
-    study = read_study(pretrained)
-    two_seeds = make_plan(dataclasses.replace(study, seeds=(0, 1)))
-    monkeypatch.setattr("studies.runner.run_study.make_plan", lambda _: two_seeds)
-    sitting.call("a", "--only", "rekd_pkd")
+    monkeypatch.setattr("studies.runner.run_study.make_plan", make_plan)  # of the file that is given
+    study = pretrained.with_name("two_seeds.yml")
+    study.write_text(pretrained.read_text().replace("seeds:\n- 0\n", "seeds:\n- 0\n- 1\n"))
+    call = functools.partial(sitting.call, study=study)
+    call("a", "--only", "rekd_pkd")
 
     def slow(lines: list[str]) -> list[str]:
         found = [json.loads(line) for line in lines]
@@ -128,12 +130,12 @@ def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, pretrai
 
     sitting.keep("a", slow)
     sitting.calls()
-    sitting.call("b", "--budget", "1h")  # a pair takes 5000 s
-    assert "frcnn_pair" not in [call["kind"] for call in sitting.calls()]
+    call("b", "--budget", "1h")  # a pair takes 5000 s
+    assert "frcnn_pair" not in [made["kind"] for made in sitting.calls()]
     assert "the budget is spent; 1 runs are missing" in capsys.readouterr().out
     assert "| rekd_pkd | 1 (not run) | 83 |" in (sitting.root / "b/tiny/report.md").read_text()
-    sitting.call("b", "--budget", "2h")
-    assert [call["kind"] for call in sitting.calls()] == ["frcnn_pair"]
+    call("b", "--budget", "2h")
+    assert [made["kind"] for made in sitting.calls()] == ["frcnn_pair"]
 
 
 def test_budgets():

@@ -19,7 +19,7 @@ def test_shipped_studies_can_be_planned(path):
     study = read_study(path)
     plan = shipped_plan(path)
     assert study.name == path.stem
-    assert len(plan.runs) == len(study.arms) * len(study.seeds)
+    assert {(run.arm, run.seed) for run in plan.runs} == {(arm.name, seed) for arm in study.arms for seed in arm.seeds}
     for run in plan.runs:
         assert (run.teacher is None) == (path.stem == "coco" or not is_pair(run.config.model))
         assert (run.backbone is None) == (study.pretrain is None)
@@ -38,14 +38,27 @@ def test_committed_results_are_those_of_the_shipped_studies(path):
 
 
 def test_studies_share_equal_runs():
-    plans = [shipped_plan(ROOT / f"studies/groceries_{name}.yml") for name in ("frcnn", "frcnn_losses")]
+    plans = [shipped_plan(ROOT / f"studies/groceries_{name}.yml") for name in ("frcnn", "schedule")]
     served, others = ({run.folder for run in plan.all() if run.serves} for plan in plans)
     assert others == served and len(served) == 3  # the teacher and two backbones
     folders, again = ({(run.arm, run.seed): run.folder for run in plan.runs} for plan in plans)
-    shared = folders.keys() & again.keys()
-    assert {"student", "kd", "rekd"} <= {arm for arm, _ in shared}
-    assert all(folders[key] == again[key] for key in shared)
+    for arm, same in (("student", "epochs_36"), ("kd", "kd_36"), ("rekd", "rekd_36")):
+        assert [folders[arm, seed] for seed in range(3)] == [again[same, seed] for seed in range(3)]
     assert len(set(folders.values())) == len(folders)  # no two arms or seeds are one run
+
+
+def test_an_arm_can_have_its_own_seeds(tmp_path):
+    arms = {
+        "alone": {"config": STUDENT, "seeds": [0, 1, 2]},
+        "kd": {"config": PAIR},
+        "other": {"config": STUDENT, "seeds": [7]},
+    }
+    plan = make_plan(read_study(write(tmp_path, seeds=[0, 1], arms=arms)))
+    assert [(run.arm, run.seed) for run in plan.runs] == [
+        *(("alone", 0), ("kd", 0), ("other", 7)),
+        *(("alone", 1), ("kd", 1)),
+        ("alone", 2),
+    ]
 
 
 @pytest.mark.parametrize(
