@@ -181,7 +181,12 @@ CASES = [
     ),
     Case("option of a hook", "DistillWarmupHook: iters must be an int >= 1, got 0", config="warmup.py"),
     # --- the loss
-    loss("loss key typo", "topk=3", "model.distiller.loss has no option topk"),
+    loss(
+        "loss key typo",
+        "topk=3",
+        "model.distiller.loss has no option topk; ReKDLoss takes activation, alpha, backend, beta, foreground_only, "
+        "gamma, loss_weight, mass_weight, reduction, select_by, standardize, tau, tisd, top_k; did you mean 'top_k'?",
+    ),
     loss("K of 0", "top_k=0", "top_k must be an int >= 1, or a float between 0 and 1, a share of the mass, got 0"),
     loss(
         "K no int", "top_k=2.5", "top_k must be an int >= 1, or a float between 0 and 1, a share of the mass, got 2.5"

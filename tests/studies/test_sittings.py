@@ -118,7 +118,7 @@ def test_a_budget_ends_a_sitting_and_the_next_one_goes_on(sitting, capsys):
 def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, pretrained, monkeypatch, capsys):
     monkeypatch.setattr("studies.runner.run_study.make_plan", make_plan)  # of the file that is given
     study = pretrained.with_name("two_seeds.yml")
-    study.write_text(pretrained.read_text().replace("seeds:\n- 0\n", "seeds:\n- 0\n- 1\n"))
+    study.write_text(pretrained.read_text().replace("  rekd_pkd:\n", "  rekd_pkd:\n    seeds: [0, 1]\n"))
     call = functools.partial(sitting.call, study=study)
     call("a", "--only", "rekd_pkd")
 
@@ -133,7 +133,10 @@ def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, pretrai
     call("b", "--budget", "1h")  # a pair takes 5000 s
     assert "frcnn_pair" not in [made["kind"] for made in sitting.calls()]
     assert "the budget is spent; 1 runs are missing" in capsys.readouterr().out
-    assert "| rekd_pkd | 1 (not run) | 83 |" in (sitting.root / "b/tiny/report.md").read_text()
+    report = (sitting.root / "b/tiny/report.md").read_text()
+    assert "| rekd_pkd | 1 (not run) | 83 |" in report
+    assert "| student: the student alone | 1 of 1 |" in report
+    assert "| rekd_pkd: ReKD and PKD together | 1 of 2 |" in report
     call("b", "--budget", "2h")
     assert [made["kind"] for made in sitting.calls()] == ["frcnn_pair"]
 
