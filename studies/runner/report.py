@@ -117,7 +117,9 @@ def _table(study: Study, compared: Sequence[Comparison], baseline: str) -> list[
         else:
             half = found.half_width
             interval = "-" if half is None else f"{_signed(found.mean - half)} to {_signed(found.mean + half)}"
-            cells += [_signed(found.mean), interval, "-" if half is None else "yes" if found.excludes_zero else "no"]
+            shared = "" if len(found.by_seed) == len(values) else f" ({len(found.by_seed)} seeds)"
+            excludes = "-" if half is None else "yes" if found.excludes_zero else "no"
+            cells += [_signed(found.mean) + shared, interval, excludes]
         lines.append(cells)
     return markdown(header, lines)
 

@@ -164,6 +164,8 @@ def _study(content: object, folder: Path) -> Study:
             raise StudyError(f"arms.{arm.name}.pair must be one of the study's pairs {list(pairs)}, got {arm.pair!r}")
     if keys["baseline"] not in names:
         raise StudyError(f"baseline must be one of the arms ({', '.join(names)}), got {keys['baseline']!r}")
+    for arm in arms:
+        _check_paired(arm, arms[names.index(pairs[arm.pair].baseline if arm.pair else keys["baseline"])])
     against = keys.get("against") or []
     if not isinstance(against, list) or not all(name in names for name in against):
         raise StudyError(f"against must be a list of arms ({', '.join(names)}), got {against!r}")
@@ -202,6 +204,15 @@ def _arm(name: object, content: object, common: dict, folder: Path, seeds: tuple
     own = _seeds(keys["seeds"], f"{key}.seeds") if "seeds" in keys else seeds
     config, validate = _config(keys, key, folder), _validate(keys, key)
     return Arm(name, config, options, own, about, validate, keys.get("teacher"), keys.get("pair"))
+
+
+def _check_paired(arm: Arm, baseline: Arm) -> None:
+    alone = sorted(set(arm.seeds) - set(baseline.seeds))
+    if alone:
+        raise StudyError(
+            f"arms.{arm.name}.seeds: the baseline '{baseline.name}' has no seed {', '.join(map(str, alone))}, so "
+            f"there is nothing to compare with; give it to arms.{baseline.name}.seeds too"
+        )
 
 
 def _teacher(content: object, common: dict, folder: Path, name: str | None = None) -> Arm:

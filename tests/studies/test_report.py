@@ -41,8 +41,9 @@ def reported(tmp_path):
         "kd": {"config": PAIR},
         "broken": {"config": PAIR},
         "late": {"config": PAIR},
+        "partly": {"config": PAIR},
     }
-    study = read_study(write(tmp_path, seeds=[0, 1, 2], arms=arms, against=["kd"]))
+    study = read_study(write(tmp_path, seeds=[0, 1, 2], arms=arms, against=["kd", "partly"]))
     results = [
         *(line("alone", seed, value) for seed, value in enumerate((0.10, 0.12, 0.10))),
         *(line("kd", seed, value) for seed, value in enumerate((0.11, 0.14, 0.13))),
@@ -51,13 +52,14 @@ def reported(tmp_path):
     ]
     for entry in results[-3:]:
         del entry["error"]
+    results += [line("partly", 0, 0.12), line("partly", 1, None), line("partly", 2, 0.15)]
     write_report(study, results, tmp_path)
     return tmp_path
 
 
 def test_the_report_has_every_arm_and_the_right_numbers(reported):
     text = (reported / "report.md").read_text()
-    assert "6 of 12 runs are finished. **This report is of an unfinished study.**" in text
+    assert "8 of 15 runs are finished. **This report is of an unfinished study.**" in text
     assert "| alone: nothing | 3 of 3 | 10.7 | 1.2 | baseline |  |  |" in text
     assert "| kd | 3 of 3 | 12.7 | 1.5 | +2.0 | -0.5 to +4.5 | no |" in text
     assert "| broken | 0 of 3 | - | - | - | - | - |" in text
@@ -65,8 +67,10 @@ def test_the_report_has_every_arm_and_the_right_numbers(reported):
     _, _, against = text.partition("differences to **kd**")
     assert "| kd | 3 of 3 | 12.7 | 1.5 | baseline |  |  |" in against
     assert "| alone: nothing | 3 of 3 | 10.7 | 1.2 | -2.0 | -4.5 to +0.5 | no |" in against
+    _, _, against = text.partition("differences to **partly**")
+    assert "| kd | 3 of 3 | 12.7 | 1.5 | -1.5 (2 seeds) | -7.9 to +4.9 | no |" in against
     assert "| kd | 12.7 | 25.3 | - |" in text  # no objects of that size: not -100
-    assert text.count("loss_cls is NaN") == 3
+    assert text.count("loss_cls is NaN") == 4
     assert "t interval" in text
     assert (reported / "bbox.png").read_bytes().startswith(b"\x89PNG")
 
@@ -82,8 +86,8 @@ def test_the_tables_hold_the_same(reported):
     assert rows["broken", "bbox_mAP"]["mean"] == ""
     with (reported / "runs.csv").open() as file:
         runs = list(csv.DictReader(file))
-    assert len(runs) == 12
-    assert [run["status"] for run in runs[::3]] == ["ok", "ok", "failed", "not run"]
+    assert len(runs) == 15
+    assert [run["status"] for run in runs[::3]] == ["ok", "ok", "failed", "not run", "ok"]
     assert runs[0]["bbox_mAP_l"] == ""
 
 

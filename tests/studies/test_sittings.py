@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import runpy
 import sys
 import time
@@ -118,7 +119,7 @@ def test_a_budget_ends_a_sitting_and_the_next_one_goes_on(sitting, capsys):
 def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, pretrained, monkeypatch, capsys):
     monkeypatch.setattr("studies.runner.run_study.make_plan", make_plan)  # of the file that is given
     study = pretrained.with_name("two_seeds.yml")
-    study.write_text(pretrained.read_text().replace("  rekd_pkd:\n", "  rekd_pkd:\n    seeds: [0, 1]\n"))
+    study.write_text(re.sub(r"( (student|rekd_pkd):\n)", r"\1    seeds: [0, 1]\n", pretrained.read_text()))
     call = functools.partial(sitting.call, study=study)
     call("a", "--only", "rekd_pkd")
 
@@ -135,7 +136,7 @@ def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, pretrai
     assert "the budget is spent; 1 runs are missing" in capsys.readouterr().out
     report = (sitting.root / "b/tiny/report.md").read_text()
     assert "| rekd_pkd | 1 (not run) | 83 |" in report
-    assert "| student: the student alone | 1 of 1 |" in report
+    assert "| student: the student alone | 2 of 2 |" in report
     assert "| rekd_pkd: ReKD and PKD together | 1 of 2 |" in report
     call("b", "--budget", "2h")
     assert [made["kind"] for made in sitting.calls()] == ["frcnn_pair"]

@@ -49,15 +49,15 @@ def test_studies_share_equal_runs():
 
 def test_an_arm_can_have_its_own_seeds(tmp_path):
     arms = {
-        "alone": {"config": STUDENT, "seeds": [0, 1, 2]},
+        "alone": {"config": STUDENT, "seeds": [0, 1, 7]},
         "kd": {"config": PAIR},
-        "other": {"config": STUDENT, "seeds": [7]},
+        "rekd": {"config": PAIR, "options": {"model.distiller.loss.beta": 3.0}, "seeds": [7]},
     }
     plan = make_plan(read_study(write(tmp_path, seeds=[0, 1], arms=arms)))
     assert [(run.arm, run.seed) for run in plan.runs] == [
-        *(("alone", 0), ("kd", 0), ("other", 7)),
+        *(("alone", 0), ("kd", 0), ("rekd", 7)),
         *(("alone", 1), ("kd", 1)),
-        ("alone", 2),
+        ("alone", 7),
     ]
 
 
@@ -73,6 +73,10 @@ def test_an_arm_can_have_its_own_seeds(tmp_path):
         (dict(baseline="no"), r"baseline must be one of the arms \(alone, kd\)"),
         (dict(against=["kd", "no"]), r"against must be a list of arms \(alone, kd\), got \['kd', 'no'\]"),
         (dict(against="kd"), "against must be a list of arms"),
+        (
+            dict(arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR, "seeds": [1, 3, 2]}}),
+            r"arms\.kd\.seeds: the baseline 'alone' has no seed 2, 3, .* give it to arms\.alone\.seeds too",
+        ),
         (dict(arms=["alone"]), "arms must be a mapping"),
         (dict(arms={"alone": {"config": STUDENT, "option": {}}}), "arms.alone: the key 'option' is unknown; did you"),
         (dict(arms={"alone": {"options": {"a": 1}}}), "arms.alone.config must be the path"),
