@@ -11,8 +11,8 @@ rekd_hooks = [dict(type="mmrazor.PairCheckHook"), dict(type="mmrazor.DistillLogH
 # highest of 0, 0.25, 1 and 4, ReKD beat KD with one teacher; with a stronger one it was above KD by no more than the
 # seeds' spread. K 3 to 12, alpha 0.5 to 4 and tau 2 made no significant difference with one seed; tau 4 was worse.
 # On photographs (docs/study.md, groceries) beta 1 is 1.6 AP above KD (5 seeds). With three times as many it was 0.6
-# above, which is not significant. Beta 0.5 and 2 are level with 1 there (3 seeds); 0.25 is 0.7 below, which is not
-# significant. `foreground_only` and top_k 0.95 lost 0.7.
+# above, which is not significant. With 3 seeds, beta 0.5 and 2 are level with 1 there, 0.25 is 0.7 below, which
+# is not significant, and `foreground_only=True` and `top_k=0.95` lose 0.7.
 distill = dict(
     type="rekd_det.ReKDDistill",
     distiller=dict(
