@@ -24,7 +24,7 @@ from studies.runner.launcher import LAUNCHERS, Launcher  # noqa: E402
 from studies.runner.plan import make_plan  # noqa: E402
 from studies.runner.processes import SILENCE_S  # noqa: E402
 from studies.runner.run_study import choose_arms, report_study, run_study  # noqa: E402
-from studies.runner.spec import read_study  # noqa: E402
+from studies.runner.study_file import read_study  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from studies.runner.plan import Plan, make_plan
-from studies.runner.spec import read_study
+from studies.runner.study_file import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "study.py"

@@ -15,7 +15,7 @@ from study_files import TINY, shipped_plan
 
 from studies.runner.first_weights import write_first_weights
 from studies.runner.run_study import report_study, run_study
-from studies.runner.spec import read_study
+from studies.runner.study_file import read_study
 
 FAKE_TRAIN = """
 import json, os, re, shutil, sys, time

@@ -14,7 +14,8 @@ from studies.runner.committed import Committed
 from studies.runner.data import settled_data
 from studies.runner.plan import make_plan
 from studies.runner.run_study import run_study
-from studies.runner.spec import StudyError, read_study
+from studies.runner.spec import StudyError
+from studies.runner.study_file import read_study
 
 
 def digest(folder: Path, text: str, **changes) -> str:

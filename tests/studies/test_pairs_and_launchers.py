@@ -16,7 +16,8 @@ from studies.runner.gpu_hours import IMAGES
 from studies.runner.launcher import Launcher
 from studies.runner.plan import make_plan
 from studies.runner.report import write_report
-from studies.runner.spec import StudyError, read_study
+from studies.runner.spec import StudyError
+from studies.runner.study_file import read_study
 
 
 def study(folder: Path, **changes):

@@ -10,8 +10,8 @@ import pytest
 from study_files import PAIR, STUDENT, TOOL, line, write
 
 from studies.runner.report import write_report
-from studies.runner.spec import read_study
 from studies.runner.statistics import deviation, paired_difference
+from studies.runner.study_file import read_study
 
 
 def test_the_interval_is_the_one_of_a_table():

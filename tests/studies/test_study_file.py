@@ -9,7 +9,8 @@ from study_files import PAIR, ROOT, STUDENT, shipped_plan, write
 
 from rekd_det.utils.pair_config import is_pair
 from studies.runner.plan import make_plan
-from studies.runner.spec import StudyError, read_study
+from studies.runner.spec import StudyError
+from studies.runner.study_file import read_study
 
 STUDIES = sorted((ROOT / "studies").glob("*.yml"))
 
