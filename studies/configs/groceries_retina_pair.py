@@ -1,5 +1,5 @@
 # The arms of a study change `model.distiller`; `tools/study.py` sets the teacher's checkpoint.
-_base_ = ["./groceries_retina_student.py", "../../configs/_base_/rekd.py"]
+_base_ = ["./groceries_retina_student.py", "../../configs/_base_/rekd_sigmoid.py"]
 model = dict(
     _delete_=True,
     **_base_.distill,
