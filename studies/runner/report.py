@@ -9,6 +9,7 @@ from typing import Any
 
 from rekd_det.analysis.utils.figures import save
 from rekd_det.analysis.utils.tables import markdown, write_csv
+from studies.runner.builds import rebuilt_section
 from studies.runner.comparison import Comparison, compare_arms
 from studies.runner.figure import difference_figure
 from studies.runner.metrics import MAIN, METRICS, TASKS, Task
@@ -48,6 +49,7 @@ def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
         text += _of_one_pair(study, results, folder)
     text += [
         *_curves(results),
+        *rebuilt_section(results),
         *missing_section(results),
         "## Runs",
         "",
@@ -125,20 +127,9 @@ def _table(study: Study, compared: Sequence[Comparison], baseline: str) -> list[
 
 
 def _curves(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Box AP during the trainings that were validated, and which builds of a teacher taught."""
+    """Box AP during the trainings that were validated."""
     rows = [[line["arm"], str(line["seed"]), *_ends(line["curve"])] for line in results if line.get("curve")]
-    text = ["## Box AP during the training", "", *markdown(["run", "seed", "epoch: AP"], rows), ""] if rows else []
-    builds: dict[str, set[str]] = {}
-    for line in results:
-        if line["status"] == "ok" and line.get("teacher"):
-            builds.setdefault(line["teacher"]["run"], set()).add(line["teacher"]["finished"])
-    for run, ends in builds.items():
-        if len(ends) > 1:
-            text += [
-                f"**`{run}` was trained again in between**: its pupils had those of {', '.join(sorted(ends))}.",
-                "",
-            ]
-    return text
+    return ["## Box AP during the training", "", *markdown(["run", "seed", "epoch: AP"], rows), ""] if rows else []
 
 
 def _ends(curve: Mapping[str, float]) -> list[str]:

@@ -15,6 +15,7 @@ from rekd_det.analysis.utils.pair import quiet
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
 from rekd_det.utils.errors import InputError
 from studies.runner.annotations import annotations_of
+from studies.runner.builds import build_of
 from studies.runner.data import data_folder
 from studies.runner.first_weights import write_first_weights, write_with_backbone
 from studies.runner.launcher import Launcher
@@ -117,9 +118,8 @@ class Trainer:
         if (annotations := annotations_of(run)) is not None:
             found["annotations"] = annotations
         for name, need in (("teacher", run.teacher), ("backbone", run.backbone)):
-            result = need and read_stamp(self.runs / need.folder, need.digest).result
-            if need and result:
-                found[name] = {"run": need.folder, "finished": result["finished"]}
+            if need is not None and (build := build_of(need, self.runs / need.folder)) is not None:
+                found[name] = build
         return found
 
     def _train(self, folder: Path, environment: Mapping[str, str]) -> None:

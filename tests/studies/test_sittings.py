@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from study_files import TOOL
 
 from studies.runner.eta import budget_seconds
@@ -71,6 +72,28 @@ def test_what_a_missing_run_builds_on_is_trained_again_and_nothing_else(sitting,
     sitting.call("b")
     assert sorted(call["kind"] for call in sitting.calls()) == kinds
     assert "## Missing" not in (sitting.root / "b/tiny/report.md").read_text()
+
+
+def test_the_report_says_if_a_backbone_was_built_with_other_weights(sitting):
+    sitting.call("a")
+    sitting.keep("a", lambda lines: [line for line in lines if json.loads(line)["arm"] != "student"])
+
+    def report(out: str) -> str:
+        sitting.call(out)
+        return (sitting.root / out / "tiny/report.md").read_text()
+
+    again = re.compile(r"\*\*`tiny_imagenet_backbone-\S+` was trained again in between\*\*")
+    assert not again.search(report("b"))  # with the same weights, on another day
+    trained = sitting.tools / "trained"
+    changed = {path.name: torch.load(path, weights_only=True) for path in trained.iterdir()}
+    trained.unlink()  # a link to what all tests share
+    trained.mkdir()
+    for name, content in changed.items():
+        weights = content["state_dict"]
+        first = min(name for name in weights if name.startswith("backbone."))
+        weights[first] = weights[first] + 1e-6
+        torch.save(content, trained / name)
+    assert len(again.findall(report("c"))) == 1
 
 
 def test_a_committed_line_that_is_broken_costs_that_run_alone(sitting):
