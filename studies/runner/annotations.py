@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.runner.data import settled_data
-from studies.runner.plan import Run
+from studies.runner.run import Run
 
 
 def annotations_of(run: Run) -> dict[str, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
 from rekd_det.utils.checkpoint import load_checkpoint_file
-from studies.runner.plan import Run
+from studies.runner.run import Run
 from studies.runner.stamp import read_stamp
 
 
@@ -29,7 +30,7 @@ def build_of(run: Run, folder: Path) -> dict[str, str] | None:
     result, checkpoint = read_stamp(folder, run.digest).result, find_latest_checkpoint(str(folder))
     if result is None:
         return None
-    weights = {} if checkpoint is None else {"weights": _digest_of_weights(checkpoint)}
+    weights = {} if checkpoint is None else {"weights": digest_of_weights(Path(checkpoint))}
     return {"run": run.folder, "finished": result["finished"], **weights}
 
 
@@ -51,9 +52,16 @@ def rebuilt_section(results: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _digest_of_weights(checkpoint: str) -> str:
+def digest_of_weights(checkpoint: Path) -> str:
+    """A digest of a checkpoint's ``state_dict``: names, types, shapes and values."""
+    return _digest_of_file(checkpoint, checkpoint.stat().st_mtime_ns)
+
+
+@functools.cache
+def _digest_of_file(checkpoint: Path, changed: int) -> str:
+    """All that build on a checkpoint ask for it."""
     found = hashlib.sha256()
-    for name, tensor in sorted(load_checkpoint_file(checkpoint)["state_dict"].items()):
+    for name, tensor in sorted(load_checkpoint_file(str(checkpoint))["state_dict"].items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from studies.runner.annotations import same_annotations
-from studies.runner.plan import Run
+from studies.runner.run import Run
 
 RESULTS = "results.jsonl"
 #: what a line must hold to count

@@ -14,7 +14,7 @@ from rekd_det.datasets.synthetic import build_dataset
 from rekd_det.datasets.synthetic.coco_writer import GENERATOR_VERSION
 from rekd_det.utils.errors import InputError
 from studies.runner.digest import data_roots, digest_of
-from studies.runner.plan import Run
+from studies.runner.run import Run
 from studies.runner.spec import PRETRAIN, StudyError
 
 

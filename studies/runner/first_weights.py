@@ -13,8 +13,9 @@ from mmengine.registry import init_default_scope
 
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import load_checkpoint_file
+from studies.runner.builds import digest_of_weights
 from studies.runner.digest import digest_of
-from studies.runner.plan import Run
+from studies.runner.run import Run
 from studies.runner.spec import StudyError
 
 
@@ -41,13 +42,12 @@ def write_first_weights(run: Run, folder: Path) -> Path:
     return _save({"meta": {}, "state_dict": model.state_dict()}, path)
 
 
-def write_with_backbone(first: Path, trained: Path, suffix: str) -> Path:
-    """Write first weights with the backbone of another checkpoint.
+def write_with_backbone(first: Path, trained: Path) -> Path:
+    """Write first weights with the backbone of another checkpoint, once for each digest of its weights.
 
     Args:
         first: what :func:`write_first_weights` gave.
         trained: a checkpoint of mmengine's that holds weights of all of ``first``'s backbone under ``backbone.``.
-        suffix: of the new file's name.
 
     Returns:
         The new checkpoint, beside ``first``.
@@ -55,7 +55,7 @@ def write_with_backbone(first: Path, trained: Path, suffix: str) -> Path:
     Raises:
         StudyError: ``trained`` has not all of the backbone.
     """
-    path = first.with_name(f"{first.stem}-{suffix}.pth")
+    path = first.with_name(f"{first.stem}-backbone-{digest_of_weights(trained)}.pth")
     if path.is_file():
         return path
     content = torch.load(first, weights_only=True)

@@ -16,7 +16,7 @@ from rekd_det.analysis.utils.pair import quiet
 from rekd_det.analysis.utils.tables import markdown
 from rekd_det.utils.pair_config import is_pair, resolve_model_config
 from studies.runner.digest import digest_of
-from studies.runner.plan import Run
+from studies.runner.run import Run
 
 #: (height, width) of the images that operations are counted on: from two one knows what grows with the image
 _SIZES = (192, 256), (384, 512)

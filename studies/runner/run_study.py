@@ -13,10 +13,11 @@ from studies.runner.digest import digest_of
 from studies.runner.eta import Durations, clock, remaining_seconds
 from studies.runner.launcher import Launcher
 from studies.runner.metrics import MAIN
-from studies.runner.plan import Plan, Run, make_plan, with_needs
+from studies.runner.plan import Plan, make_plan
 from studies.runner.processes import SILENCE_S, Processes, hold
 from studies.runner.report import write_report
 from studies.runner.results import collect, write_results
+from studies.runner.run import Run, with_needs
 from studies.runner.schedule import Budget, run_all
 from studies.runner.signals import terminable
 from studies.runner.slots import make_slots

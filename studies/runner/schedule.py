@@ -8,8 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
-from studies.runner.plan import Run
 from studies.runner.processes import RunFailed
+from studies.runner.run import Run
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from studies.runner.data import settled_data
-from studies.runner.plan import Run
+from studies.runner.run import Run
 
 _IMPORTS = ("rekd_det", "studies.runner.step_seed")
 

@@ -21,8 +21,8 @@ from studies.runner.first_weights import write_first_weights, write_with_backbon
 from studies.runner.launcher import Launcher
 from studies.runner.machine import hardware, versions
 from studies.runner.metrics import read_metrics
-from studies.runner.plan import Run
 from studies.runner.processes import Processes, RunFailed
+from studies.runner.run import Run
 from studies.runner.settle import settle
 from studies.runner.signals import uninterrupted
 from studies.runner.stamp import read_stamp
@@ -67,8 +67,7 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         first, teacher = write_first_weights(run, self.weights), None
         if run.backbone is not None:
-            trained = self._checkpoint(self.runs / run.backbone.folder)
-            first = write_with_backbone(first, Path(trained), f"backbone-{run.backbone.digest[:12]}")
+            first = write_with_backbone(first, Path(self._checkpoint(self.runs / run.backbone.folder)))
         if run.teacher is not None:
             of = self.runs / run.teacher.folder
             teacher = of / CONFIG, Path(self._checkpoint(of))

@@ -6,6 +6,7 @@ import functools
 import json
 import re
 import runpy
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -74,6 +75,19 @@ def test_what_a_missing_run_builds_on_is_trained_again_and_nothing_else(sitting,
     assert "## Missing" not in (sitting.root / "b/tiny/report.md").read_text()
 
 
+def train_backbones_otherwise(tools: Path) -> None:
+    """From now on the fake trainings of backbones give slightly other weights."""
+    trained = tools / "trained"
+    changed = {path.name: torch.load(path, weights_only=True) for path in trained.iterdir()}
+    trained.unlink()  # a link to what all tests share
+    trained.mkdir()
+    for name, content in changed.items():
+        weights = content["state_dict"]
+        first = min(name for name in weights if name.startswith("backbone."))
+        weights[first] = weights[first] + 1e-6
+        torch.save(content, trained / name)
+
+
 def test_the_report_says_if_a_backbone_was_built_with_other_weights(sitting):
     sitting.call("a")
     sitting.keep("a", lambda lines: [line for line in lines if json.loads(line)["arm"] != "student"])
@@ -84,16 +98,22 @@ def test_the_report_says_if_a_backbone_was_built_with_other_weights(sitting):
 
     again = re.compile(r"\*\*`tiny_imagenet_backbone-\S+` was trained again in between\*\*")
     assert not again.search(report("b"))  # with the same weights, on another day
-    trained = sitting.tools / "trained"
-    changed = {path.name: torch.load(path, weights_only=True) for path in trained.iterdir()}
-    trained.unlink()  # a link to what all tests share
-    trained.mkdir()
-    for name, content in changed.items():
-        weights = content["state_dict"]
-        first = min(name for name in weights if name.startswith("backbone."))
-        weights[first] = weights[first] + 1e-6
-        torch.save(content, trained / name)
+    train_backbones_otherwise(sitting.tools)
     assert len(again.findall(report("c"))) == 1
+
+
+def test_a_student_starts_from_the_backbone_that_is_there_now(sitting):
+    def starts_from() -> dict[str, torch.Tensor]:
+        sitting.call("a")
+        (config,) = (sitting.root / "a/runs").glob("frcnn_student-*/config.py")
+        return torch.load(re.search("load_from ?= ?'(.+?)'", config.read_text())[1], weights_only=True)["state_dict"]
+
+    before = starts_from()
+    train_backbones_otherwise(sitting.tools)
+    for folder in (sitting.root / "a/runs").iterdir():
+        shutil.rmtree(folder)
+    after = starts_from()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == ["backbone.bn1.bias"]
 
 
 def test_a_committed_line_that_is_broken_costs_that_run_alone(sitting):

@@ -1,0 +1,40 @@
+"""The config of an arm, merged with its options and checked."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmrazor.registry import MODELS
+
+from rekd_det.apis.preflight import merge_options, read_config
+from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import is_pair
+from studies.runner.spec import Arm, StudyError
+
+
+@functools.cache
+def _file(path: str, changed: int) -> Config:
+    """A config file as it is; arms share a few of them, and reading one takes a second."""
+    return read_config(path)
+
+
+def read_arm_config(arm: Arm) -> Config:
+    """Read an arm's config, merge its options, and build a pair's distillation loss.
+
+    Raises:
+        StudyError: the config or the options can't be used.
+    """
+    try:
+        config = copy.deepcopy(_file(str(arm.config), arm.config.stat().st_mtime_ns))
+        merge_options(config, arm.options, str(arm.config))
+        if is_pair(config.get("model")):
+            init_default_scope(config.get("default_scope", "mmdet"))
+            MODELS.build(copy.deepcopy(config.model.distiller))
+    except (InputError, ValueError, TypeError, KeyError) as error:  # how losses and registries refuse
+        raise StudyError(f"arm '{arm.name}': {error}") from error
+    if config.get("model") is None:
+        raise StudyError(f"arm '{arm.name}': the config '{arm.config}' has no `model`")
+    return config
