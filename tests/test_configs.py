@@ -1,6 +1,7 @@
 """Every shipped config is read, built and trained for one step; its claims are checked against mmdet's own files."""
 
 import io
+import re
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -75,7 +76,9 @@ def test_students_evaluate_on_coco(path):
     cfg = read(path)
     assert cfg.val_evaluator.type == "CocoMetric"
     assert cfg.train_cfg.type.endswith("TrainLoop")
-    assert cfg.auto_scale_lr.base_batch_size > 0
+    # Where mmdet names a schedule in a file name, like 8xb32, the learning rate is for as many images.
+    named = re.search(r"_(\d+)xb(\d+)-", path.read_text())
+    assert cfg.auto_scale_lr.base_batch_size == (int(named[1]) * int(named[2]) if named else 16)
 
 
 def test_controls_share_everything_but_the_loss():

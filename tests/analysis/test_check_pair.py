@@ -89,6 +89,12 @@ def test_mistakes_come_with_their_mend(check, pair, options, mistake):
     assert all(line.startswith("* ") for line in listed.strip().splitlines()[:-2])
 
 
+def test_a_learning_rate_for_less_than_one_gpu_is_doubted(check, pair):
+    code, said = check(pair.pair, "--cfg-options", "auto_scale_lr.base_batch_size=1", "train_dataloader.batch_size=2")
+    assert code == 0
+    assert "auto_scale_lr.base_batch_size is 1, less than the 2 images of a single GPU" in said
+
+
 def test_an_untrained_teacher_is_seen_on_data(check, pair):
     code, said = check(pair.pair, "--limit", 3)
     assert code == 1

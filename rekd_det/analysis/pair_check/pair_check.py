@@ -234,9 +234,14 @@ def _check_schedule(cfg: Config, found: Findings) -> None:
     scaling = cfg.get("auto_scale_lr") or {}
     images = (cfg.get("train_dataloader") or {}).get("batch_size")
     base = scaling.get("base_batch_size")
-    if base and images and not scaling.get("enable"):
+    if base and images and base < images:
         found.notes.append(
-            f"the learning rate is meant for {base} images per step, {base // images or 1} GPUs at {images} per GPU; "
+            f"auto_scale_lr.base_batch_size is {base}, less than the {images} images of a single GPU, so it is "
+            "probably not what the learning rate was tuned for: correct it before you train with --auto-scale-lr"
+        )
+    elif base and images and not scaling.get("enable"):
+        found.notes.append(
+            f"the learning rate is meant for {base} images per step, {base // images} GPUs at {images} per GPU; "
             "with another number of GPUs train with --auto-scale-lr"
         )
     if not str(cfg.get("runner_type")).endswith("ReKDRunner"):

@@ -35,7 +35,7 @@ class FeatureLoss(BaseModule):
 
             * ``levels``: list of indices into the feature maps; all levels by default;
             * ``student_connector``, ``teacher_connector``: config of a connector on that side, built once per level, or
-              a list of configs, one per level (``levels`` is needed then). Both are trained with the student.
+              a list of configs, one per level; ``levels`` is needed then. Both are trained with the student.
 
     Raises:
         TypeError: for a loss or connector that is unknown or takes other arguments.
