@@ -45,6 +45,8 @@ class HeadAdapter(ABC):
     activation: str = "softmax"
     #: what a row of this family is, for the log and the table of supported heads
     row_description: str = "rows of the classification loss"
+    #: why rows have no class index as their label, in words; None if they have one
+    no_labels: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -139,11 +141,6 @@ class HeadAdapter(ABC):
     def num_classes(self) -> int | None:
         """Foreground classes; None if the head does not say."""
         return getattr(self.student, "num_classes", None)
-
-    @property
-    def no_labels(self) -> str | None:
-        """Why rows have no class index as their label, in words; None if they have one."""
-        return None
 
     def describe(self) -> str:
         """One line for the log: which heads are paired, and over what."""

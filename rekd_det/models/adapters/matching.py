@@ -117,7 +117,8 @@ def mask_cost(student: Tensor, teacher: Tensor) -> Tensor:
         F.interpolate(x.float().nan_to_num(0.0), size, mode="bilinear", align_corners=False).sigmoid().flatten(2)
         for x in (student, teacher)
     )
-    product = a @ b.transpose(1, 2)
+    with torch.autocast(a.device.type, enabled=False):  # the tie to the identity needs fp32
+        product = a @ b.transpose(1, 2)
     squares = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None]
     dice = 1 - (2 * product + 1) / (squares + 1)
     return MASK_WEIGHT * (squares - 2 * product).clamp(min=0) / a.shape[-1] + DICE_WEIGHT * dice.clamp(min=0)

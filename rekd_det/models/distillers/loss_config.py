@@ -93,6 +93,7 @@ def build_loss(cfg: dict, key: str = LOSS) -> LogitLoss:
         loss = MODELS.build(cfg)
     if loss.reduction == "none":
         raise ValueError(f"{key}.reduction='none' gives no scalar to train on; use 'mean'")
+    loss.check_backend()
     return loss
 
 

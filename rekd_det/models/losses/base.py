@@ -120,6 +120,17 @@ class LogitLoss(nn.Module):
     def check_num_logits(self, num_logits: int) -> None:
         """Raise ValueError if the loss can't work on ``num_logits`` logits per row (used before training starts)."""
 
+    def check_backend(self) -> KDSpec | None:
+        """What the fused engines need, None for 'eager'; raise if the backend can't compute the loss.
+
+        Raises:
+            ValueError: the loss has no fused form.
+            ImportError: 'triton' is asked for and not installed.
+        """
+        spec = self.kernel_spec() if self._described and self.backend != "eager" else None
+        check_backend(type(self).__name__, self.backend, self.reduction, spec)
+        return spec
+
     def components(
         self,
         preds_S: Tensor,
@@ -158,17 +169,18 @@ class LogitLoss(nn.Module):
         student, teacher = preds_S, preds_T.detach()
         if self.standardize:
             student, teacher = standardized(student), standardized(teacher)
-        spec = self.kernel_spec() if self._described and self.backend != "eager" else None
-        check_backend(type(self).__name__, self.backend, self.reduction, spec)
+        spec = self.check_backend()
         backend = choose(self.backend, student, teacher, weight, self.reduction, spec)
         if backend != "eager" and spec is not None:
             return self._fused(backend, spec, student, teacher, weight, avg_factor, gt_labels)
-        if self.activation == "implicit_bg":
-            student, teacher = append_background(student), append_background(teacher)
-        terms, values = self.weighted_terms(student, teacher, gt_labels, weight)
-        scale = self.loss_weight * self.tau**2
-        losses = {k: self._reduce(scale * v, weight, avg_factor) for k, v in terms.items()}
-        return losses, {k: _mean(v.detach(), weight) for k, v in values.items()}
+        # Autocast would compute some of the operations in half precision.
+        with torch.autocast(student.device.type, enabled=False):
+            if self.activation == "implicit_bg":
+                student, teacher = append_background(student), append_background(teacher)
+            terms, values = self.weighted_terms(student, teacher, gt_labels, weight)
+            scale = self.loss_weight * self.tau**2
+            losses = {k: self._reduce(scale * v, weight, avg_factor) for k, v in terms.items()}
+            return losses, {k: _mean(v.detach(), weight) for k, v in values.items()}
 
     def forward(
         self,

@@ -87,8 +87,10 @@ def _taps(low: Tensor, size: Tensor, bins: int, samples: int, limit: int) -> tup
     share = ((place >= -1) & (place <= limit)) / samples  # what lies further out counts as 0
     place = place.clamp(min=0.0)
     pixel = place.long().clamp(max=limit - 1)
-    after = torch.where(pixel < limit - 1, place - pixel, 0.0)
     start = pixel[..., :1]
+    # Samples exactly 1 apart can be rounded down first and up last: the last pixel is one too far then, with weight 0.
+    pixel = torch.minimum(pixel, start + samples - 1)
+    after = torch.where(pixel < limit - 1, place - pixel, 0.0)
     weight = torch.zeros(*place.shape[:2], samples + 1)
     weight.scatter_add_(2, pixel - start, (1 - after) * share)
     weight.scatter_add_(2, pixel - start + 1, after * share)

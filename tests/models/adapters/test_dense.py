@@ -169,6 +169,8 @@ def test_labels_weights_and_avg_factor_are_the_heads_own(family):
     name, model, batch, _ = family
     step = run_step(model, batch)
     (entry,) = step.rows
+    # What is said before the training about labels holds in it.
+    assert (entry.labels is None) == (model.distiller.adapter.no_labels is not None)
     if entry.labels is not None:
         assert entry.labels.shape == entry.student.shape[:1]
         assert entry.labels.min() >= -1
@@ -240,6 +242,28 @@ def test_images_without_objects(family):
         assert len(step.rows[0].student) == 0
     total(step.losses).backward()
     model.zero_grad()
+
+
+NEEDS_LABELS = [dict(rows="object"), dict(loss=dict(type="mmrazor.DKDLoss", activation="softmax"))]
+
+
+@pytest.mark.parametrize("options", NEEDS_LABELS, ids=["rows", "DKD"])
+def test_without_objects_yolox_has_no_rows_but_labels_for_them(options):
+    model, batch = zoo_pair(FAST["yolox"][0], (96, 96))
+    model = pair_of(model.architecture, model.teacher, **options).train()
+    for sample in batch["data_samples"]:
+        sample.gt_instances = sample.gt_instances[:0]
+    step = run_step(model, batch)
+    assert step.distill and all(v == 0 for v in step.distill.values())
+    total(step.losses).backward()
+
+
+@pytest.mark.parametrize("options", NEEDS_LABELS, ids=["rows", "DKD"])
+@pytest.mark.parametrize("name", ["free_anchor", "vfnet", "centernet"])
+def test_heads_without_labels_refuse_what_needs_them_before_the_training(name, options):
+    model, _ = zoo_pair(FAMILIES[name][0], (96, 96))
+    with pytest.raises(ValueError, match="needs one label for each row, and there is none: "):
+        pair_of(model.architecture, model.teacher, **options)
 
 
 @pytest.mark.parametrize("epoch", [0, 9])

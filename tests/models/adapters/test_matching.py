@@ -92,6 +92,16 @@ def test_mask_cost_by_hand_and_for_unequal_sizes():
     assert mask_cost(left, finer) < 0.05 * mask_cost(left, right)
 
 
+def test_masks_are_compared_in_fp32_under_autocast():
+    masks = 5 * torch.randn(1, 20, 8, 8, generator=torch.Generator().manual_seed(0))
+    alike = torch.cat([masks, masks + 0.01], 1)
+    want = mask_cost(alike, alike)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = mask_cost(alike, alike)
+    assert torch.equal(got, want)
+    assert match(got[None]) == [None]
+
+
 def test_predictions_that_are_not_finite_can_be_matched():
     logits, boxes, masks = predictions()
     for x in (logits, boxes, masks):

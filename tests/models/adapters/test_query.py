@@ -13,6 +13,7 @@ from tiny import NUM_CLASSES, batch, build, build_pair, forward_hooks, perturb, 
 from tiny_queries import FAMILIES, LAYERS, MASK, PANOPTIC, QUERIES, RCNN, SHARED, tiny_query
 
 from rekd_det.models.adapters import ADAPTERS, build_adapter
+from rekd_det.models.adapters.query.ddq import _rows_of
 
 MATCHED = [f for f in FAMILIES if f not in SHARED]
 SOFTMAX = ("detr", *MASK)
@@ -356,6 +357,15 @@ def test_different_kinds_of_detectors_are_matched(student, teacher):
     losses, rows = captured_step(model, data_for(model, student))
     assert all(r.student.shape == r.teacher.shape == (2 * QUERIES, NUM_CLASSES) for r in rows)
     total(losses).backward()
+
+
+def test_ddq_finds_its_queries_where_autocast_made_the_features_narrower():
+    table = torch.randn(40, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    wanted = torch.tensor([7, 0, 39])
+    rows = torch.cat([table[wanted].float(), torch.full((1, 8), 2.0)])  # the last one is padding
+    index, found = _rows_of(table, rows)
+    assert found.tolist() == [True, True, True, False]
+    assert torch.equal(index[:3], wanted)
 
 
 def test_ddq_needs_the_same_points():

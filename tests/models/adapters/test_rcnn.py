@@ -174,11 +174,15 @@ def test_an_image_without_proposals_beside_one_with(family):
     total(losses).backward()
 
 
-def test_no_proposals_at_all():
+@pytest.mark.parametrize(
+    "distiller", [{}, dict(rows="object"), dict(loss=dict(type="DKDLoss"))], ids=["default", "rows", "DKD"]
+)
+def test_no_proposals_at_all(distiller):
     config = tiny_rcnn()
     # No proposal is large enough, and without ground truth none is added.
     config.train_cfg.rpn_proposal.min_bbox_size = 10_000
-    model = build_pair(config, teacher=perturb(build(config)))
+    distiller = dict(type="mmrazor.ReKDDistiller", loss=dict(type="ReKDLoss", top_k=3)) | distiller
+    model = build_pair(config, teacher=perturb(build(config)), distiller=distiller)
     losses = model(**batch(model, num_items=(0, 0)), mode="loss")
     distill = distillation(losses)
     assert len(distill) == 2

@@ -251,6 +251,11 @@ def test_a_run_in_fp16_survives_an_overflow_and_not_many_in_a_row(model, monkeyp
             ValueError,
             "reduction='none' gives no scalar",
         ),
+        (
+            dict(distiller=dict(type="mmrazor.ReKDDistiller", loss=dict(type="DISTLoss", backend="fused"))),
+            ValueError,
+            "DISTLoss: a loss without kernel_spec.. has no fused form, so backend must be 'auto' or 'eager'",
+        ),
         (dict(architecture=torch.nn.Linear(1, 1)), TypeError, "architecture should be"),
     ],
 )

@@ -216,6 +216,18 @@ def test_low_precision_logits(cls, dtype):
     assert torch.isfinite(low.grad).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cls", [*EVERY, DISTLoss])
+def test_autocast_does_not_lower_the_eager_arithmetic(cls, dtype):
+    s, t, labels = (x.float() if x.is_floating_point() else x for x in rows())
+    s, t = 40 * s, 40 * t  # sums that fp16 could not hold
+    loss = cls(backend="eager", tau=10.0)
+    want, _ = loss.components(s, t, gt_labels=labels)
+    with torch.autocast("cpu", dtype):
+        got, _ = loss.components(s, t, gt_labels=labels)
+    assert want and all(torch.equal(got[k], v) for k, v in want.items())
+
+
 def test_plain_mmrazor_distiller_takes_the_loss():
     cfg = dict(
         type="mmrazor.ConfigurableDistiller",

@@ -41,6 +41,17 @@ def test_it_is_roi_align(aligned, scale, size):
     assert torch.equal(gather(strided, rois), gather(features, rois))
 
 
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("size", [7, 14])
+def test_bins_of_whole_pixels(aligned, size):
+    # 13 or 26 samples in a bin, exactly 1 apart: the first one is rounded below its pixel, the last one is not.
+    features = torch.randn(1, 2, 40, 400, generator=torch.Generator().manual_seed(1))
+    starts = torch.arange(0.0, 40.0)
+    rois = torch.stack([0 * starts, starts, 0 * starts + 10, starts + 4 * 13 * 7, 0 * starts + 40], 1)
+    plain = RoIAlign(size, 1 / 4, 0, "avg", aligned)
+    torch.testing.assert_close(GatherRoIAlign(plain)(features, rois), plain(features, rois), atol=3e-5, rtol=1e-5)
+
+
 def test_no_rois():
     plain = RoIAlign(7, 0.25, 0, "avg", True)
     assert GatherRoIAlign(plain)(torch.randn(2, 6, 5, 5), torch.zeros(0, 5)).shape == (0, 6, 7, 7)

@@ -287,6 +287,13 @@ class FoveaAdapter(DenseAdapter):
     """FoveaBox; aligned features depend on its boxes, so the whole head runs."""
 
 
-@register_adapter("VFNetHead", "RepPointsHead", "YOLOFHead")
+@register_adapter("RepPointsHead", "YOLOFHead")
 class WholeHeadAdapter(DenseAdapter):
-    """Heads whose logits depend on their regression: VarifocalNet, RepPoints, YOLOF (objectness folded in)."""
+    """Heads whose logits depend on their regression: RepPoints, YOLOF (objectness folded in)."""
+
+
+@register_adapter("VFNetHead")
+class VarifocalAdapter(WholeHeadAdapter):
+    """VarifocalNet."""
+
+    no_labels = "the target of a point is an IoU for each class"

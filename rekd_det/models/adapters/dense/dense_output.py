@@ -46,6 +46,7 @@ class FreeAnchorAdapter(OutputAdapter):
     """FreeAnchor: all anchors weigh the same, and the sum is divided as its negative bag loss is."""
 
     branch = ("cls_convs", "retina_cls")
+    no_labels = "FreeAnchor assigns no anchor to an object; its loss weighs all candidates"
 
     def targets(self, student: Tensor, data_samples: list) -> tuple[None, None, float]:
         objects = sum(len(s.gt_instances) for s in data_samples)
@@ -58,6 +59,8 @@ class AutoAssignAdapter(OutputAdapter):
 
     All points weigh the same; the sum is divided by the sum of the center priors, as the negative loss is.
     """
+
+    no_labels = "AutoAssign assigns no point to an object; its loss weighs all of them"
 
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__(student, teacher)

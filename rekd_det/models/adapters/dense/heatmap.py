@@ -15,12 +15,16 @@ from rekd_det.models.adapters.layout import Layout
 from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures.logit_meaning import LogitMeaning
 
+#: why no cell has a label
+GAUSSIAN = "the target of a cell is a height between 0 and 1 for each class"
+
 
 @register_adapter("CenterNetUpdateHead")
 class CenterNetUpdateAdapter(OutputAdapter):
     """CenterNet's update: the loss sees clamped probabilities, so the logits are taken from the head's output."""
 
     branch = ("cls_convs", "conv_cls")
+    no_labels = GAUSSIAN
 
     def class_losses(self) -> list[nn.Module]:
         return [self.student.loss_cls]
@@ -33,6 +37,7 @@ class HeatmapAdapter(DenseAdapter):
     """Heads with Gaussian targets; a cell's logits are those of its classes, before the sigmoid."""
 
     row_description = "cells of the heatmaps"
+    no_labels = GAUSSIAN
 
     @classmethod
     def pairs_with(cls, teacher: type[HeadAdapter]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmdet.utils import reduce_mean
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class YOLOXAdapter(DenseAdapter):
     def targets(
         self, student: Tensor, data_samples: list
     ) -> tuple[Tensor | None, Tensor | None, Tensor | float | None]:
-        labels = None
+        labels = student.new_zeros(0, dtype=torch.long)
         if self._calls:
             best = concat([c.target for c in self._calls]).max(1)  # one class per row, times its IoU
             labels = best.indices.masked_fill(best.values <= 0, -1)

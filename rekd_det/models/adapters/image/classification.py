@@ -78,7 +78,6 @@ class ClassifierAdapter(HeadAdapter):
             self.activation = "sigmoid"
         self._calls: list[tuple[Tensor, Tensor]] = []
         self._num_logits = 0
-        self._no_labels: str | None = None
 
     @classmethod
     def pairs_with(cls, teacher: type[HeadAdapter]) -> bool:
@@ -91,7 +90,7 @@ class ClassifierAdapter(HeadAdapter):
         mixing = getattr(student.data_preprocessor, "batch_augments", None)
         if mixing is not None:
             names = ", ".join(type(a).__name__ for a in mixing.augments)
-            self._no_labels = f"{names} (model.architecture.train_cfg.augments) mixes the labels of two images into one"
+            self.no_labels = f"{names} (model.architecture.train_cfg.augments) mixes the labels of two images into one"
 
     @property
     def num_logits(self) -> int:
@@ -104,10 +103,6 @@ class ClassifierAdapter(HeadAdapter):
     @property
     def num_classes(self) -> int:
         return self._num_logits
-
-    @property
-    def no_labels(self) -> str | None:
-        return self._no_labels
 
     def tap(self, taps: TapSet) -> None:
         self.clear()
@@ -175,9 +170,7 @@ class MultiLabelAdapter(ClassifierAdapter):
     activation = "sigmoid"
     single_label = False
 
-    @property
-    def no_labels(self) -> str:
-        return f"the student's {type(self.student).__name__} may give an image several labels or none"
+    no_labels = "the student's head may give an image several labels or none"
 
 
 def _is_sigmoid(loss: Any) -> bool:

@@ -119,13 +119,13 @@ def _rows_of(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         table: ``(P, c)``.
-        rows: ``(Q, c)``, each a copy of a row of the table, or padding.
+        rows: ``(Q, c)``, each a copy of a row of the table, or padding; under autocast a copy in fp32.
 
     Returns:
         Index ``(Q,)`` into the table, and ``(Q,)`` bool, False for padding. A row is known by its first 64 bits.
     """
     table_keys, order = _keys(table).sort()
-    keys = _keys(rows)
+    keys = _keys(rows.to(table.dtype))
     place = torch.searchsorted(table_keys, keys).clamp(max=len(table_keys) - 1)
     return order[place], table_keys[place] == keys
 

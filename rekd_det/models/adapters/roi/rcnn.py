@@ -129,22 +129,22 @@ class RCNNAdapter(HeadAdapter):
         for i, stage in enumerate(self._stages):
             if stage.logits is None or stage.rois is None:
                 continue  # a cascade ends early if a stage leaves no proposal
-            if stage.labels is None and len(stage.logits):
-                raise RuntimeError(
-                    f"{type(self.student).__name__}: the classification loss of stage {i} was not called, "
-                    "so its rows are unknown"
-                )
+            labels = stage.labels
+            if labels is None:
+                if len(stage.logits):
+                    raise RuntimeError(
+                        f"{type(self.student).__name__}: the classification loss of stage {i} was not called, "
+                        "so its rows are unknown"
+                    )
+                labels = stage.logits.new_zeros(0, dtype=torch.long)  # no RoI at all
             with torch.enable_grad():
                 student = self._logits.read(stage.logits)
-            weight = stage.weight
-            if stage.labels is not None:
-                weight = self._class_weights[i](stage.labels, weight)
             aligned.append(
                 AlignedLogits(
                     student=student,
                     teacher=self._teacher_rows(i, teacher_feats, stage, context),
-                    labels=stage.labels,
-                    weight=weight,
+                    labels=labels,
+                    weight=self._class_weights[i](labels, stage.weight),
                     avg_factor=stage.avg_factor,
                     meaning=self.meaning,
                     tag=self.tag(i),

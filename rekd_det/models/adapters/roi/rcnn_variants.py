@@ -79,6 +79,7 @@ class MultiInstanceAdapter(RCNNAdapter):
     """
 
     row_description = "both predictions of the student's sampled RoIs"
+    no_labels = "a RoI of CrowdDet has two predictions, and its loss decides which object each one belongs to"
     supported_bbox_heads = (MultiInstanceBBoxHead,)
 
     def __init__(self, student: Any, teacher: Any) -> None:
@@ -88,10 +89,6 @@ class MultiInstanceAdapter(RCNNAdapter):
                 "MultiInstanceRoIHead: the student refines its predictions (bbox_head.with_refine), the teacher does "
                 "not, so the refined rows have no counterpart"
             )
-
-    @property
-    def no_labels(self) -> str:
-        return "a RoI of CrowdDet has two predictions, and its loss decides which object each one belongs to"
 
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
         (stage,) = self._stages

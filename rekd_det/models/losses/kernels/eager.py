@@ -44,11 +44,14 @@ def row_terms(
             logits[:, spec.background] = float("-inf")
         top = top_set(logits, spec.top_k, spec.share, spec.tau, spec.activation == "sigmoid")
     terms = (_sigmoid_terms if spec.activation == "sigmoid" else _softmax_terms)(student, teacher, top, spec)
-    stacked = torch.stack([terms.kl_mass, terms.kl_top, terms.top_mass * terms.kl_top, terms.kl_tail])
+    summands = [terms.kl_mass, terms.kl_top, terms.top_mass * terms.kl_top, terms.kl_tail]
     if known is not None:
-        stacked = stacked * known
-    weighted = spec.matrix(stacked) @ stacked
-    parts = {part.name: value for part, value in zip(spec.parts, weighted, strict=True)}
+        summands = [known * x for x in summands]
+    # Numbers, because a tensor of the weights would have to be copied to the device at each step.
+    parts = {
+        part.name: torch.stack([w * x for w, x in zip(part.weights, summands, strict=True)]).sum(0)
+        for part in spec.parts
+    }
     return parts, {} if spec.statistic is None else {spec.statistic: terms.top_mass}
 
 

@@ -58,13 +58,13 @@ class FusedEngine:
             *terms, mass = sums.tolist()
             parts = [float(scale) * sum(w * v for w, v in zip(part.weights, terms, strict=True)) for part in spec.parts]
             return sums.new_tensor(parts, dtype=inputs.dtype), sums.new_tensor(mass, dtype=inputs.dtype), grad
-        return (spec.matrix(sums) * sums[:4]).sum(1) * scale, sums[4], grad
+        return (spec.matrix(sums.device, sums.dtype) * sums[:4]).sum(1) * scale, sums[4], grad
 
     def backward(
         self, inputs: LossInputs, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
     ) -> Tensor:
         if inputs.student.device.type != "cpu":
-            coef: Coefficients = (upstream[:, None] * spec.matrix(upstream)).sum(0) * scale
+            coef: Coefficients = (upstream[:, None] * spec.matrix(upstream.device, upstream.dtype)).sum(0) * scale
         else:
             values = upstream.tolist()
             if buffer is not None and min(values) == max(values):

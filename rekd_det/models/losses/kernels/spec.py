@@ -5,6 +5,7 @@ Shape legend: ``N`` rows, ``C`` logits per row, ``K`` size of the top-K set, ``J
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -71,6 +72,12 @@ class KDSpec:
         weights = [part.weights for part in self.parts]
         return [sum(u * w[i] for u, w in zip(upstream, weights, strict=True)) for i in range(len(TERMS))]
 
-    def matrix(self, like: Tensor) -> Tensor:
-        """``(J, 4)`` weights of the parts, in the dtype and on the device of ``like``."""
-        return torch.tensor([part.weights for part in self.parts], dtype=like.dtype, device=like.device)
+    def matrix(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+        """``(J, 4)`` weights of the parts, kept on the device: copying them there at each step would wait for it."""
+        return _matrix(self, device, dtype)
+
+
+@functools.cache
+def _matrix(spec: KDSpec, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # the first call may come from a validation, the next one from a training
+        return torch.tensor([part.weights for part in spec.parts], dtype=dtype, device=device)

@@ -455,7 +455,7 @@ class TritonEngine:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         early = with_grad and computes_early(rows)
         grad = torch.empty_like(rows.student, memory_format=torch.contiguous_format) if early else None
-        matrix = _matrix(spec, rows.student.device)
+        matrix = spec.matrix(rows.student.device)
         coef = matrix.sum(0) * scale
         partial = _launch(rows, spec, coef, None, grad, with_sums=True)
         assert partial is not None
@@ -466,7 +466,7 @@ class TritonEngine:
         self, rows: LossInputs, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
     ) -> Tensor:
         upstream = upstream.contiguous()
-        coef = (upstream[:, None] * _matrix(spec, upstream.device)).sum(0) * scale
+        coef = (upstream[:, None] * spec.matrix(upstream.device)).sum(0) * scale
         if buffer is None:
             grad = torch.empty_like(rows.student, memory_format=torch.contiguous_format)
             _launch(rows, spec, coef, None, grad, with_sums=False)
@@ -481,17 +481,6 @@ class TritonEngine:
         if len(spec.parts) > 1:
             _launch(rows, spec, coef, upstream, buffer, with_sums=False)
         return buffer
-
-
-_MATRICES: dict[tuple[KDSpec, torch.device], Tensor] = {}
-
-
-def _matrix(spec: KDSpec, device: torch.device) -> Tensor:
-    """``(J, 4)`` weights of the parts, kept on the device: copying them there at each step would wait for it."""
-    key = (spec, device)
-    if key not in _MATRICES:
-        _MATRICES[key] = spec.matrix(torch.empty((), device=device))
-    return _MATRICES[key]
 
 
 def _launch(
