@@ -49,7 +49,7 @@ def find_config(args: argparse.Namespace, checkpoint: dict) -> Config:
 def may_be_built(teacher: object) -> bool:
     """Whether the teacher in a checkpoint's own config can be built without running a file that it names."""
     try:
-        check_registered({"teacher": dict(cfg_path=teacher) if isinstance(teacher, str) else teacher}, "")
+        check_registered(teacher, "", built=True)
     except InputError:
         return False
     return True

@@ -42,10 +42,13 @@ def check_carried_config(cfg: Config, source: str) -> None:
     """Raise InputError, naming ``source``, unless the student's part of a checkpoint's own config runs nothing."""
     left_out = (*_TRAINING_KEYS, "model", "custom_hooks")
     parts = {key: value for key, value in cfg.items() if key not in left_out}
-    parts["model"] = cfg.model.architecture if is_pair(cfg.get("model")) else cfg.get("model")
     ours = re.compile(r"(mmrazor|rekd_det)\.\w+")  # which the export drops
     parts["custom_hooks"] = [h for h in cfg.get("custom_hooks") or [] if not ours.fullmatch(str(h.get("type")))]
     check_registered(parts, source)
+    model = cfg.get("model")
+    # A pair's student gets its preprocessor.
+    for part in (model["architecture"], model.get("data_preprocessor")) if is_pair(model) else (model,):
+        check_registered(part, source, built=True)
 
 
 def check_distilled(checkpoint: Mapping, source: str) -> None:

@@ -1,7 +1,8 @@
-"""Check that a config from a checkpoint uses only registered classes."""
+"""Check that a config from a checkpoint names only registered classes, and that none of them runs what it is given."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,34 +15,50 @@ from mmengine.utils import get_object_from_string
 from rekd_det.utils.errors import InputError
 
 _PACKAGES = ("mmengine", "mmcv", "mmdet", "mmpretrain", "torch")
-#: modules of registered classes that evaluate an option as Python, or read a config file that it names
+#: modules of registered classes that evaluate an option as Python, or load a file or a network that it names
 _RUN_OPTIONS = (
     *("mmcv.cnn.rfsearch", "mmdet.models.mot", "mmdet.models.task_modules.tracking", "mmdet.models.trackers"),
-    *("mmdet.models.detectors.kd_one_stage", "mmrazor"),
+    *("mmdet.models.vis", "mmdet.models.detectors.kd_one_stage", "mmdet.models.detectors.lad", "mmrazor"),
+    *("mmdet.models.language_models", "mmpretrain.models.multimodal", "mmpretrain.models.selfsup"),
+    *("mmpretrain.models.classifiers.hugging_face", "mmpretrain.models.classifiers.timm"),
+    *("mmpretrain.models.backbones.timm_backbone", "mmpretrain.models.utils.huggingface"),
 )
+#: where the parts of a network are
+_NETWORKS = ("torch.nn.modules", "mmcv.cnn", "mmcv.ops", "mmengine.model", "mmdet.models", "mmpretrain.models")
+#: keys that name the package in which names are looked up
+_SCOPES = ("_scope_", "default_scope")
+#: a config inside a package, `mmdet::retinanet/retinanet_r50_fpn_1x_coco.py`
+_PACKAGED = re.compile(rf"({'|'.join(_PACKAGES)})::(\w[\w.-]*/)*\w[\w.-]*\.py")
 
 
-def check_registered(config: Any, source: str) -> None:
+def check_registered(config: Any, source: str, built: bool = False) -> None:
     """Check every class that a config names.
 
-    A registry takes ``type='os.system'`` for what stands there, and ``cfg_path`` names a file that is run as Python. So
-    a config is as good as code, unless all it names are classes that OpenMMLab's registries hold.
+    A registry takes ``type='os.system'`` for what stands there, imports a package that is named as a scope, and
+    ``cfg_path`` names a file that is run as Python. So a config is as good as code, unless all it names are classes
+    that OpenMMLab's registries hold.
 
     Args:
-        config: a config, or a part of one.
+        config: a config, or a part of one; a string is short for ``dict(cfg_path=...)``, as for a pair's detectors.
         source: where it comes from, for the message.
+        built: whether the classes are built here: then only parts of networks are allowed.
 
     Raises:
         InputError: for any other name.
     """
+    if isinstance(config, str):  # a model by the file of its config
+        config = {"cfg_path": config}
     if isinstance(config, Mapping) and config.get("default_scope") == "mmpretrain":
         _import_classes("mmpretrain")
     for key, value in _named(config):
         if key == "cfg_path":
-            package, separated, path = str(value).partition("::")
-            allowed = bool(separated) and package in _PACKAGES and ".." not in path
+            allowed = _PACKAGED.fullmatch(str(value)) is not None
+        elif key == "cfg_options":  # merged into another config, where dotted keys name what they like
+            allowed = not value
+        elif key in _SCOPES:
+            allowed = value in (*_PACKAGES, "mmrazor", None)
         elif key == "type" or "." in value:
-            allowed = _is_registered(value)
+            allowed = _is_registered(value, built)
         else:  # `ema_type`, `bbox_type`: no path to an object
             allowed = True
         if not allowed:
@@ -54,8 +71,8 @@ def check_registered(config: Any, source: str) -> None:
 def _named(config: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(config, Mapping):
         for key, value in config.items():
-            names = key in ("type", "cfg_path", "constructor") or str(key).endswith("_type")
-            if names and (isinstance(value, str) or key == "cfg_path"):
+            names = key in ("type", "constructor") or str(key).endswith("_type")
+            if key in ("cfg_path", "cfg_options", *_SCOPES) or (names and isinstance(value, str)):
                 yield key, value
             yield from _named(value)
     elif isinstance(config, (list, tuple, set)):
@@ -63,7 +80,7 @@ def _named(config: Any) -> Iterator[tuple[str, Any]]:
             yield from _named(value)
 
 
-def _is_registered(name: str) -> bool:
+def _is_registered(name: str, built: bool) -> bool:
     scope, _, rest = name.rpartition(".")
     if name in mmcv.ops.__all__:  # the kinds of NMS
         return True
@@ -76,6 +93,8 @@ def _is_registered(name: str) -> bool:
         found = [cls] if any(cls is c for registry in _registries() for c in registry.module_dict.values()) else []
     else:
         return False
+    if built:
+        found = [cls for cls in found if _module(cls).startswith(_NETWORKS)]
     return bool(found) and not any(_module(cls).startswith(_RUN_OPTIONS) for cls in found)
 
 

@@ -179,6 +179,23 @@ def test_code_in_a_config_is_not_run(text, message):
 
 
 RUN = dict(type="os.system", command="mkdir made-by-a-checkpoint")
+RETINA = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+#: options that put RUN into a config that is safe itself
+SMUGGLED = {"model.backbone._delete_": True, **{f"model.backbone.{key}": value for key, value in RUN.items()}}
+
+
+def forge(pair: TinyPair, changes: dict, path: Path) -> None:
+    """The pair's checkpoint with another config inside; FOLDER in a value is the new checkpoint's own."""
+    cfg = Config.fromfile(str(pair.pair))
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        owner = cfg
+        for name in parents:
+            owner = owner[name]
+        owner[last] = value.replace("FOLDER", str(path.parent)) if isinstance(value, str) else value
+    checkpoint = torch.load(pair.folder / "iter_6.pth", weights_only=True)
+    checkpoint["meta"]["cfg"] = cfg.pretty_text
+    torch.save(checkpoint, path)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +203,16 @@ RUN = dict(type="os.system", command="mkdir made-by-a-checkpoint")
     [
         {"model.architecture.backbone": RUN},
         {"model.architecture": RUN},
+        {"model.data_preprocessor": RUN},
         {"model.architecture": dict(cfg_path="forged.py")},
+        {"model.architecture": "forged.py"},
+        {"model.architecture": "mmdet::FOLDER/forged.py"},
+        {"model.architecture": "mmdet::../forged.py"},
+        {"model.architecture": dict(cfg_path=RETINA, cfg_options=SMUGGLED)},
+        {"model.architecture.backbone": dict(type="mmdet.apis.det_inferencer.DetInferencer", model="forged.py")},
+        {"model.architecture.backbone": dict(type="mmpretrain.HuggingFaceClassifier", model_name="forged")},
+        {"model.architecture.backbone._scope_": "forged"},
+        {"default_scope": "forged"},
         {"model.architecture.test_cfg.rcnn.nms": dict(type="__import__('os').system('mkdir made-by-a-checkpoint')")},
         {"model.architecture.backbone.cmc": dict(type="CameraMotionCompensation", warp_mode="print()")},
         {"model.architecture.backbone.type": "mmengine.fileio.io.os.system"},
@@ -202,20 +228,28 @@ def test_a_config_in_a_checkpoint_names_registered_classes_alone(export, pair, t
     (tmp_path / "forged.py").write_text(
         "import os\nos.mkdir('made-by-a-checkpoint')\nmodel = dict(type='FasterRCNN')\n"
     )
-    cfg = Config.fromfile(str(pair.pair))
-    for key, value in forged.items():
-        *parents, last = key.split(".")
-        owner = cfg
-        for name in parents:
-            owner = owner[name]
-        owner[last] = value
-    checkpoint = torch.load(pair.folder / "iter_6.pth", weights_only=True)
-    checkpoint["meta"]["cfg"] = cfg.pretty_text
-    torch.save(checkpoint, tmp_path / "forged.pth")
+    forge(pair, forged, tmp_path / "forged.pth")
     with pytest.raises(SystemExit, match=r"the config inside checkpoint 'forged.pth' names .* with --config"):
         export("forged.pth")
     assert not (tmp_path / "made-by-a-checkpoint").exists()
     assert not (tmp_path / "student.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "teacher", ["forged.py", "mmdet::FOLDER/forged.py", dict(cfg_path=RETINA, cfg_options=SMUGGLED), RUN]
+)
+def test_a_teacher_that_is_not_safe_to_build_is_left_out(export, pair, tmp_path, monkeypatch, teacher):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "forged.py").write_text(
+        "import os\nos.mkdir('made-by-a-checkpoint')\nmodel = dict(type='FasterRCNN')\n"
+    )
+    forge(pair, {"model.teacher": teacher}, tmp_path / "forged.pth")
+    _, said = export("forged.pth")
+    assert "0.22 M parameters" in said
+    assert "its teacher" not in said
+    assert not (tmp_path / "made-by-a-checkpoint").exists()
+    forge(pair, {"model.teacher": RETINA}, tmp_path / "sound.pth")
+    assert "its teacher: 37" in export("sound.pth")[1]
 
 
 @pytest.mark.data
