@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error  # noqa: E402
+from rekd_det.utils.errors import InputError  # noqa: E402
+from studies.runner.committed import RESULTS  # noqa: E402
 from studies.runner.eta import budget_seconds  # noqa: E402
 from studies.runner.gpu_hours import estimate  # noqa: E402
 from studies.runner.launcher import LAUNCHERS, Launcher  # noqa: E402
@@ -79,7 +81,13 @@ def main() -> None:
     args = parse_args()
     study, root = read_study(args.study), args.out.absolute()
     if args.results is not None:
+        if not args.results.is_dir():
+            raise InputError(f"--results '{args.results}' is no folder; an empty one holds no results")
+        if (args.results / RESULTS).is_file():
+            raise InputError(f"--results '{args.results}' holds one study's results: give '{args.results.parent}'")
         study = replace(study, results=args.results)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"--out '{args.out}' is a file, and must be a folder")
     launcher = Launcher(args.launcher, args.gpus, args.partition)
     budget = None if args.budget is None else budget_seconds(args.budget)
     failed = 0

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from studies.runner.data import settled_data
+from studies.runner.digest import digest_of_file
 from studies.runner.run import Run
+from studies.runner.spec import StudyError
+from studies.runner.stamp import read_stamp
 
 
 def annotations_of(run: Run) -> dict[str, str] | None:
@@ -27,7 +27,7 @@ def annotations_of(run: Run) -> dict[str, str] | None:
         for number, path in enumerate(_files((config.get(f"{split}_dataloader") or {}).get("dataset"))):
             if not path.is_file():
                 return None
-            found[f"{split}{number or ''}"] = _sha256(str(path), os.stat(path).st_mtime_ns)
+            found[f"{split}{number or ''}"] = digest_of_file(path)
     return found or None
 
 
@@ -35,6 +35,18 @@ def same_annotations(run: Run, told: Mapping[str, str] | None) -> bool:
     """Whether a result that was measured on ``told`` holds for a run here; also where either is unknown."""
     here = annotations_of(run) if told else None
     return here is None or here == dict(told or {})
+
+
+def check_same_data(runs: Iterable[Run], folder: Path) -> None:
+    """Raise StudyError if a run in one of ``folder``'s folders was trained on other annotations than those here."""
+    for run in runs:
+        stamp = read_stamp(folder / run.folder, run.digest)
+        told = stamp.annotations or (stamp.result or {}).get("annotations")
+        if not same_annotations(run, told):
+            raise StudyError(
+                f"'{folder / run.folder}' was trained on other annotation files than those that data_root has now: "
+                "name another folder with --out, or remove this one to train it again"
+            )
 
 
 def _files(dataset: Any) -> Iterator[Path]:
@@ -46,8 +58,3 @@ def _files(dataset: Any) -> Iterator[Path]:
             yield Path(dataset.get("data_root") or "", dataset["ann_file"])
         yield from _files(dataset.get("dataset"))
         yield from _files(dataset.get("datasets"))
-
-
-@functools.cache
-def _sha256(path: str, changed: int) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
+from collections.abc import Mapping
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmrazor.registry import MODELS
 
 from rekd_det.apis.preflight import merge_options, read_config
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.pair_config import is_pair
 from studies.runner.spec import Arm, StudyError
 
@@ -32,9 +34,19 @@ def read_arm_config(arm: Arm) -> Config:
         merge_options(config, arm.options, str(arm.config))
         if is_pair(config.get("model")):
             init_default_scope(config.get("default_scope", "mmdet"))
+            _check_keys(config.model)
             MODELS.build(copy.deepcopy(config.model.distiller))
     except (InputError, ValueError, TypeError, KeyError) as error:  # how losses and registries refuse
         raise StudyError(f"arm '{arm.name}': {error}") from error
     if config.get("model") is None:
         raise StudyError(f"arm '{arm.name}': the config '{arm.config}' has no `model`")
     return config
+
+
+def _check_keys(model: Mapping) -> None:
+    """Building a pair takes its teacher, which may be hours of training away."""
+    kind = MODELS.get(model["type"])
+    known = {name for cls in kind.__mro__ for name in inspect.signature(cls).parameters} if kind else set(model)
+    for key in model:
+        if key not in (*known, "type", "_scope_"):
+            raise StudyError(f"model.{key}: {kind.__name__} has no such option{did_you_mean(key, known)}")

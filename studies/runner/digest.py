@@ -5,10 +5,13 @@ It is the same on every machine and wherever configs and data lie, so that a res
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
 import posixpath
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -58,11 +61,22 @@ def digest_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def digest_of_file(path: str | Path) -> str:
+    """SHA-256 of a file's content."""
+    return _sha256(str(path), os.stat(path).st_mtime_ns)
+
+
+@functools.cache
+def _sha256(path: str, changed: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def decisive_settings(config: Config, without_teacher: bool = False) -> dict[str, Any]:
     """A config as plain data, without what makes no difference to the result.
 
-    Paths make no difference: data sets lose their roots, checkpoints keep their file's name, and a teacher that is the
-    path of a config file is replaced by what the file says. Nor is the registry that a type's name is prefixed with.
+    Paths make no difference: data sets lose their roots, checkpoints keep their file's name and, where the file is
+    there, its content, and a teacher that is the path of a config file is replaced by what the file says. Nor does
+    the registry that a type's name is prefixed with.
 
     Args:
         config: of one training.
@@ -105,7 +119,8 @@ def _plain(value: Any, roots: list[str], key: str = "") -> Any:
         return [_plain(v, roots, key) for v in value]
     if isinstance(value, str):
         if key in _CHECKPOINTS:
-            return posixpath.basename(value)
+            name = posixpath.basename(value)
+            return [name, digest_of_file(value)] if os.path.isfile(value) else name
         if key == "type":
             return value.rpartition(".")[2]
         for root in roots:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from studies.runner.annotations import check_same_data
 from studies.runner.committed import RESULTS, Committed
 from studies.runner.data import check_data_of, write_data
 from studies.runner.digest import digest_of
@@ -63,6 +64,7 @@ def run_study(
     with hold(root) as lock:
         processes = Processes(lock, silence_s)
         trainer = Trainer(root, tools, processes, launcher)
+        check_same_data(plan.all(), trainer.runs)
         wanted = with_needs(run for run in plan.runs if run.arm in chosen)
         left = _left(wanted, trainer, committed)
         done = {run.digest for run in wanted} - {run.digest for run in left}
@@ -91,7 +93,9 @@ def report_study(study: Study, root: Path, plan: Plan | None = None) -> Path:
     """
     folder = root / study.name
     folder.mkdir(parents=True, exist_ok=True)
-    results = collect(plan or make_plan(study), root / "runs", Committed(study.results))
+    plan = plan or make_plan(study)
+    check_same_data(plan.all(), root / "runs")
+    results = collect(plan, root / "runs", Committed(study.results))
     write_results(results, folder / RESULTS)
     return write_report(study, results, folder)
 
@@ -175,7 +179,8 @@ class _Progress:
                 self.durations.add(run, result["wall_s"])
             shown = "  ".join(f"{k} {v:.3f}" for k, v in result["metrics"].items() if k in MAIN)
         else:
-            shown = f"FAILED: {failure.splitlines()[-1]}"
+            lines = failure.splitlines()
+            shown = f"FAILED: {next((line for line in reversed(lines) if line.startswith('error: ')), lines[-1])}"
         print(f"{_now()} end     {run.arm}, seed {run.seed}  {shown}", flush=True)
         print(f"{_now()} {self._state()}", flush=True)
 

@@ -22,12 +22,14 @@ class Stamp:
         starts: how often its training was started; more than one where it was killed or failed.
         result: metrics, times, hardware and versions, once it is finished.
         error: last output of the last start, if it failed.
+        annotations: what it is trained on, see :func:`studies.runner.annotations.annotations_of`.
     """
 
     digest: str
     starts: int = 0
     result: dict[str, Any] | None = None
     error: str | None = field(default=None)
+    annotations: dict[str, str] | None = None
 
     @property
     def status(self) -> str:
@@ -42,7 +44,8 @@ class Stamp:
         """Whether its parts have their types; what was read from a file may hold anything."""
         result = self.result
         complete = isinstance(result, dict) and result.keys() >= _RESULT and isinstance(result["metrics"], dict)
-        return isinstance(self.starts, int) and isinstance(self.error, str | None) and (result is None or complete)
+        typed = isinstance(self.error, str | None) and isinstance(self.annotations, dict | None)
+        return typed and isinstance(self.starts, int) and (result is None or complete)
 
     def write(self, folder: Path) -> None:
         """Write it into an existing folder; a kill leaves the old one or the new one."""

@@ -49,6 +49,12 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# YAML 1.2's floats: PyYAML reads `1e-3` as text.
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
 def _study(content: object, folder: Path) -> Study:
     known = (
         *("name", "data", "data_root", "teacher", "teachers", "pretrain", "seeds", "baseline", "against", "pairs"),
@@ -114,7 +120,8 @@ def _arm(name: object, content: object, common: dict, folder: Path, seeds: tuple
     options = common | _options(keys.get("options"), f"{key}.options")
     own = _seeds(keys["seeds"], f"{key}.seeds") if "seeds" in keys else seeds
     config, validate = _config(keys, key, folder), _validate(keys, key)
-    return Arm(name, config, options, own, about, validate, keys.get("teacher"), keys.get("pair"))
+    taught_by, pair = (_name_of(keys, part, key) for part in ("teacher", "pair"))
+    return Arm(name, config, options, own, about, validate, taught_by, pair)
 
 
 def _check_paired(arm: Arm, baseline: Arm) -> None:
@@ -133,7 +140,7 @@ def _teacher(content: object, common: dict, folder: Path, name: str | None = Non
     seeds = _seeds([keys.get("seed", 0)], f"{key}.seed")
     config, validate = _config(keys, key, folder), _validate(keys, key)
     name, about = (TEACHER, "teaches all pairs") if name is None else (f"{TEACHER}.{name}", "teaches")
-    return Arm(name, config, options, seeds, about, validate, keys.get("teacher"))
+    return Arm(name, config, options, seeds, about, validate, _name_of(keys, "teacher", key))
 
 
 def _pair(name: object, content: object, arms: Collection[Arm]) -> Comparable:
@@ -176,6 +183,13 @@ def _validate(keys: Mapping, key: str) -> int:
     value = keys.get("validate", 0)
     if type(value) is not int or value < 0:
         raise StudyError(f"{key}.validate must be a whole number of epochs, got {value!r}")
+    return value
+
+
+def _name_of(keys: Mapping, part: str, key: str) -> str | None:
+    value = keys.get(part)
+    if not isinstance(value, str | None):
+        raise StudyError(f"{key}.{part} must be the name of one of the study's {part}s, got {value!r}")
     return value
 
 

@@ -86,7 +86,7 @@ class Trainer:
         """
         folder = self.runs / run.folder
         stamp = read_stamp(folder, run.digest)
-        stamp.starts, stamp.error = stamp.starts + 1, None
+        stamp.starts, stamp.error, stamp.annotations = stamp.starts + 1, None, annotations_of(run)
         stamp.write(folder)
         start = time.monotonic()
         try:

@@ -13,8 +13,9 @@ from studies.runner.annotations import annotations_of
 from studies.runner.committed import Committed
 from studies.runner.data import settled_data
 from studies.runner.plan import make_plan
-from studies.runner.run_study import run_study
+from studies.runner.run_study import report_study, run_study
 from studies.runner.spec import StudyError
+from studies.runner.stamp import Stamp
 from studies.runner.study_file import read_study
 
 
@@ -67,6 +68,37 @@ def test_a_pairs_own_teacher_is_what_its_config_says_wherever_it_lies(tmp_path):
         )
 
     assert pair(tmp_path / "a", 32) == pair(tmp_path / "b", 32) != pair(tmp_path / "c", 64)
+
+
+def test_a_checkpoint_is_its_content_where_it_is_there(tmp_path):
+    def with_teacher(place: str, content: bytes) -> str:
+        (tmp_path / place).mkdir(exist_ok=True)
+        checkpoint = tmp_path / place / "epoch_12.pth"
+        checkpoint.write_bytes(content)
+        return digest(tmp_path, f"_base_ = {PAIR!r}\nmodel = dict(teacher_ckpt={str(checkpoint)!r})")
+
+    assert with_teacher("a", b"one") == with_teacher("b", b"one") != with_teacher("c", b"other")
+    before = with_teacher("d", b"one")
+    assert with_teacher("d", b"trained again") != before
+
+
+def test_a_folder_of_a_run_on_other_annotations_stops_the_study(tmp_path):
+    config = ROOT / "studies/configs/groceries_frcnn_student.py"
+    study = read_study(write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0]))
+    (run,) = make_plan(study).runs
+    (tmp_path / "data/annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (tmp_path / f"data/annotations/instances_{split}.json").write_text("{}")
+    folder = tmp_path / "out/runs" / run.folder
+    folder.mkdir(parents=True)
+    Stamp(run.digest, starts=1, annotations=annotations_of(run)).write(folder)
+    report_study(study, tmp_path / "out")
+    (tmp_path / "data/annotations/instances_train.json").write_text("{'corrected': 1}")
+    annotations = tmp_path / "data/annotations/instances_train.json"
+    os.utime(annotations, ns=(1, 1))  # a clock may be too coarse to tell the two apart
+    for call in (lambda: report_study(study, tmp_path / "out"), lambda: run_study(study, tmp_path / "out", tmp_path)):
+        with pytest.raises(StudyError, match=f"{run.folder}' was trained on other annotation files .* --out"):
+            call()
 
 
 def test_a_result_on_other_annotations_does_not_count(tmp_path):

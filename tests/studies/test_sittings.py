@@ -27,6 +27,7 @@ def sitting(fake, pretrained, tmp_path, monkeypatch):
     tool = fake.tools / "study.py"
     tool.write_text(TOOL.read_text())
     results = tmp_path / "results"
+    results.mkdir()
 
     def call(out: str, *arguments: str, study: Path = pretrained) -> None:
         command = ["study.py", str(study), "--out", str(tmp_path / out), "--results", str(results), *arguments]
@@ -35,7 +36,7 @@ def sitting(fake, pretrained, tmp_path, monkeypatch):
 
     def keep(out: str, change=lambda lines: lines) -> None:
         lines = (tmp_path / out / "tiny/results.jsonl").read_text().splitlines()
-        (results / "tiny").mkdir(parents=True, exist_ok=True)
+        (results / "tiny").mkdir(exist_ok=True)
         (results / "tiny" / "results.jsonl").write_text("".join(f"{line}\n" for line in change(lines)))
 
     return SimpleNamespace(call=call, keep=keep, calls=fake.calls, tools=fake.tools, root=tmp_path)

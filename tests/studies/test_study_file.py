@@ -92,6 +92,11 @@ def test_an_arm_can_have_its_own_seeds(tmp_path):
         (dict(data_root=3), "data_root must be the path of a folder"),
         (dict(arms={"alone": {"config": STUDENT, "validate": -1}}), "arms.alone.validate must be a whole number"),
         (dict(teacher={"config": STUDENT, "seed": -1}), "teacher.seed must be whole numbers"),
+        (
+            dict(arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR, "teacher": {"config": STUDENT}}}),
+            r"arms\.kd\.teacher must be the name of one of the study's teachers, got {",
+        ),
+        (dict(arms={"alone": {"config": STUDENT, "pair": ["x"]}}), r"arms\.alone\.pair must be the name of one"),
     ],
 )
 def test_mistakes_in_a_study_file_are_named(tmp_path, changes, message):
@@ -104,6 +109,14 @@ def test_a_name_that_is_given_twice_is_an_error(tmp_path):
     path.write_text(path.read_text() + f"  kd:\n    config: {PAIR}\n")
     with pytest.raises(StudyError, match="'kd' is given twice"):
         read_study(path)
+
+
+def test_powers_of_ten_are_numbers(tmp_path):
+    path = write(tmp_path)
+    numbers = {"1e-3": 1e-3, "-2.5E4": -2.5e4, "1.5": 1.5, "3": 3, "1e3x": "1e3x", "'1e-3'": "1e-3"}
+    text = "".join(f"  k{i}: {number}\n" for i, number in enumerate(numbers))
+    path.write_text(f"{path.read_text()}options:\n{text}")
+    assert list(read_study(path).arms[0].options.values()) == list(numbers.values())
 
 
 def test_no_file_and_no_yaml(tmp_path):
@@ -120,6 +133,7 @@ def test_no_file_and_no_yaml(tmp_path):
         ({"model.distiller.loss.topk": 3}, "arm 'kd': .*topk"),
         ({"model.distiller.loss.top_k": 0}, "arm 'kd': .*top_k must be an int >= 1"),
         ({"optim_wraper.optimizer.lr": 1}, "arm 'kd': .*optim_wraper.*did you mean 'optim_wrapper'"),
+        ({"model.distiler.rows": "all"}, "arm 'kd': model.distiler: ReKDDistill has no .*did you mean 'distiller'"),
     ],
 )
 def test_options_that_do_not_fit_show_before_anything_is_trained(tmp_path, options, message):
