@@ -130,6 +130,20 @@ def test_a_committed_line_that_is_broken_costs_that_run_alone(sitting):
     assert [call["kind"] for call in sitting.calls()] == ["backbone", "frcnn_student"]
 
 
+def test_folders_that_can_not_be_meant(sitting, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results/tiny").mkdir()
+    (tmp_path / "results/tiny/results.jsonl").write_text("")
+    (tmp_path / "file").write_text("")
+    for options, says in (
+        (["--results", "nowhere"], "--results 'nowhere' is no folder"),
+        (["--results", "results/tiny"], "--results 'results/tiny' holds one study's results: give 'results'"),
+        (["--out", "file"], "--out 'file' is a file, and must be a folder"),
+    ):
+        with pytest.raises(SystemExit, match=says):
+            sitting.call("a", "--report", *options)
+
+
 def test_runs_that_failed_do_not_count(sitting):
     (sitting.tools / "fail").write_text("frcnn_student")
     with pytest.raises(SystemExit):

@@ -41,24 +41,6 @@ def test_a_tiny_study_from_end_to_end(pretrained, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--results", "nowhere"], "--results 'nowhere' is no folder"),
-        (["--results", "results/tiny"], "--results 'results/tiny' holds one study's results: give 'results'"),
-        (["--out", "study.yml"], "--out 'study.yml' is a file, and must be a folder"),
-    ],
-)
-def test_folders_that_can_not_be_meant(tmp_path, options, says):
-    (tmp_path / "results/tiny").mkdir(parents=True)
-    (tmp_path / "results/tiny/results.jsonl").write_text("")
-    command = [sys.executable, str(TOOL), str(write(tmp_path)), "--report", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {says}")
-
-
-@pytest.mark.slow
 def test_the_tool_says_what_is_wrong(tmp_path):
     done = subprocess.run(
         [sys.executable, str(TOOL), str(write(tmp_path, seeds=3))], capture_output=True, text=True, check=False
