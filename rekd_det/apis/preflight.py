@@ -72,13 +72,19 @@ def merge_options(cfg: Config, options: Mapping[str, Any], path: str) -> None:
     """Merge the options of a command line into a config that was read from ``path``.
 
     Raises:
-        PreflightError: If an option's first key names nothing, or one does not fit.
+        PreflightError: If an option's first key names nothing, or an option does not fit.
     """
     _check_options(cfg, options)
     try:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError) as error:
         raise PreflightError(f"--cfg-options do not fit '{path}': {error}") from error
+    except AttributeError as error:  # mmengine looks for keys in an element of a list, and in what has none
+        keys = [key for key in options if any(part.isdigit() for part in key.split("."))] or options
+        raise PreflightError(
+            f"--cfg-options {', '.join(keys)} can't be set in '{path}': after a number there must be a key of a dict, "
+            "as in param_scheduler.0.KEY=VALUE. To replace an element of a list, give the whole list"
+        ) from error
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> None:

@@ -73,6 +73,7 @@ def _write_configs(folder: Path) -> None:
         "stopping": "custom_hooks = [dict(type='EarlyStoppingHook', monitor='bbox_mAP')]",
         "warmup": "custom_hooks = [dict(type='mmrazor.DistillWarmupHook', iters=0)]",
         "schedule": "param_scheduler = [dict(type='MultiStepLR', milestone=[1])]",
+        "two_schedulers": "param_scheduler = [dict(type='LinearLR', end=1), dict(type='MultiStepLR', milestones=[1])]",
         "unscaled": "auto_scale_lr = dict(_delete_=True)",
     }
     for name, text in derived.items():
@@ -148,6 +149,12 @@ CASES = [
     # --- keys
     Case("key typo at the top", "the config has no 'modell'; did you mean 'model'?", ("modell.teacher_ckpt=x",)),
     Case("key through a value", "do not fit '{folder}/pair.py'", ("model.teacher_ckpt.path=x",)),
+    Case(
+        "element of a list",
+        "--cfg-options param_scheduler.1 can't be set in '{folder}/two_schedulers.py': after a number there must",
+        ("param_scheduler.1=5",),
+        config="two_schedulers.py",
+    ),
     Case("key too late", "write model.distiller.loss.top_k=...", ("distill.distiller.loss.top_k=3",)),
     Case(
         "key of the backbone",
@@ -269,6 +276,11 @@ CASES = [
     ),
     # --- data and places
     Case("data root missing", f"{TRAIN_SET}.ann_file: '/nowhere/", (f"{TRAIN_SET}.data_root=/nowhere",)),
+    Case(
+        "data root missing, with blanks",
+        f"{TRAIN_SET}.ann_file: '/no where/ü (1) x/annotations",
+        (f"{TRAIN_SET}.data_root=/no where/ü (1) x/",),
+    ),
     Case(
         "images missing",
         f"{TRAIN_SET}.data_prefix.img: '{{folder}}/data/nothing' does not exist",
