@@ -126,8 +126,12 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
             check_annotations(ann_file, f"{split}_evaluator.ann_file", masks, objects=split != "test", classes=classes)
 
 
-def check_work_dir(path: str) -> None:
-    """Create the folder for logs and checkpoints, and check that files can be written there.
+def check_work_dir(path: str, option: str = "--work-dir") -> None:
+    """Create the folder that a tool writes to, and check that files can be written there.
+
+    Args:
+        path: The folder.
+        option: Of the command line, which sets it.
 
     Raises:
         PreflightError: If not.
@@ -138,7 +142,7 @@ def check_work_dir(path: str) -> None:
             pass
     except OSError as error:
         raise PreflightError(
-            f"work_dir '{path}' cannot be written ({error.strerror}): choose another with --work-dir"
+            f"folder '{path}' cannot be written ({error.strerror}): choose another with {option}"
         ) from error
 
 

@@ -39,6 +39,7 @@ def pair(tmp_path_factory) -> TinyPair:
     for name, classes in {"teacher": cfg.metainfo.classes, "reordered_teacher": [b, a, *others]}.items():
         torch.save({"state_dict": teacher, "meta": dict(dataset_meta=dict(classes=classes))}, folder / f"{name}.pth")
     torch.save({"state_dict": student}, folder / "student.pth")
+    torch.save({"state_dict": {f"architecture.{k}": v for k, v in student.items()}}, folder / "distilled.pth")
     torch.save({"state_dict": {k: v * float("nan") for k, v in teacher.items()}}, folder / "nan_teacher.pth")
     torch.save({"state_dict": {k: v * float("nan") for k, v in student.items()}}, folder / "nan_student.pth")
     torch.save({"state_dict": {"w": torch.zeros(3)}}, folder / "other.pth")
@@ -380,6 +381,13 @@ CASES = [
         "not a PyTorch checkpoint",
         config="text.pth",
         arguments=("-o", "x.pth"),
+        tool="export_student.py",
+    ),
+    Case(
+        "export to no folder",
+        "folder '{folder}/text.pth/x' cannot be written (Not a directory): choose another with --out",
+        config="distilled.pth",
+        arguments=("-o", "{folder}/text.pth/x/student.pth", "--config", "{folder}/pair.py"),
         tool="export_student.py",
     ),
     Case(
