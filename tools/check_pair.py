@@ -10,12 +10,13 @@ import tempfile
 import numpy as np
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import DATASETS
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from rekd_det.analysis.pair_check.pair_check import Findings, check_pair
+from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.apis.command_line import ToolParser, build_runner, exit_on_input_error
 from rekd_det.apis.preflight import PreflightError, check_data, read_config
 from rekd_det.utils.pair_config import classifies_images, teacher_config
@@ -37,7 +38,7 @@ def parse_args() -> argparse.Namespace:
         metavar=("H", "W"),
         help="generated images; default: 192 256, for a classifier its training's",
     )
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="override keys")
+    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="override keys")
     return parser.parse_args()
 
 

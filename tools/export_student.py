@@ -11,6 +11,7 @@ from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.export import (
     check_carried_config,
     check_distilled,
+    check_target,
     count_parameters,
     export_student,
     stored_megabytes,
@@ -27,7 +28,7 @@ from rekd_det.utils.registered_names import check_registered
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(description=__doc__)
     parser.add_argument("checkpoint", help="checkpoint of a distillation")
-    parser.add_argument("-o", "--out", required=True, help="the file to write; an older one is replaced")
+    parser.add_argument("-o", "--out", required=True, help="the file to write; an older export is replaced")
     parser.add_argument("--config", help="config of the pair or its student; by default the one in the checkpoint")
     parser.add_argument("--fp16", action="store_true", help="store the weights in half precision")
     return parser.parse_args()
@@ -73,14 +74,13 @@ def describe(cfg: Config, student: torch.nn.Module, exported: dict, path: str, t
 @exit_on_input_error
 def main() -> None:
     args = parse_args()
-    if os.path.isdir(args.out):
-        raise InputError(f"--out '{args.out}' is a folder: name a file in it, e.g. student.pth")
+    check_target(args.out, args.checkpoint)
     checkpoint = load_checkpoint_file(args.checkpoint)
     check_distilled(checkpoint, f"checkpoint '{args.checkpoint}'")
     cfg = find_config(args, checkpoint)
     exported, student = export_student(checkpoint, cfg, f"checkpoint '{args.checkpoint}'", half=args.fp16)
     folder = os.path.dirname(args.out) or "."
-    check_work_dir(folder)
+    check_work_dir(folder, "--out")
     with replacing(args.out) as partial:
         torch.save(exported, partial)
     print(describe(cfg, student, exported, args.out, trusted=args.config is not None))

@@ -50,9 +50,19 @@ def _side(given: str, role: str, zoo: dict) -> _Side:
     return _Side(model.name, ZOO / model.path, f"mmdet::{model.path}", model.weights, model.describe())
 
 
-def _write(path: Path, text: str, force: bool) -> None:
-    if path.exists() and not force:
-        raise InputError(f"'{path}' is there already: choose another --out, or write over it with --force")
+def _check_targets(out: Path, control: Path, sides: tuple[_Side, _Side], force: bool) -> None:
+    if out == control:
+        raise InputError(f"--out '{out}' is the file of the control: choose another name")
+    for path in (out, control):
+        if path.resolve() in [side.file for side in sides]:
+            raise InputError(
+                f"'{path}' would be written over, and it is the student's or the teacher's config: choose another --out"
+            )
+    if out.exists() and not force:
+        raise InputError(f"'{out}' is there already: choose another --out, or write over it with --force")
+
+
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -71,13 +81,18 @@ def main() -> None:
     base = student.cfg_path if "::" in student.cfg_path else relpath(student.file, out.parent)
     ours = relpath(CONFIGS / "_base_", out.parent)
     config = Config.fromfile(student.file)
-    _write(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint), args.force)
-    _write(control, control_text(base), args.force or control.exists())
+    _check_targets(out, control, (student, teacher), args.force)
+    _write(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint))
+    kept = control.exists() and not args.force and control.read_text(encoding="utf-8") != control_text(base)
+    if not kept:
+        _write(control, control_text(base))
     print(f"student     {student.description}")
     print(f"teacher     {teacher.description}")
     print(f"checkpoint  {checkpoint}")
     print(f"pair        {out}")
     print(f"control     {control}  (the student without distillation: train it too)")
+    if kept:
+        print("            kept as it was, with other content; --force writes over it")
     print(f"evidence    {supported_settings(config)}")
     check = Path(__file__).with_name("check_pair.py")
     if args.check:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pycocotools.mask import decode
 
+from rekd_det.apis.class_names import ClassNames, fault_in_names
 from rekd_det.utils.errors import InputError
 
 #: larger files are not checked, because reading them twice takes many seconds
@@ -25,7 +26,12 @@ class AnnotationError(InputError):
 
 
 def check_annotations(
-    path: str, key: str, masks: bool = False, images: str | None = None, objects: bool = True
+    path: str,
+    key: str,
+    masks: bool = False,
+    images: str | None = None,
+    objects: bool = True,
+    classes: ClassNames | None = None,
 ) -> None:
     """Check one annotation file; files larger than 64 MiB are not checked.
 
@@ -35,9 +41,10 @@ def check_annotations(
         masks: whether the segmentations are read too.
         images: the local folder that the images' names start at; None: not looked into.
         objects: whether the file must have annotations. A test set's need not.
+        classes: what the config names, which must be in the file in the same order; None: not compared.
 
     Raises:
-        AnnotationError: if it is not COCO-format JSON, has no object, or has invalid entries.
+        AnnotationError: if it is not COCO-format JSON, has no object, has invalid entries, or has other classes.
     """
     if osp.getsize(path) > LARGEST_BYTES:
         return
@@ -56,6 +63,9 @@ def check_annotations(
     try:
         sizes = _check_images(content["images"])
         _check_entries(content["categories"], "category", lambda c: isinstance(c.get("name"), str) or "has no name")
+        names_fault = classes and fault_in_names(classes, [c["name"] for c in content["categories"]])
+        if names_fault:
+            raise _Fault(names_fault)
         categories = {c["id"] for c in content["categories"]}
         _check_entries(annotations, "annotation", lambda ann: _fault(ann, sizes, categories, masks))
         if images is not None:

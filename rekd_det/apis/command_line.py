@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from rekd_det.apis.build_errors import BuildError, explain_build_error, went_through_own_code
+from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.engine.runner.cpu_dist import start_gloo, wrap_without_device
 from rekd_det.models.utils.finite_guard import NonFiniteLoss
 from rekd_det.utils.checkpoint import CheckpointError
@@ -28,7 +29,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=CfgOptions,
         metavar="KEY=VALUE",
         help="override keys of the config, e.g. model.distiller.loss.top_k=3. Lists are written "
         'key="[a,b]" or key=a,b, and may nest: key="[(a,b),(c,d)]" (quoted, without blanks)',

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import os
 import re
 from collections.abc import Mapping
 
@@ -12,7 +14,15 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, load_weights, meta_of, strip_student_prefix
+from rekd_det.utils.checkpoint import (
+    STUDENT_PREFIX,
+    CheckpointError,
+    load_checkpoint_file,
+    load_weights,
+    meta_of,
+    strip_student_prefix,
+)
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair, student_config
 from rekd_det.utils.registered_names import check_registered
 
@@ -49,6 +59,27 @@ def check_carried_config(cfg: Config, source: str) -> None:
     # A pair's student gets its preprocessor.
     for part in (model["architecture"], model.get("data_preprocessor")) if is_pair(model) else (model,):
         check_registered(part, source, built=True)
+
+
+def check_target(path: str, source: str) -> None:
+    """Raise InputError unless an export can be written to ``path`` without a loss.
+
+    Args:
+        path: the file to write.
+        source: the checkpoint that is exported.
+    """
+    if os.path.isdir(path):
+        raise InputError(f"--out '{path}' is a folder: name a file in it, e.g. student.pth")
+    if not os.path.isfile(path):
+        return
+    if os.path.exists(source) and os.path.samefile(path, source):
+        raise InputError(f"--out '{path}' is the checkpoint that is exported: name another file, e.g. student.pth")
+    with contextlib.suppress(CheckpointError):  # no checkpoint
+        if "optimizer" in load_checkpoint_file(path):
+            raise InputError(
+                f"--out '{path}' holds the state of a training, which could not be resumed afterwards: name another "
+                "file, e.g. student.pth, or remove it"
+            )
 
 
 def check_distilled(checkpoint: Mapping, source: str) -> None:

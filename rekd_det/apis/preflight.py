@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from rekd_det.apis.annotations import check_annotations
+from rekd_det.apis.class_names import class_names, reads_as_coco
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.pair_config import is_pair
 
@@ -71,17 +72,23 @@ def merge_options(cfg: Config, options: Mapping[str, Any], path: str) -> None:
     """Merge the options of a command line into a config that was read from ``path``.
 
     Raises:
-        PreflightError: If an option's first key names nothing, or one does not fit.
+        PreflightError: If an option's first key names nothing, or an option does not fit.
     """
     _check_options(cfg, options)
     try:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError) as error:
         raise PreflightError(f"--cfg-options do not fit '{path}': {error}") from error
+    except AttributeError as error:  # mmengine looks for keys in an element of a list, and in what has none
+        keys = [key for key in options if any(part.isdigit() for part in key.split("."))] or options
+        raise PreflightError(
+            f"--cfg-options {', '.join(keys)} can't be set in '{path}': after a number there must be a key of a dict, "
+            "as in param_scheduler.0.KEY=VALUE. To replace an element of a list, give the whole list"
+        ) from error
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> None:
-    """Check that the annotation files and image folders of some splits exist.
+    """Check that the annotation files and image folders of some splits exist, and what is in COCO's files.
 
     Only what a config states as local paths is checked; a data set behind a storage backend is
     left to it.
@@ -92,14 +99,14 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
 
     Raises:
         PreflightError: If a path is missing; it names its config key.
+        AnnotationError: If a file of COCO's format can't be used, or has other classes than the config.
     """
     for split in splits:
         loader = cfg.get(f"{split}_dataloader")
         if not isinstance(loader, Mapping) or cfg.get(f"{split}_cfg") is None:
             continue
-        checked = set()
-        for key, dataset in _datasets(loader.get("dataset"), f"{split}_dataloader.dataset"):
-            checked.add(_check_dataset(key, dataset, split))
+        datasets = list(_datasets(loader.get("dataset"), f"{split}_dataloader.dataset"))
+        checked = {_check_dataset(key, dataset, split) for key, dataset in datasets}
         evaluators = cfg.get(f"{split}_evaluator") or []
         for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
             ann_file = evaluator.get("ann_file")
@@ -110,13 +117,21 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
                     f"{split}_evaluator.ann_file: '{ann_file}' does not exist; give its path with "
                     f"--cfg-options {split}_evaluator.ann_file=..."
                 )
-            if ann_file not in checked and _is_coco(evaluator, "Metric", ann_file):
-                masks = "segm" in (evaluator.get("metric") or "")
-                check_annotations(ann_file, f"{split}_evaluator.ann_file", masks, objects=split != "test")
+            if ann_file in checked or not ann_file.endswith(".json") or not _is_coco_metric(evaluator):
+                continue
+            classes = None
+            if datasets and reads_as_coco(datasets[0][1]) and not evaluator.get("sort_categories"):
+                classes = class_names(datasets[0][1], datasets[0][0])
+            masks = "segm" in (evaluator.get("metric") or "")
+            check_annotations(ann_file, f"{split}_evaluator.ann_file", masks, objects=split != "test", classes=classes)
 
 
-def check_work_dir(path: str) -> None:
-    """Create the folder for logs and checkpoints, and check that files can be written there.
+def check_work_dir(path: str, option: str = "--work-dir") -> None:
+    """Create the folder that a tool writes to, and check that files can be written there.
+
+    Args:
+        path: The folder.
+        option: Of the command line, which sets it.
 
     Raises:
         PreflightError: If not.
@@ -127,7 +142,7 @@ def check_work_dir(path: str) -> None:
             pass
     except OSError as error:
         raise PreflightError(
-            f"work_dir '{path}' cannot be written ({error.strerror}): choose another with --work-dir"
+            f"folder '{path}' cannot be written ({error.strerror}): choose another with {option}"
         ) from error
 
 
@@ -183,17 +198,18 @@ def _check_dataset(key: str, dataset: Mapping, split: str) -> str | None:
             _check_exists(key, name, osp.join(root, path), dataset, exists)
     ann_file = dataset.get("ann_file")
     full = osp.join(root, ann_file) if isinstance(ann_file, str) else ""
-    if not full or not _is_local(full, dataset) or not _is_coco(dataset, "Dataset", full):
+    if not full.endswith(".json") or not _is_local(full, dataset) or not reads_as_coco(dataset):
         return None
     masks = any(isinstance(t, Mapping) and t.get("with_mask") for t in dataset.get("pipeline") or [])
     images = prefixes.get("img")
     images = osp.join(root, images) if isinstance(images, str) else None
-    check_annotations(full, f"{key}.ann_file", masks, images, objects=split != "test")
+    classes = class_names(dataset, key)
+    check_annotations(full, f"{key}.ann_file", masks, images, objects=split != "test", classes=classes)
     return full
 
 
-def _is_coco(config: Mapping, kind: str, ann_file: str) -> bool:
-    return str(config.get("type")).rpartition(".")[2] == f"Coco{kind}" and ann_file.endswith(".json")
+def _is_coco_metric(evaluator: Mapping) -> bool:
+    return str(evaluator.get("type")).rpartition(".")[2] in ("CocoMetric", "FasterCocoMetric")
 
 
 def _check_exists(key: str, name: str, path: str, dataset: Mapping, exists: Callable[[str], bool]) -> None:

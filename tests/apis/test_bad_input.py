@@ -35,10 +35,11 @@ def pair(tmp_path_factory) -> TinyPair:
     torch.manual_seed(0)
     teacher = MODELS.build(cfg.model).state_dict()
     student = MODELS.build(Config.fromfile(str(pair.student)).model).state_dict()
-    torch.save(
-        {"state_dict": teacher, "meta": dict(dataset_meta=dict(classes=cfg.metainfo.classes))}, folder / "teacher.pth"
-    )
+    a, b, *others = cfg.metainfo.classes
+    for name, classes in {"teacher": cfg.metainfo.classes, "reordered_teacher": [b, a, *others]}.items():
+        torch.save({"state_dict": teacher, "meta": dict(dataset_meta=dict(classes=classes))}, folder / f"{name}.pth")
     torch.save({"state_dict": student}, folder / "student.pth")
+    torch.save({"state_dict": {f"architecture.{k}": v for k, v in student.items()}}, folder / "distilled.pth")
     torch.save({"state_dict": {k: v * float("nan") for k, v in teacher.items()}}, folder / "nan_teacher.pth")
     torch.save({"state_dict": {k: v * float("nan") for k, v in student.items()}}, folder / "nan_student.pth")
     torch.save({"state_dict": {"w": torch.zeros(3)}}, folder / "other.pth")
@@ -65,10 +66,15 @@ def _write_configs(folder: Path) -> None:
         "pretrained": "model = dict(teacher=dict(pretrained=True))",
         "no_teacher_cfg": "model = dict(teacher=dict(_delete_=True))",
         "order": f"train_dataloader = dict(dataset=dict(metainfo=dict(classes={[b, a, *others]})))",
+        "typo": f"train_dataloader = dict(dataset=dict(metainfo=dict(classes={['elipse', b, *others]})))",
+        "test_typo": f"test_dataloader = dict(dataset=dict(metainfo=dict(classes={['elipse', b, *others]})))",
+        "repeated": f"train_dataloader = dict(dataset=dict(metainfo=dict(classes={[a, b, *others, a]})))",
+        "default_classes": "train_dataloader = dict(dataset=dict(metainfo=dict(_delete_=True)))",
         "hook": "custom_hooks = [dict(type='NoSuchHook')]",
         "stopping": "custom_hooks = [dict(type='EarlyStoppingHook', monitor='bbox_mAP')]",
         "warmup": "custom_hooks = [dict(type='mmrazor.DistillWarmupHook', iters=0)]",
         "schedule": "param_scheduler = [dict(type='MultiStepLR', milestone=[1])]",
+        "two_schedulers": "param_scheduler = [dict(type='LinearLR', end=1), dict(type='MultiStepLR', milestones=[1])]",
         "unscaled": "auto_scale_lr = dict(_delete_=True)",
     }
     for name, text in derived.items():
@@ -91,6 +97,8 @@ def _write_annotations(pair: TinyPair) -> None:
     write("nan.json", bbox=[1, 1, float("nan"), 5])
     write("category.json", category_id=99)
     content = json.loads(source.read_text())
+    reordered = content["categories"][1::-1] + content["categories"][2:]
+    (pair.folder / "reordered.json").write_text(json.dumps({**content, "categories": reordered}))
     (pair.folder / "objectless.json").write_text(json.dumps({**content, "annotations": []}))
     for ann in content["annotations"]:
         ann["bbox"] = [x / 128 for x in ann["bbox"]]
@@ -142,6 +150,12 @@ CASES = [
     # --- keys
     Case("key typo at the top", "the config has no 'modell'; did you mean 'model'?", ("modell.teacher_ckpt=x",)),
     Case("key through a value", "do not fit '{folder}/pair.py'", ("model.teacher_ckpt.path=x",)),
+    Case(
+        "element of a list",
+        "--cfg-options param_scheduler.1 can't be set in '{folder}/two_schedulers.py': after a number there must",
+        ("param_scheduler.1=5",),
+        config="two_schedulers.py",
+    ),
     Case("key too late", "write model.distiller.loss.top_k=...", ("distill.distiller.loss.top_k=3",)),
     Case(
         "key of the backbone",
@@ -232,10 +246,10 @@ CASES = [
     Case("teacher changed beside cfg_path", "unknown keys ['backbone']", config="spec_keys.py"),
     Case("teacher pretrained", "model.teacher.pretrained=True is not supported", config="pretrained.py"),
     Case("other number of classes", "num_classes=5", ("model.architecture.roi_head.bbox_head.num_classes=5",)),
-    Case(
-        "other order of categories",
-        "category 0 is 'ellipse' in the data set and 'circle' for the teacher",
-        config="order.py",
+    teacher(
+        "other order of the teacher's categories",
+        "reordered_teacher.pth",
+        "CocoDataset numbers labels by the annotation file, so reorder `categories` in its files",
     ),
     # --- checkpoints
     teacher("teacher missing", "none.pth", "none.pth' does not exist"),
@@ -264,6 +278,11 @@ CASES = [
     # --- data and places
     Case("data root missing", f"{TRAIN_SET}.ann_file: '/nowhere/", (f"{TRAIN_SET}.data_root=/nowhere",)),
     Case(
+        "data root missing, with blanks",
+        f"{TRAIN_SET}.ann_file: '/no where/ü (1) x/annotations",
+        (f"{TRAIN_SET}.data_root=/no where/ü (1) x/",),
+    ),
+    Case(
         "images missing",
         f"{TRAIN_SET}.data_prefix.img: '{{folder}}/data/nothing' does not exist",
         (f"{TRAIN_SET}.data_prefix.img=nothing",),
@@ -281,6 +300,50 @@ CASES = [
     annotations("NaN box", "nan.json", ": annotation 100 has bbox [1, 1, nan, 5]"),
     annotations("relative boxes", "relative.json", ": all boxes are narrower than a pixel"),
     annotations("unlisted category", "category.json", ": annotation 100 has category_id 99"),
+    Case(
+        "class typo",
+        "`categories` has no 'elipse', which train_dataloader.dataset.metainfo.classes names; did you mean 'ellipse'?",
+        config="typo.py",
+    ),
+    Case(
+        "no class of the file's",
+        "`categories` has no 'person' and 79 more, which CocoDataset (as train_dataloader.dataset.metainfo.classes is "
+        "not set) names",
+        config="default_classes.py",
+    ),
+    Case(
+        "class twice",
+        "train_dataloader.dataset.metainfo.classes names 'circle' 2 times",
+        config="repeated.py",
+    ),
+    Case(
+        "other order of classes",
+        "label 0 is 'ellipse' in train_dataloader.dataset.metainfo.classes and 'circle' in the file",
+        config="order.py",
+    ),
+    annotations("other order in the file", "reordered.json", ": the order of the classes differs: label 0 is 'circle'"),
+    Case(
+        "other order in the file of the validation",
+        "val_dataloader.dataset.ann_file: '{folder}/reordered.json': the order of the classes differs",
+        ("val_dataloader.dataset.ann_file={folder}/reordered.json",),
+    ),
+    Case(
+        "other order in the file of the metric",
+        "val_evaluator.ann_file: '{folder}/reordered.json': the order of the classes differs",
+        ("val_evaluator.ann_file={folder}/reordered.json",),
+    ),
+    Case(
+        "other order in the file of the faster metric",
+        "val_evaluator.ann_file: '{folder}/reordered.json': the order of the classes differs",
+        ("val_evaluator.ann_file={folder}/reordered.json", "val_evaluator.type=FasterCocoMetric"),
+    ),
+    Case(
+        "class typo in a test",
+        "which test_dataloader.dataset.metainfo.classes names; did you mean 'ellipse'?",
+        config="test_typo.py",
+        arguments=("{folder}/student.pth",),
+        tool="test.py",
+    ),
     Case("work dir not writable", "cannot be written", arguments=("--work-dir", "{folder}/text.pth/x")),
     Case("rate without a base", "--auto-scale-lr", config="unscaled.py", arguments=("--auto-scale-lr",)),
     Case(
@@ -318,6 +381,13 @@ CASES = [
         "not a PyTorch checkpoint",
         config="text.pth",
         arguments=("-o", "x.pth"),
+        tool="export_student.py",
+    ),
+    Case(
+        "export to no folder",
+        "folder '{folder}/text.pth/x' cannot be written (Not a directory): choose another with --out",
+        config="distilled.pth",
+        arguments=("-o", "{folder}/text.pth/x/student.pth", "--config", "{folder}/pair.py"),
         tool="export_student.py",
     ),
     Case(

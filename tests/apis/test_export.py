@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,27 @@ def test_the_config_can_be_given(export, pair, tmp_path):
         path, said = export(bare, "--config", config)
         assert torch.load(path, weights_only=True)["meta"]["cfg"]
         assert ("its teacher" in said) == (config == pair.pair)
+
+
+@pytest.mark.parametrize("name", ["iter_6.pth", "link.pth", "iter_8.pth"])
+def test_a_checkpoint_that_can_be_resumed_is_not_written_over(pair, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for copied in ("iter_6.pth", "iter_8.pth"):
+        shutil.copy(pair.folder / "iter_6.pth", copied)
+    Path("link.pth").symlink_to("iter_6.pth")
+    before = Path(name).read_bytes()
+    monkeypatch.setattr(sys, "argv", ["export", "iter_6.pth", "-o", str(tmp_path / name)])
+    message = "holds the state of a training" if name == "iter_8.pth" else "is the checkpoint that is exported"
+    with pytest.raises(SystemExit, match=f"{name}' {message}.*: name another file, e.g. student.pth"):
+        load_tool(TOOLS / "export_student.py").main()
+    assert Path(name).read_bytes() == before
+
+
+def test_older_exports_and_other_files_are_replaced(export, pair, tmp_path):
+    (tmp_path / "student.pth").write_text("no checkpoint\n")
+    for _ in range(2):
+        path, _ = export(pair.folder / "iter_6.pth")
+        assert set(torch.load(path, weights_only=True)) == {"meta", "state_dict"}
 
 
 @pytest.mark.parametrize("meta", [torch.zeros(3), "text", [1, 2]], ids=["tensor", "text", "list"])

@@ -76,6 +76,15 @@ def test_an_option_for_a_value_that_has_no_parts(config_file):
         read_config(config_file, {"load_from.path": "x"})
 
 
+@pytest.mark.parametrize(("key", "value"), [("custom_hooks.1", 5), ("custom_hooks.1", [5]), ("custom_hooks.2.x", 5)])
+def test_an_option_for_an_element_of_a_list(tmp_path, key, value):
+    path = tmp_path / "config.py"
+    path.write_text("custom_hooks = [dict(type='A'), dict(type='B'), 'C']\n")
+    assert read_config(str(path), {"custom_hooks.1.x": 5}).custom_hooks[1].x == 5
+    with pytest.raises(PreflightError, match=f"--cfg-options {key} can't be set in .*: after a number there must be"):
+        read_config(str(path), {"load_from": "x", key: value})
+
+
 def test_a_variable_of_the_config_file_is_warned_of(config_file):
     with pytest.warns(UserWarning, match="'data_root' is a variable of the config file"):
         assert read_config(config_file, {"data_root": "x"}).data_root == "x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from rekd_det.apis.command_line import add_common_arguments
 from rekd_det.datasets.synthetic import PRESETS, build_dataset
 from rekd_det.utils.errors import InputError
 
@@ -166,6 +168,13 @@ def test_only_progress_is_shown(demo, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [progress, "ERROR - something is odd"]
 
 
+def test_paths_with_blanks_reach_the_tools_as_they_are(demo):
+    options = demo.data_options(Path("/my work/data")) | {"model.teacher_ckpt": Path("/my work/epoch 1.pth")}
+    parser = argparse.ArgumentParser()
+    add_common_arguments(parser)
+    assert parser.parse_args(demo.as_arguments(options)).cfg_options == {k: str(v) for k, v in options.items()}
+
+
 def test_a_picture_without_detections(demo, tmp_path):
     build_dataset(tmp_path / "data", "tiny")
     demo.draw_picture(tmp_path / "data", tmp_path, tmp_path / "picture.png")
@@ -174,8 +183,10 @@ def test_a_picture_without_detections(demo, tmp_path):
 
 @pytest.mark.slow
 def test_quick_demo_runs_and_reuses_its_steps(tmp_path):
+    work = tmp_path / "my ü work"  # the paths in it are handed on by --cfg-options
+
     def run(*arguments: str) -> str:
-        command = [sys.executable, str(TOOL), "--quick", "--work-dir", str(tmp_path), *arguments]
+        command = [sys.executable, str(TOOL), "--quick", "--work-dir", str(work), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -184,12 +195,12 @@ def test_quick_demo_runs_and_reuses_its_steps(tmp_path):
     for step in range(1, 6):
         assert f"=== {step}/5" in first
     assert "Epoch(train)" in first
-    log = (tmp_path / "student" / "output.txt").read_text()
+    log = (work / "student" / "output.txt").read_text()
     assert "distill.loss_tisd" in log
-    weights = torch.load(tmp_path / "student" / "epoch_1.pth", weights_only=True)["state_dict"]
+    weights = torch.load(work / "student" / "epoch_1.pth", weights_only=True)["state_dict"]
     assert all(key.startswith("architecture.") for key in weights)
-    assert (tmp_path / "student_detections.png").is_file()
-    detections = json.loads((tmp_path / "eval_student" / "detections.bbox.json").read_text())
+    assert (work / "student_detections.png").is_file()
+    detections = json.loads((work / "eval_student" / "detections.bbox.json").read_text())
     assert {"image_id", "category_id", "bbox", "score"} <= set(detections[0])
 
     second = run()

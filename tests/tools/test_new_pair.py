@@ -66,6 +66,44 @@ def test_files_serve_as_well_as_names(tmp_path, monkeypatch):
     assert model.architecture.type == "RetinaNet"
 
 
+@pytest.fixture
+def own(tmp_path):
+    """The command line for two configs of one's own, without --out."""
+    for name in ("own", "student_own"):
+        (tmp_path / f"{name}.py").write_text("_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n")
+    return [tmp_path / "own.py", tmp_path / "student_own.py", "--checkpoint", "x.pth"]
+
+
+def test_a_control_that_was_edited_is_kept(own, monkeypatch, tmp_path, capsys):
+    call(monkeypatch, *own, "--out", tmp_path / "sub" / "pair.py")
+    control = tmp_path / "sub" / "student_own.py"
+    written = control.read_text()
+    call(monkeypatch, *own, "--out", tmp_path / "sub" / "pair2.py")
+    assert "kept" not in capsys.readouterr().out
+    control.write_text(written + "optim_wrapper = dict(optimizer=dict(lr=0.02))\n")
+    call(monkeypatch, *own, "--out", tmp_path / "sub" / "pair3.py")
+    assert "lr=0.02" in control.read_text()
+    assert "kept as it was" in capsys.readouterr().out
+    call(monkeypatch, *own, "--out", tmp_path / "sub" / "pair3.py", "--force")
+    assert control.read_text() == written
+    assert "kept" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("sub/student_own.py", "is the file of the control: choose another name"),
+        ("own.py", "it is the student's or the teacher's config"),
+        ("pair.py", "student_own.py' would be written over"),  # as the control
+    ],
+)
+def test_the_configs_it_reads_and_the_control_are_no_target(own, monkeypatch, tmp_path, out, message):
+    before = {path: path.read_text() for path in own[:2]}
+    assert message in refused(monkeypatch, *own, "--out", tmp_path / out, "--force")
+    assert {path: path.read_text() for path in own[:2]} == before
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["own.py", "student_own.py"]
+
+
 def test_a_mistyped_name_gets_the_nearest(monkeypatch, tmp_path):
     message = refused(monkeypatch, "retinanet_r18_fpn_1x", "x", "--out", tmp_path / "p.py")
     assert "student 'retinanet_r18_fpn_1x'" in message and "retinanet_r18_fpn_1x_coco" in message

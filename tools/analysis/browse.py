@@ -39,7 +39,7 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     check_images(cfg, args.split)
     check_checkpoint_file(args.checkpoint)
-    check_work_dir(str(args.out))
+    check_work_dir(str(args.out), "--out")
     quiet()
     model = build_pair(cfg, args.checkpoint, args.device)
     adapter = model.distiller.adapter

@@ -41,7 +41,7 @@ def main() -> None:
     runs = read_runs(args.runs)
     if len(runs) < 2:
         raise AnalysisError("one run can't be compared: give at least two work dirs")
-    check_work_dir(str(args.out))
+    check_work_dir(str(args.out), "--out")
     report = write_comparison(runs, [categories_of(run, args.ann_file) for run in runs], args.out)
     print(report.read_text(encoding="utf-8"))
     print(f"report: {report}")

@@ -50,7 +50,7 @@ def main() -> None:
     out = args.out or Path("work_dirs") / Path(args.config).stem / "head_tail"
     cfg = read_config(args.config, args.cfg_options)
     check_images(cfg, args.split)
-    check_work_dir(str(out))
+    check_work_dir(str(out), "--out")
     quiet()
     model = build_pair(cfg, args.checkpoint, args.device)
     dataset = build_images(cfg, args.split)

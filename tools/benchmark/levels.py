@@ -18,11 +18,11 @@ import torch
 from contenders import Workbench
 from live_bytes import LiveBytes
 from loss import write_table
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from step import machine, measure_memory
 
+from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.models.adapters.dense.dense import DenseAdapter
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, default=[320, 400], metavar=("H", "W"), help="pixels")
     parser.add_argument("--batch", type=int, default=1, help="images")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override keys of the config")
+    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, help="override keys of the config")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     args = parser.parse_args()
     args.repeats = 1

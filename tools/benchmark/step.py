@@ -32,12 +32,12 @@ import torch
 from contenders import VARIANTS, Step, Workbench
 from live_bytes import LiveBytes
 from loss import device_name, timed, write_table
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
 
 import rekd_det
+from rekd_det.apis.cfg_options import CfgOptions
 
 #: seconds of every repeat, by contender
 Times = dict[str, list[float]]
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, help="also write where the time of `ours` goes to this file")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     parser.add_argument("--quick", action="store_true", help="tiny images and one repeat: only to see that it runs")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override keys of the config")
+    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, help="override keys of the config")
     args = parser.parse_args()
     if args.quick:
         args.size, args.batch, args.repeats = [96, 128], 1, 1

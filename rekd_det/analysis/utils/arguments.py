@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from mmengine.config import DictAction
 from mmengine.device import get_device
+
+from rekd_det.apis.cfg_options import CfgOptions
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser, split: str, limit: int | None = None) -> None:
@@ -22,7 +23,7 @@ def add_pair_arguments(parser: argparse.ArgumentParser, split: str, limit: int |
         "--limit", type=int, default=limit, metavar="N", help="look at N images, evenly spread over the data set"
     )
     parser.add_argument("--device", default=get_device())
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help="as in tools/train.py")
+    parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="as in tools/train.py")
 
 
 def add_loader_arguments(parser: argparse.ArgumentParser) -> None:

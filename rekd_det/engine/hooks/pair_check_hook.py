@@ -49,5 +49,6 @@ def check_categories(data: tuple[str, ...], teacher: tuple[str, ...]) -> None:
         if ours != theirs:
             raise InputError(
                 f"category {label} is {ours!r} in the data set and {theirs!r} for the teacher: the order differs. "
-                "Set metainfo.classes of the data set to the teacher's order"
+                "Take a teacher with the data set's order, or bring the data set in the teacher's: CocoDataset numbers "
+                "labels by the annotation file, so reorder `categories` in its files, and metainfo.classes with them"
             )

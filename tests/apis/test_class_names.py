@@ -1,0 +1,122 @@
+"""Which class names pass, and for which data sets; what is refused on a command line is in test_bad_input.py."""
+
+import json
+from pathlib import Path
+
+import mmdet
+import pytest
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+
+from rekd_det.apis.annotations import AnnotationError
+from rekd_det.apis.class_names import reads_as_coco
+from rekd_det.apis.preflight import check_data
+from rekd_det.datasets.synthetic import build_dataset
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+STOCK = Path(mmdet.__file__).parent / ".mim" / "configs"
+COCO = CocoDataset.METAINFO["classes"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Make the config of a data set from its classes and those of its file."""
+
+    def make(names, categories, **options) -> Config:
+        (tmp_path / "images").mkdir()
+        image = dict(id=1, height=8, width=9, file_name="a.jpg")
+        (tmp_path / "images" / "a.jpg").touch()
+        content = dict(images=[image], categories=[dict(id=i, name=n) for i, n in enumerate(categories)])
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        dataset = dict(type="CocoDataset", data_root=str(tmp_path), ann_file="a.json", data_prefix=dict(img="images"))
+        if names is not None:
+            dataset["metainfo"] = dict(classes=names)
+        return Config(dict(test_cfg={}, test_dataloader=dict(dataset=dataset | options)))
+
+    return make
+
+
+def test_all_classes_or_some_in_the_files_order_pass(data):
+    cfg = data(("cat", "horse"), ("cat", "dog", "horse", "dog"))  # a name that is not used may be there twice
+    check_data(cfg, ("test",))
+    for names in (["cat"], "horse"):
+        cfg.test_dataloader.dataset.metainfo.classes = names
+        check_data(cfg, ("test",))
+
+
+def test_classes_in_a_file_of_names(data, tmp_path):
+    (tmp_path / "names.txt").write_text("cat\ndgo\n")
+    with pytest.raises(AnnotationError, match=r"no 'dgo', which .*; did you mean 'dog'"):
+        check_data(data(str(tmp_path / "names.txt"), ("cat", "dog")), ("test",))
+
+
+def test_a_class_twice_in_the_file(data):
+    with pytest.raises(AnnotationError, match="`categories` names 'cat' 2 times"):
+        check_data(data(("cat", "dog"), ("cat", "dog", "cat")), ("test",))
+
+
+@pytest.mark.parametrize("kind", ["CocoDataset", "mmdet.CocoDataset", CocoDataset])
+def test_cocos_own_classes_hold_where_none_are_set(data, kind):
+    check_data(data(None, COCO, type=kind), ("test",))
+
+
+def test_classes_without_the_files_order_mislabel_in_mmdet(data):
+    """Why this is checked: mmdet takes such a file without a word, and a cat becomes label 1, which means a dog."""
+    cfg = data(("cat", "dog"), ("dog", "cat"))
+    dataset = CocoDataset(**{k: v for k, v in cfg.test_dataloader.dataset.items() if k != "type"})
+    assert dataset.cat2label == {0: 0, 1: 1}  # the file's: dog, cat
+    with pytest.raises(AnnotationError, match=r"label 0 is 'cat' in .*classes and 'dog' in the file"):
+        check_data(cfg, ("test",))
+
+
+def test_a_metric_that_sorts_the_categories_is_not_compared(data, tmp_path):
+    cfg = data(("cat", "dog"), ("cat", "dog"))
+    content = json.loads((tmp_path / "a.json").read_text())
+    (tmp_path / "b.json").write_text(json.dumps({**content, "categories": content["categories"][::-1]}))
+    cfg.test_evaluator = dict(type="CocoMetric", ann_file=str(tmp_path / "b.json"), sort_categories=True)
+    check_data(cfg, ("test",))
+    cfg.test_evaluator.sort_categories = False
+    with pytest.raises(AnnotationError, match=r"test_evaluator.ann_file: .* the order of the classes differs"):
+        check_data(cfg, ("test",))
+
+
+@pytest.mark.parametrize(
+    ("base", "compared"),
+    [
+        ("coco_detection", True),
+        ("cityscapes_instance", True),
+        ("deepfashion", True),
+        ("ade20k_instance", True),
+        ("isaid_instance", True),
+        ("v3det", True),
+        ("coco_panoptic", False),
+        ("ade20k_panoptic", False),
+        ("lvis_v0.5_instance", False),
+        ("lvis_v1_instance", False),
+        ("objects365v1_detection", False),
+        ("objects365v2_detection", False),
+        ("openimages_detection", False),
+        ("voc0712", False),
+        ("wider_face", False),
+    ],
+)
+def test_data_sets_that_number_labels_as_coco_does(base, compared):
+    dataset = Config.fromfile(STOCK / "_base_" / "datasets" / f"{base}.py").val_dataloader.dataset
+    while "dataset" in dataset or "datasets" in dataset:
+        dataset = dataset.get("dataset") or dataset.datasets[0]
+    assert reads_as_coco(dataset) == compared
+
+
+def test_crowd_human_and_unknown_classes_are_not_compared():
+    for name in ("CrowdHumanDataset", "NoSuchDataset"):
+        assert not reads_as_coco(dict(type=name))
+
+
+def test_the_demos_configs_name_the_classes_of_its_files(tmp_path):
+    build_dataset(tmp_path, "tiny", workers=1)
+    cfg = Config.fromfile(CONFIGS / "demo" / "rekd.py")
+    for split in ("train", "val", "test"):
+        cfg[f"{split}_dataloader"].dataset.data_root = str(tmp_path)
+    for split in ("val", "test"):
+        cfg[f"{split}_evaluator"].ann_file = str(tmp_path / "annotations" / "instances_val2017.json")
+    check_data(cfg, ("train", "val", "test"))
