@@ -10,6 +10,7 @@ from mmdet.evaluation import CocoMetric
 from mmdet.registry import HOOKS, METRICS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmrazor.engine.hooks import StopDistillHook
 
 from rekd_det.evaluation import FasterCocoMetric
 from rekd_det.utils.errors import InputError, did_you_mean
@@ -42,6 +43,15 @@ def check_hooks(cfg: Config) -> None:
             _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
         elif issubclass(kind, EarlyStoppingHook):
             _check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
+        elif issubclass(kind, StopDistillHook) and _counts_iterations(cfg.get("train_cfg") or {}):
+            raise HookError(
+                f"{key}: StopDistillHook counts epochs, and this config's train_cfg counts iterations, so the "
+                "distillation would never stop; remove the hook, or train by epochs (type='EpochBasedTrainLoop')"
+            )
+
+
+def _counts_iterations(train_cfg: Mapping) -> bool:
+    return str(train_cfg.get("type")).endswith("IterBasedTrainLoop") or train_cfg.get("by_epoch") is False
 
 
 def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping, type]]:

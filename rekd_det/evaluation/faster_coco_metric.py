@@ -21,7 +21,7 @@ if _INSTALLED:
 
         def summarize(self) -> None:
             super().summarize()
-            self.stats[0] = self._summarize(1, maxDets=100)
+            self.stats[0] = self._summarize(1, maxDets=100) if 100 in self.params.maxDets else -1.0
 
     class _FasterCOCO(COCO):
         def loadRes(self, predictions: Any) -> Any:

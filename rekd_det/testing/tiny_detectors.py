@@ -20,6 +20,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from rekd_det.utils.pair_config import resolve_model_config
+from rekd_det.utils.randomness import fix_norms_and_dropout
 
 #: base channels of the ResNet that replaces other backbones
 WIDTH = 8
@@ -144,12 +145,7 @@ def settle(model: Any, inputs: torch.Tensor) -> Any:
         model.extract_feat(inputs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    kept = set(norms)
-    for module in model.modules():
-        if isinstance(module, nn.MultiheadAttention):
-            module.dropout = 0.0  # a number, not a module
-        if module in kept or isinstance(module, nn.modules.dropout._DropoutNd) or "Drop" in type(module).__name__:
-            module.eval()
+    fix_norms_and_dropout(model)
     return model
 
 

@@ -6,25 +6,29 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from mmdet.models import DetDataPreprocessor
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
+from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from tiny import batch, build, build_pair, perturb, tiny_rcnn
 from tiny_pair import TinyPair, write_tiny_pair
+from torch.utils.data import Subset
 
 from rekd_det.analysis.teacher.box_scores import MIN_SCORE, TeacherScores
 from rekd_det.analysis.teacher.browse import MAX_BOXES, Panel, draw, look
 from rekd_det.analysis.teacher.pull import Pull
-from rekd_det.analysis.teacher.rows import Rows
+from rekd_det.analysis.teacher.rows import Rows, aligned_logits
 from rekd_det.analysis.teacher.sure_rows import Agreement
-from rekd_det.analysis.utils.pair import AnalysisError, build_images, choose, class_names
+from rekd_det.analysis.utils.pair import AnalysisError, batches, build_images, choose, class_names
 from rekd_det.analysis.utils.pair import build_pair as build_analysed
 from rekd_det.structures import LogitMeaning
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tiny_config
@@ -110,6 +114,29 @@ def test_the_pair_starts_from_a_checkpoint_with_fixed_norms(pair):
 
 
 # --- head_tail ------------------------------------------------------------------------------
+
+
+def test_a_student_that_is_its_teacher_agrees_with_it(tmp_path):
+    config = tiny_config("mmdet::detr/detr_r50_8xb2-150e_coco.py")  # with dropout in the attention, which is no module
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=build_tiny(config).state_dict()), tmp_path / "teacher.pth")
+    distiller = dict(type="mmrazor.ReKDDistiller", loss=dict(type="mmrazor.KDLoss"))
+    pair = dict(architecture=config, teacher=config, teacher_ckpt=str(tmp_path / "teacher.pth"), distiller=distiller)
+    cfg = Config(dict(default_scope="mmdet", model=dict(type="mmrazor.ReKDDistill", **pair)))
+    model = build_analysed(cfg, str(tmp_path / "teacher.pth"), "cpu")
+    entries = aligned_logits(model, tiny_batch(model.student, (96, 128)))
+    assert entries
+    for entry in entries:
+        torch.testing.assert_close(entry.student, entry.teacher)
+
+
+def test_masks_are_padded_like_their_images():
+    preprocessor = DetDataPreprocessor(pad_mask=True, pad_size_divisor=32)
+    data = demo_mm_inputs(2, [[3, 100, 140], [3, 130, 97]], num_items=[2, 3], num_classes=6, with_mask=True)
+    images = [dict(inputs=i, data_samples=s) for i, s in zip(data["inputs"], data["data_samples"], strict=True)]
+    (batch,) = batches(SimpleNamespace(data_preprocessor=preprocessor), Subset(images, [0, 1]), 2, 0)
+    assert batch["inputs"].shape[-2:] == (160, 160)
+    assert {s.gt_instances.masks.masks.shape[1:] for s in batch["data_samples"]} == {(160, 160)}
 
 
 def test_head_tail_writes_a_report_that_stands_alone(pair, tool, tmp_path):

@@ -12,6 +12,7 @@ from tiny import build, build_pair, perturb, tiny_rcnn
 from tiny_pair import TinyPair, write_tiny_pair
 from torch import nn
 
+from rekd_det.analysis.pair_check.pair_check import _train_scale
 from rekd_det.analysis.pair_check.pair_measure import detector_cost, loss_shares, step_flops, synthetic_batch
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_pair.py"
@@ -93,6 +94,19 @@ def test_a_learning_rate_for_less_than_one_gpu_is_doubted(check, pair):
     code, said = check(pair.pair, "--cfg-options", "auto_scale_lr.base_batch_size=1", "train_dataloader.batch_size=2")
     assert code == 0
     assert "auto_scale_lr.base_batch_size is 1, less than the 2 images of a single GPU" in said
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "scale"),
+    [
+        ([dict(type="RandomResize", scale=(1280, 1280)), dict(type="RandomCrop", crop_size=(640, 320))], (640, 320)),
+        ([dict(type="Resize", scale=(9, 8)), dict(type="RandomCrop", crop_type="relative", crop_size=(1, 1))], (9, 8)),
+        ([dict(type="Resize", scale_factor=1.0)], None),
+    ],
+)
+def test_the_size_of_training_images(pipeline, scale):
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(dataset=dict(pipeline=pipeline)))))
+    assert _train_scale(cfg) == ((1333, 800) if scale is None else scale, scale is not None)
 
 
 def test_an_untrained_teacher_is_seen_on_data(check, pair):

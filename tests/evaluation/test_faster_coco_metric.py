@@ -115,6 +115,7 @@ def test_masks_of_generated_data(tmp_path):
     "options",
     [
         dict(proposal_nums=(1, 10, 100)),
+        dict(proposal_nums=(10, 50, 200)),
         dict(metric="proposal"),
         dict(iou_thrs=np.array([0.5, 0.75]), metric_items=["mAP", "mAP_50"]),
     ],

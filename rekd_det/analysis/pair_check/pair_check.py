@@ -87,7 +87,7 @@ def check_pair(cfg: Config, size: tuple[int, int] | None = None) -> Findings:
     _describe_input(model, found)
     torch.manual_seed(0)
     if size is None:
-        size = _train_scale(cfg)[::-1] if classifies_images(cfg) else (192, 256)
+        size = _train_scale(cfg)[0][::-1] if classifies_images(cfg) else (192, 256)
     batch = synthetic_batch(model, _num_classes(model) or len(_data_classes(cfg) or "ab"), size)
     _report_losses(model, batch, found)
     _report_cost(cfg, model, batch, found)
@@ -199,12 +199,13 @@ def _judge_share(distill: list[LossShare], whole: float, found: Findings) -> Non
 
 
 def _report_cost(cfg: Config, model: ReKDDistill, batch: Mapping, found: Findings) -> None:
-    width, height = _train_scale(cfg)
+    (width, height), said = _train_scale(cfg)
     student, teacher = (detector_cost(d, batch) for d in (model.student, model.teacher))
     area = width * height / math.prod(student.size)
     found.section("Cost")
+    size = f"{width}x{height}" if said else f"{width}x{height} (assumed: the training pipeline names no size)"
     for name, cost in (("student", student), ("teacher", teacher)):
-        found.row(name, _describe_cost(cost, area, f"{width}x{height}"))
+        found.row(name, _describe_cost(cost, area, size))
     alone, both = step_seconds(model, batch)
     shape = f"{student.size[1]}x{student.size[0]}, {len(batch['inputs'])} images, on this machine's CPU"
     found.row("step, measured", f"{alone:.2f} s alone, {both:.2f} s distilled ({both / alone - 1:+.0%}) at {shape}")
@@ -270,21 +271,21 @@ def _num_classes(model: ReKDDistill) -> int | None:
     return next((c for c in counts if isinstance(c, int)), None)
 
 
-def _train_scale(cfg: Config) -> tuple[int, int]:
-    """(width, height) that the training pipeline resizes or crops to; the usual one if it does not say."""
+def _train_scale(cfg: Config) -> tuple[tuple[int, int], bool]:
+    """(width, height) that the training pipeline resizes or crops to at last, and whether it says so at all."""
     dataset: Any = (cfg.get("train_dataloader") or {}).get("dataset") or {}
     while isinstance(dataset, Mapping) and "pipeline" not in dataset and "dataset" in dataset:
         dataset = dataset["dataset"]
+    found = None
     for step in dataset.get("pipeline") or []:
         if not isinstance(step, Mapping):
             continue
-        scale = step.get("scale")
-        if classifies_images(cfg):
-            side = step.get("crop_size", scale)
-            scale = (side, side) if isinstance(side, int) else side
+        cropped = "crop_size" in step and step.get("crop_type", "absolute") == "absolute"
+        scale = step["crop_size"] if cropped else step.get("scale")
+        scale = (scale, scale) if isinstance(scale, int) and classifies_images(cfg) else scale
         if isinstance(scale, (tuple, list)) and len(scale) == 2 and all(isinstance(x, int) for x in scale):
-            return max(scale), min(scale)
-    return (224, 224) if classifies_images(cfg) else (1333, 800)
+            found = max(scale), min(scale)
+    return found or ((224, 224) if classifies_images(cfg) else (1333, 800)), found is not None
 
 
 def _drop_pretrained(config: Any) -> set[str]:

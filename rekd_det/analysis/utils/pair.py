@@ -14,13 +14,13 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope, init_default_scope
-from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from rekd_det.apis.preflight import check_data
 from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images, is_pair, model_config
+from rekd_det.utils.randomness import fix_norms_and_dropout
 
 SEED = 0
 
@@ -59,9 +59,7 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
         weights = strip_student_prefix(loaded.get("state_dict", loaded))
         load_weights(model.student, weights, f"checkpoint '{checkpoint}'")
     model.to(device).train()
-    for module in model.modules():
-        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
-            module.eval()
+    fix_norms_and_dropout(model)
     return model
 
 
@@ -123,8 +121,15 @@ def choose(images: Any, limit: int | None) -> Subset:
 def batches(model: Any, images: Subset, batch_size: int, workers: int) -> Iterator[dict]:
     """Preprocessed batches ``dict(inputs=(B, 3, H, W), data_samples=[...])``, in order."""
     loader = DataLoader(images, batch_size, num_workers=workers, collate_fn=pseudo_collate)
+    preprocessor = model.data_preprocessor
     for data in loader:
-        yield model.data_preprocessor(data, False)
+        batch = preprocessor(data, False)  # without random augmentation
+        # In this mode it pads the images alone, and the losses on masks take them for as large.
+        if getattr(preprocessor, "pad_mask", False):
+            preprocessor.pad_gt_masks(batch["data_samples"])
+        if getattr(preprocessor, "pad_seg", False):
+            preprocessor.pad_gt_sem_seg(batch["data_samples"])
+        yield batch
 
 
 def seed_samplers() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmrazor.registry import HOOKS
@@ -37,9 +40,16 @@ class DistillWarmupHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Learn how many iterations an epoch has."""
         if self.epochs is not None:
-            self.iters = self.epochs * len(runner.train_dataloader)
+            self.iters = self.epochs * _iters_of_an_epoch(runner.train_dataloader)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Set this iteration's weight."""
         assert self.iters is not None
         distillation_of(runner).distiller.scale = min(1.0, (runner.iter + 1) / self.iters)
+
+
+def _iters_of_an_epoch(loader: Any) -> int:
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None) or getattr(loader, "sampler", None)
+    if isinstance(sampler, InfiniteSampler):  # its length is that of all processes
+        return -(-len(loader) // sampler.world_size)
+    return len(loader)

@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
+from mmengine.dataset import InfiniteSampler
 from mmengine.logging import MessageHub
 from mmengine.runner import LogProcessor
 from mmrazor.registry import HOOKS
 from tiny import batch, build, build_pair, perturb, tiny_rcnn
+from torch.utils.data import DataLoader
 
 from rekd_det.engine.hooks import DistillLogHook, DistillWarmupHook, PairCheckHook
 from rekd_det.engine.hooks.pair_check_hook import check_categories
@@ -54,6 +56,15 @@ def test_warmup_over_epochs(model):
     for step, scale in ((0, 0.1), (4, 0.5), (9, 1.0), (20, 1.0)):
         hook.before_train_iter(runner_of(model, iter=step), step)
         assert model.distiller.scale == pytest.approx(scale)
+
+
+def test_warmup_over_epochs_of_several_processes(model):
+    data = list(range(20))
+    hook = DistillWarmupHook(epochs=2)
+    sampler = InfiniteSampler(data)
+    sampler.world_size = 2  # 10 samples for each process, whatever the sampler's own length says
+    hook.before_train(runner_of(model, train_dataloader=DataLoader(data, batch_size=2, sampler=sampler)))
+    assert hook.iters == 2 * 5
 
 
 @pytest.mark.parametrize("options", [{}, dict(iters=3, epochs=2)])
@@ -123,6 +134,23 @@ def test_statistics_are_averaged_and_the_warmup_is_logged(model):
     runner.hooks[0].before_train_iter(runner, 0)
     hook.after_train_iter(runner, 0)
     assert hub.get_scalar("train/distill.scale").current() == 0.25
+
+
+def test_a_stopped_distillation_leaves_the_log(model):
+    hub = MessageHub.get_instance("test_a_stopped_distillation")
+    hook, stop = DistillLogHook(), HOOKS.build(dict(type="mmrazor.StopDistillHook", stop_epoch=1))
+    logged = []
+    for epoch in range(3):
+        runner = runner_of(model, log_processor=LogProcessor(), hooks=[], message_hub=hub, epoch=epoch)
+        if epoch == 0:
+            hook.before_train(runner)
+        stop.before_train_epoch(runner)
+        hook.before_train_iter(runner, 0)
+        names = ["loss"] if model.distillation_stopped else ["loss", "distill.loss_tisd", "distill.head_mass"]
+        hub.update_scalars({f"train/{name}": 1.0 for name in names})
+        logged.append(sorted(hub.log_scalars))
+    first = ["train/distill.head_mass", "train/distill.loss_tisd", "train/loss"]
+    assert logged == [first, ["train/loss"], ["train/loss"]]
 
 
 def test_no_warmup_no_scale_in_the_log(model):
