@@ -261,6 +261,10 @@ def log(folder: Path, *entries: dict, end: str = "") -> None:
 
 
 def train(step: int, **values) -> dict:
+    return dict(train_by_iteration(step, **values), epoch=1)
+
+
+def train_by_iteration(step: int, **values) -> dict:
     return dict(lr=0.1, data_time=0.0, iter=step, step=step, **values)
 
 
@@ -292,6 +296,71 @@ def test_a_test_and_a_fresh_start_in_the_same_folder(tmp_path):
     log(tmp_path / "3", train(10, loss=1.0))
     run = read_run(tmp_path, "a")
     assert run.train["loss"].values == [1.0] and run.final("bbox_mAP") is None
+
+
+def test_a_validation_that_a_resumed_run_repeats_counts(tmp_path):
+    log(tmp_path / "1", train(10, loss=3.0), val(1, bbox_mAP=0.5), train(20, loss=2.5))  # killed while it validated
+    log(tmp_path / "2", val(2, bbox_mAP=0.3))
+    run = read_run(tmp_path, "a")
+    assert (run.val["bbox_mAP"].steps, run.val["bbox_mAP"].values) == ([1, 2], [0.5, 0.3])
+    assert run.train["loss"].steps == [10, 20]
+
+
+def test_validations_of_an_iteration_based_run_are_at_iterations(tmp_path):
+    lines = [train_by_iteration(step, loss=1.0) for step in (2, 4, 6, 8, 10)]
+    log(tmp_path / "1", *lines[:2], val(0, bbox_mAP=0.1), *lines[2:4], val(0, bbox_mAP=0.4), lines[4])
+    # Resumed at 8. It repeats that validation, and is killed in its last one.
+    log(tmp_path / "2", val(0, bbox_mAP=0.2), lines[4], train_by_iteration(12, loss=0.5))
+    curve = read_run(tmp_path, "a").val["bbox_mAP"]
+    assert (curve.steps, curve.values) == ([4, 8], [0.1, 0.2])
+    log(tmp_path / "3", val(0, bbox_mAP=0.3))
+    curve = read_run(tmp_path, "a").val["bbox_mAP"]
+    assert (curve.steps, curve.values) == ([4, 8, 12], [0.1, 0.2, 0.3])
+    log(tmp_path / "4", val(0, bbox_mAP=0.9))  # 12 has been validated, so this is apart from the training
+    assert read_run(tmp_path, "a").final("bbox_mAP") == 0.3
+
+
+def test_an_iteration_that_the_log_says_is_kept(tmp_path):
+    log(tmp_path / "1", train_by_iteration(50, loss=1.0), val(60, bbox_mAP=0.1), val(70, bbox_mAP=0.2))
+    assert read_run(tmp_path, "a").val["bbox_mAP"].steps == [60, 70]
+
+
+def test_names_keep_their_slashes(tmp_path):
+    log(
+        tmp_path / "1",
+        train(1, loss=1.0),
+        val(1, bbox_mAP=0.3, **{"monitor/tv_precision": 0.6, "radio/tv_precision": 0.1}),
+    )
+    run = read_run(tmp_path, "a")
+    assert run.per_category() == {"monitor/tv": 0.6, "radio/tv": 0.1}
+    assert run.final("bbox_mAP") == 0.3
+
+
+def test_two_evaluators_keep_their_prefixes(tmp_path):
+    log(
+        tmp_path / "1",
+        train(1, loss=1.0),
+        {"easy/bbox_mAP": 0.6, "hard/bbox_mAP": 0.2, "hard/segm_mAP": 0.1, "step": 1},
+    )
+    run = read_run(tmp_path, "a")
+    assert {name: run.final(name) for name in run.val} == {
+        "easy/bbox_mAP": 0.6,
+        "hard/bbox_mAP": 0.2,
+        "segm_mAP": 0.1,
+    }
+
+
+def test_a_report_names_metrics_that_it_has_no_table_for(tmp_path):
+    log(tmp_path / "classes" / "1", train(1, loss=1.0), {"accuracy/top1": 60.0, "accuracy/top5": 90.0, "step": 1})
+    log(tmp_path / "boxes" / "1", train(1, loss=1.0), val(1, bbox_mAP=0.3, cat_precision=0.3))
+    log(tmp_path / "new" / "1", train(1, loss=1.0))
+    classes, boxes, new = read_runs([str(tmp_path / name) for name in ("classes", "boxes", "new")])
+    said = "**classes** has no AP of boxes or masks. Its validations logged: `top1`, `top5`."
+    report = write_comparison([classes, new], [{}, {}], tmp_path).read_text()
+    assert said in report and "No run has validated" not in report
+    report = write_comparison([boxes, classes], [{}, {}], tmp_path).read_text()
+    assert said in report and "| boxes | 0.300 | 0.300 |" in report and "**boxes** has no" not in report
+    assert "No run has validated yet." in write_comparison([new, new], [{}, {}], tmp_path).read_text()
 
 
 def test_logs_that_cannot_be_read(tmp_path):

@@ -85,8 +85,11 @@ def _metric_section(runs: Sequence[Run], folder: Path) -> list[str]:
         [[r.name, *(_blank(v[i]) for _, v in rows), _blank(r.best("bbox_mAP"))] for i, r in enumerate(runs)],
     )
     text = ["## AP in the last validation", ""]
-    if not rows:
+    if not any(run.val for run in runs):
         return [*text, "No run has validated yet.", ""]
+    text += _other_metrics(runs, [name for name, _ in rows])
+    if not rows:
+        return text
     for task, title in zip(TASKS, ("boxes", "masks"), strict=True):
         of_task = [(n.removeprefix(f"{task}_"), v) for n, v in rows if n.startswith(f"{task}_")]
         if of_task:
@@ -101,6 +104,16 @@ def _metric_section(runs: Sequence[Run], folder: Path) -> list[str]:
         "Each line is one run. It does not show how AP varies between seeds, so a small difference may be chance.",
         "",
     ]
+
+
+def _other_metrics(runs: Sequence[Run], known: Sequence[str]) -> list[str]:
+    """What runs logged that have nothing for the tables."""
+    text = []
+    for run in runs:
+        if run.val and not any(name in run.val for name in known):
+            names = ", ".join(f"`{name}`" for name in run.metrics() or run.val)
+            text += [f"**{run.name}** has no AP of boxes or masks. Its validations logged: {names}.", ""]
+    return text
 
 
 def _category_section(runs: Sequence[Run], categories: Sequence[dict[str, float]], folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,8 @@ class Curve:
     """A scalar over training.
 
     Args:
-        steps: iterations, rising. For a validation of an epoch-based run: epochs.
+        steps: iterations, rising. For a validation of an epoch-based run: epochs. For one of an iteration-based run:
+            the iteration of the training line before it, or its own with ``log_metric_by_epoch=False``.
         values: one per step.
     """
 
@@ -39,7 +41,8 @@ class Run:
         name: how it is called in tables.
         folder: the work dir.
         train: scalars of training by name.
-        val: scalars of validation by name, without the evaluator's prefix ('bbox_mAP').
+        val: scalars of validation by name, without the evaluator's prefix ('bbox_mAP'). Where two evaluators log the
+            same name, both keep their prefix ('easy/bbox_mAP').
     """
 
     name: str
@@ -69,6 +72,10 @@ class Run:
             if name.endswith(_CLASS_SUFFIX)
         }
 
+    def metrics(self) -> list[str]:
+        """Names in `val`, without those of categories."""
+        return [name for name in self.val if not name.endswith(_CLASS_SUFFIX)]
+
 
 def read_runs(folders: list[str]) -> list[Run]:
     """Read work dirs and give each the shortest unique name.
@@ -83,6 +90,9 @@ def read_runs(folders: list[str]) -> list[Run]:
 def read_run(folder: Path, name: str) -> Run:
     """Read a work dir, or one run's folder in it. A resumed run replaces what the one before it logged later.
 
+    A file without training lines holds the validation that a resumed run repeated, or one apart from any training. The
+    latter is at step 0 and is left out.
+
     Raises:
         AnalysisError: if there is no log in it.
     """
@@ -92,24 +102,26 @@ def read_run(folder: Path, name: str) -> Run:
     train: list[dict] = []
     val: list[dict] = []
     for file in files:
-        new_train, new_val = _read(file)
-        # A test run in the same folder logs metrics too, at step 0, which is not a validation of the training.
-        if not new_train and train:
+        entries = _read(file)
+        new_train = [e for e in entries if _is_training(e)]
+        new_val = [e for e in entries if not _is_training(e)]
+        if train and not new_train and _is_apart(new_val, train, val):
             continue
-        if train and new_train[0].get("step", 0) <= train[0].get("step", 0):
+        if train and new_train and _step(new_train[0]) <= _step(train[0]):
             train, val = [], []  # not resumed, but started again
-        train, val = _continue(train, new_train), _continue(val, new_val)
+        train = _before(train, new_train)
+        _place_validations(train[-1:] + entries)
+        train, val = train + new_train, _before(val, new_val) + new_val
     if not train and not val:
         raise AnalysisError(
             f"'{folder}' holds no log: expected TIMESTAMP/vis_data/scalars.json in it, which LocalVisBackend writes"
         )
-    return Run(name, folder, _curves(train), {k.rpartition("/")[2]: c for k, c in _curves(val).items()})
+    return Run(name, folder, _curves(train), _curves(_without_prefix(val)))
 
 
-def _read(file: Path) -> tuple[list[dict], list[dict]]:
-    """The lines of training and those of validation; a damaged line, which a killed run may leave, is skipped."""
-    train: list[dict] = []
-    val: list[dict] = []
+def _read(file: Path) -> list[dict]:
+    """The lines of training and of validation; a damaged line, which a killed run may leave, is skipped."""
+    entries: list[dict] = []
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -122,15 +134,54 @@ def _read(file: Path) -> tuple[list[dict], list[dict]]:
             if number < len(lines):  # the last one is half-written by every kill
                 warnings.warn(f"{file}, line {number} is damaged and was skipped", stacklevel=2)
             continue
-        (train if "iter" in entry or "lr" in entry else val).append(entry)
-    return train, val
+        entries.append(entry)
+    return entries
 
 
-def _continue(before: list[dict], after: list[dict]) -> list[dict]:
-    if not after:
-        return before
-    start = after[0].get("step", 0)
-    return [e for e in before if e.get("step", 0) < start] + after
+def _is_training(entry: dict) -> bool:
+    return "iter" in entry or "lr" in entry
+
+
+def _step(entry: dict) -> int:
+    return int(entry.get("step", 0))
+
+
+def _is_apart(new_val: list[dict], train: list[dict], val: list[dict]) -> bool:
+    """Whether validations without training lines do not belong to the training before.
+
+    ``runner.val()`` logs step 0. So does an iteration-based run; there they belong to it if its last is missing.
+    """
+    if any(_step(e) for e in new_val):
+        return False
+    return "epoch" in train[-1] or bool(val and _step(val[-1]) >= _step(train[-1]))
+
+
+def _before(entries: list[dict], after: list[dict]) -> list[dict]:
+    """Those that a resumed run does not repeat."""
+    return [e for e in entries if _step(e) < _step(after[0])] if after else entries
+
+
+def _place_validations(entries: list[dict]) -> None:
+    """Give validations of an iteration-based run the step of the training line before them.
+
+    By default mmengine logs them at the run's epoch, which is 0 all along.
+    """
+    line: dict = {"epoch": 0}  # until there is one, steps stay as they are
+    for entry in entries:
+        if _is_training(entry):
+            line = entry
+        elif "epoch" not in line or not _step(entry):
+            entry["step"] = max(_step(entry), _step(line))
+
+
+def _without_prefix(entries: list[dict]) -> list[dict]:
+    """Cut names behind the first slash ('coco/monitor/tv_precision' has one in its category), if they stay distinct."""
+    cut = {name: name.partition("/")[2] or name for entry in entries for name in entry}
+    ambiguous: set[str] = set()
+    for entry in entries:
+        counts = Counter(cut[name] for name in entry)
+        ambiguous.update(name for name in entry if counts[cut[name]] > 1)
+    return [{name if name in ambiguous else cut[name]: value for name, value in e.items()} for e in entries]
 
 
 def _curves(entries: list[dict]) -> dict[str, Curve]:
@@ -140,7 +191,7 @@ def _curves(entries: list[dict]) -> dict[str, Curve]:
             if name in _BOOKKEEPING or not isinstance(value, (int, float)):
                 continue
             curve = curves.setdefault(name, Curve())
-            curve.steps.append(int(entry.get("step", 0)))
+            curve.steps.append(_step(entry))
             curve.values.append(float(value))
     return curves
 
