@@ -7,6 +7,7 @@ import copy
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from mmdet.registry import MODELS
@@ -50,6 +51,14 @@ def stock_config(cfg: Config) -> Config:
 
 def check_carried_config(cfg: Config, source: str) -> None:
     """Raise InputError, naming ``source``, unless the student's part of a checkpoint's own config runs nothing."""
+    _check_text(cfg.to_dict(), source)
+    imports = (cfg.get("custom_imports") or {}).get("imports") or []
+    names = [imports] if isinstance(imports, str) else imports
+    if any(str(name).partition(".")[0] != "rekd_det" for name in names):
+        raise InputError(
+            f"the config inside {source} imports {', '.join(map(str, names))} (custom_imports); give a config that you "
+            "trust with --config"
+        )
     left_out = (*_TRAINING_KEYS, "model", "custom_hooks")
     parts = {key: value for key, value in cfg.items() if key not in left_out}
     ours = re.compile(r"(mmrazor|rekd_det)\.\w+")  # which the export drops
@@ -59,6 +68,26 @@ def check_carried_config(cfg: Config, source: str) -> None:
     # A pair's student gets its preprocessor.
     for part in (model["architecture"], model.get("data_preprocessor")) if is_pair(model) else (model,):
         check_registered(part, source, built=True)
+
+
+def _check_text(value: Any, source: str) -> None:
+    """Refuse what mmengine acts on when it reads a config as Python: the exported file holds it as text."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key == "_base_":
+                raise InputError(
+                    f"the config inside {source} has a `_base_`; give a config that you trust with --config"
+                )
+            _check_text(key, source)
+            _check_text(inner, source)
+    elif isinstance(value, (list, tuple, set)):
+        for inner in value:
+            _check_text(inner, source)
+    elif isinstance(value, str) and "{{" in value:
+        raise InputError(
+            f"the config inside {source} has the text {value!r}, in which mmengine would replace {{{{...}}}}; give a "
+            "config that you trust with --config"
+        )
 
 
 def check_target(path: str, source: str) -> None:

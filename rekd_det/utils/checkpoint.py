@@ -94,7 +94,9 @@ def load_as_data(name: str, load: Callable[[], Any]) -> Any:
         raise CheckpointError(f"checkpoint '{name}': {error}") from error
     except Exception as error:  # a damaged pickle may raise almost any exception
         raise _explain(name, error) from error
-    if isinstance(checkpoint, Mapping):
+    if isinstance(checkpoint, dict):
+        if not isinstance(checkpoint.get("meta", {}), dict):  # mmengine would ask whatever it is for 'config' as well
+            del checkpoint["meta"]
         meta_of(checkpoint).pop("config", None)
     return checkpoint
 

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import mmcv
-import numpy as np
 import torch
 from mmengine.utils import digit_version
 
-from rekd_det.utils import torchvision_stand_in
+from rekd_det.utils import plain_arrays, torchvision_stand_in
 from rekd_det.utils.checkpoint import load_as_data, load_from_http
 
 _RAZOR_BACKENDS = "mmrazor.structures.quantization.backend_config"
@@ -72,26 +71,16 @@ def _mend_mmrazor_import() -> None:
 def _allow_training_state_in_checkpoints() -> None:
     """Let ``torch.load(weights_only=True)`` read what mmengine saves in addition to the weights.
 
-    That is the message hub (``HistoryBuffer``) with NumPy arrays and scalars: data types, none of which runs code on
-    loading. ``weights_only`` itself is never switched off, so a checkpoint that carries anything else is refused.
+    That is the message hub (``HistoryBuffer``) with NumPy arrays and scalars, as :mod:`plain_arrays` reads them.
+    ``weights_only`` itself is never switched off, so a checkpoint that carries anything else is refused.
     """
     if not hasattr(torch.serialization, "add_safe_globals"):  # torch < 2.4 knows no allow-list
         return
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    multiarray = np.core.multiarray if np.lib.NumpyVersion(np.__version__) < "2.0.0b1" else None
-    if multiarray is None:
-        from numpy._core import multiarray  # type: ignore[no-redef]
-    rebuild, scalar = multiarray._reconstruct, multiarray.scalar  # type: ignore[union-attr]
-    allowed: list = [HistoryBuffer, np.ndarray, np.dtype]
-    # NumPy 2 moved `numpy.core` to `numpy._core`; a checkpoint names whichever its writer had.
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        allowed += [(rebuild, f"{module}._reconstruct"), (scalar, f"{module}.scalar")]
-    dtypes = (np.dtype(c) for c in "?bBhHiIlLqQefd")
-    allowed += sorted({type(d) for d in dtypes}, key=lambda t: t.__name__)
     HistoryBuffer()  # its first instance registers the statistics
-    allowed.append((_history_buffer_method, "builtins.getattr"))
-    torch.serialization.add_safe_globals(allowed)
+    stand_ins = [(stand_in, name) for name, stand_in in plain_arrays.NAMES.items()]
+    torch.serialization.add_safe_globals([HistoryBuffer, *stand_ins, (_history_buffer_method, "builtins.getattr")])
 
 
 def _history_buffer_method(owner: Any, name: str) -> Any:

@@ -15,6 +15,7 @@ import yaml
 from mmengine.fileio import get_local_path
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
 
+from rekd_det.utils import plain_arrays
 from rekd_det.utils.errors import InputError
 
 # libyaml's parser where PyYAML has it: for each `mmdet::` in a config, mmengine reads all of mmdet's hundred metafiles.
@@ -97,7 +98,7 @@ def _allowed() -> dict[str, Callable]:
     classes = [
         *(object, set, frozenset, complex, bytes, bytearray, slice, range, list, dict, int, float, str, tuple, bool),
         *(collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque),
-        *(np.ndarray, np.dtype, torch.Size, torch.device),
+        *(torch.Size, torch.device),
     ]
     found: dict[str, Any] = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
     found.update({f"__builtin__.{cls.__name__}": cls for cls in classes if cls.__module__ == "builtins"})  # Python 2's
@@ -105,10 +106,7 @@ def _allowed() -> dict[str, Callable]:
     found["copyreg._reconstructor"] = copyreg._reconstructor  # type: ignore[attr-defined]
     for cls in (BaseDataElement, DetDataSample, InstanceData, LabelData, PixelData):
         found[f"{cls.__module__}.{cls.__qualname__}"] = cls
-    for package in ("numpy.core", "numpy._core"):  # NumPy 2 moved it
-        found[f"{package}.multiarray._reconstruct"] = np.ndarray.__reduce__(np.empty(0))[0]
-        found[f"{package}.multiarray.scalar"] = np.float64(0).__reduce__()[0]
-        found[f"{package}.numeric._frombuffer"] = np.empty(1).__reduce_ex__(5)[0]
+    found.update(plain_arrays.NAMES)
     found["_codecs.encode"] = _encode
     found["torch._utils._rebuild_tensor_v2"] = torch._utils._rebuild_tensor_v2
     found["torch.storage._load_from_bytes"] = _tensor_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,21 +11,27 @@ import mmcv.ops
 import mmengine.registry
 import mmrazor.registry
 from mmengine.registry import Registry
-from mmengine.utils import get_object_from_string
 
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import resolve_model_config
 
 _PACKAGES = ("mmengine", "mmcv", "mmdet", "mmpretrain", "torch")
 #: modules of registered classes that evaluate an option as Python, or load a file or a network that it names
 _RUN_OPTIONS = (
     *("mmcv.cnn.rfsearch", "mmdet.models.mot", "mmdet.models.task_modules.tracking", "mmdet.models.trackers"),
     *("mmdet.models.vis", "mmdet.models.detectors.kd_one_stage", "mmdet.models.detectors.lad", "mmrazor"),
-    *("mmdet.models.language_models", "mmpretrain.models.multimodal", "mmpretrain.models.selfsup"),
+    *("mmdet.models.language_models", "mmdet.models.detectors.glip", "mmdet.models.detectors.grounding_dino"),
+    *("mmdet.models.dense_heads.atss_vlfusion_head", "mmdet.models.dense_heads.grounding_dino_head"),
+    *("mmpretrain.models.heads.vqa_head", "mmpretrain.models.heads.margin_head", "mmpretrain.models.retrievers"),
+    *("mmpretrain.models.multimodal", "mmpretrain.models.selfsup", "mmpretrain.models.peft"),
     *("mmpretrain.models.classifiers.hugging_face", "mmpretrain.models.classifiers.timm"),
     *("mmpretrain.models.backbones.timm_backbone", "mmpretrain.models.utils.huggingface"),
 )
 #: where the parts of a network are
-_NETWORKS = ("torch.nn.modules", "mmcv.cnn", "mmcv.ops", "mmengine.model", "mmdet.models", "mmpretrain.models")
+_NETWORKS = (
+    *("torch.nn.modules.", "mmcv.cnn.bricks.", "mmcv.ops.", "mmdet.models.", "mmpretrain.models."),
+    *("mmengine.model.base_model.", "mmengine.model.weight_init"),
+)
 #: keys that name the package in which names are looked up
 _SCOPES = ("_scope_", "default_scope")
 #: a config inside a package, `mmdet::retinanet/retinanet_r50_fpn_1x_coco.py`
@@ -61,6 +68,8 @@ def check_registered(config: Any, source: str, built: bool = False) -> None:
             allowed = _is_registered(value, built)
         else:  # `ema_type`, `bbox_type`: no path to an object
             allowed = True
+        if allowed and key == "cfg_path" and built:
+            check_registered(resolve_model_config(value), f"'{value}', which {source} names", built)
         if not allowed:
             raise InputError(
                 f"the config inside {source} names {key}={value!r}, which is not a class of OpenMMLab's that is safe "
@@ -89,7 +98,7 @@ def _is_registered(name: str, built: bool) -> bool:
     if scope in ("", *_PACKAGES):
         found = [cls for registry in _registries() for cls in (registry.module_dict.get(rest),) if cls is not None]
     elif scope.partition(".")[0] in _PACKAGES:  # the place of a class, as mmengine's other style of configs has it
-        cls = get_object_from_string(name)
+        cls = getattr(sys.modules.get(scope), rest, None)  # importing what is named would run it
         found = [cls] if any(cls is c for registry in _registries() for c in registry.module_dict.values()) else []
     else:
         return False

@@ -202,6 +202,7 @@ def test_code_in_a_config_is_not_run(text, message):
 
 RUN = dict(type="os.system", command="mkdir made-by-a-checkpoint")
 RETINA = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
+FSDP = "mmengine.model.wrappers.fully_sharded_distributed"
 #: options that put RUN into a config that is safe itself
 SMUGGLED = {"model.backbone._delete_": True, **{f"model.backbone.{key}": value for key, value in RUN.items()}}
 
@@ -231,6 +232,14 @@ def forge(pair: TinyPair, changes: dict, path: Path) -> None:
         {"model.architecture": "mmdet::FOLDER/forged.py"},
         {"model.architecture": "mmdet::../forged.py"},
         {"model.architecture": dict(cfg_path=RETINA, cfg_options=SMUGGLED)},
+        {
+            "model.architecture": "mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py"
+        },  # whose detector reads its teacher's config
+        {"model.architecture.backbone": dict(type="mmpretrain.VQAGenerationHead", answer_list_path="forged.pkl")},
+        {"model.architecture.backbone": dict(type="mmpretrain.ArcFaceClsHead", margins="forged.txt")},
+        {"model.architecture.backbone": dict(type="ATSSVLFusionHead", lang_model_name="forged")},
+        {"model.architecture.backbone": dict(type=f"{FSDP}.MMFullyShardedDataParallel", auto_wrap_policy="this")},
+        {"model.architecture.backbone.type": "torch.utils.model_dump.__main__.X"},
         {"model.architecture.backbone": dict(type="mmdet.apis.det_inferencer.DetInferencer", model="forged.py")},
         {"model.architecture.backbone": dict(type="mmpretrain.HuggingFaceClassifier", model_name="forged")},
         {"model.architecture.backbone._scope_": "forged"},
@@ -251,10 +260,31 @@ def test_a_config_in_a_checkpoint_names_registered_classes_alone(export, pair, t
         "import os\nos.mkdir('made-by-a-checkpoint')\nmodel = dict(type='FasterRCNN')\n"
     )
     forge(pair, forged, tmp_path / "forged.pth")
-    with pytest.raises(SystemExit, match=r"the config inside checkpoint 'forged.pth' names .* with --config"):
+    with pytest.raises(SystemExit, match=r"the config inside .*checkpoint 'forged.pth' names .* with --config"):
         export("forged.pth")
     assert not (tmp_path / "made-by-a-checkpoint").exists()
     assert not (tmp_path / "student.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("forged", "message"),
+    [
+        ({"_base_": "forged.py"}, "has a `_base_`"),
+        ({"test_pipeline": [{"_base_": "forged.py"}]}, "has a `_base_`"),
+        ({"custom_imports": dict(imports=["forged"])}, "imports forged"),
+        ({"data_root": "{{$HOME:x}}"}, r"has the text '\{\{\$HOME:x\}\}'"),
+        ({"tag": {"{{ fileDirname }}": 1}}, "has the text"),
+    ],
+    ids=str,
+)
+def test_the_exported_config_runs_nothing_when_it_is_read(export, pair, tmp_path, monkeypatch, forged, message):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = torch.load(pair.folder / "iter_6.pth", weights_only=True)
+    cfg = Config.fromfile(str(pair.pair)).to_dict() | forged
+    checkpoint["meta"]["cfg"] = "".join(f"{key} = {value!r}\n" for key, value in cfg.items())
+    torch.save(checkpoint, "forged.pth")
+    with pytest.raises(SystemExit, match=f"the config inside checkpoint 'forged.pth' {message}.* --config"):
+        export("forged.pth")
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,13 @@ def test_getattr_gives_a_checkpoint_nothing_but_the_statistics(tmp_path, forged)
         load_checkpoint_file(path)
 
 
+@pytest.mark.parametrize("meta", [torch.zeros(2), "config", ["config"], 3], ids=["tensor", "text", "list", "number"])
+def test_what_is_no_meta_is_left_out(tmp_path, meta):
+    """mmengine's resume would look for 'config' in it."""
+    torch.save({"state_dict": {"w": torch.ones(1)}, "meta": meta}, tmp_path / "x.pth")
+    assert "meta" not in load_checkpoint_file(str(tmp_path / "x.pth"))
+
+
 def test_an_address_that_does_not_answer_is_named():
     # The discard port of this machine: nothing listens there.
     url = "http://127.0.0.1:9/weights.pth"

@@ -30,6 +30,10 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Find the best checkpoint in the run's present folder, and remove what a killed process has left."""
+        info = runner.message_hub.runtime_info
+        if "keep_ckpt_ids" in info:  # a resumed checkpoint's; the original makes paths of them, and removes these
+            kept = info["keep_ckpt_ids"]
+            info["keep_ckpt_ids"] = [i for i in kept if type(i) is int and i >= 0] if isinstance(kept, list) else []
         super().before_train(runner)
         if getattr(self, "best_ckpt_path", None) is not None:
             self.best_ckpt_path = self._moved(str(self.best_ckpt_path))
