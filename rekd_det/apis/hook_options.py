@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,9 +45,10 @@ def check_hooks(cfg: Config) -> None:
         elif issubclass(kind, EarlyStoppingHook):
             _check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
         elif issubclass(kind, StopDistillHook) and _counts_iterations(cfg.get("train_cfg") or {}):
-            raise HookError(
+            warnings.warn(
                 f"{key}: StopDistillHook counts epochs, and this config's train_cfg counts iterations, so the "
-                "distillation would never stop; remove the hook, or train by epochs (type='EpochBasedTrainLoop')"
+                "distillation never stops; remove the hook, or train by epochs (type='EpochBasedTrainLoop')",
+                stacklevel=2,
             )
 
 

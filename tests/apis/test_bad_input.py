@@ -72,8 +72,6 @@ def _write_configs(folder: Path) -> None:
         "default_classes": "train_dataloader = dict(dataset=dict(metainfo=dict(_delete_=True)))",
         "hook": "custom_hooks = [dict(type='NoSuchHook')]",
         "stopping": "custom_hooks = [dict(type='EarlyStoppingHook', monitor='bbox_mAP')]",
-        "stop": "custom_hooks = [dict(type='mmrazor.StopDistillHook', stop_epoch=1)]\n"
-        "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=4, val_interval=4)",
         "warmup": "custom_hooks = [dict(type='mmrazor.DistillWarmupHook', iters=0)]",
         "schedule": "param_scheduler = [dict(type='MultiStepLR', milestone=[1])]",
         "two_schedulers": "param_scheduler = [dict(type='LinearLR', end=1), dict(type='MultiStepLR', milestones=[1])]",
@@ -194,11 +192,6 @@ CASES = [
         "metric of early stopping",
         "custom_hooks.0.monitor: the validation gives no metric 'bbox_mAP'; did you mean 'coco/bbox_mAP",
         config="stopping.py",
-    ),
-    Case(
-        "a stop that never comes",
-        "custom_hooks.0: StopDistillHook counts epochs, and this config's train_cfg counts iterations",
-        config="stop.py",
     ),
     Case("option of a hook", "DistillWarmupHook: iters must be an int >= 1, got 0", config="warmup.py"),
     # --- the loss

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.logging import MessageHub
 from mmengine.runner import LogProcessor
@@ -10,6 +11,7 @@ from mmrazor.registry import HOOKS
 from tiny import batch, build, build_pair, perturb, tiny_rcnn
 from torch.utils.data import DataLoader
 
+from rekd_det.apis.hook_options import check_hooks
 from rekd_det.engine.hooks import DistillLogHook, DistillWarmupHook, PairCheckHook
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.engine.utils import distillation_of
@@ -86,6 +88,13 @@ def test_mmrazors_stop_hook_stops_the_teacher(model):
         assert model.distillation_stopped is stopped
     model.teacher.extract_feat = None  # any use raises
     assert not any(k.startswith("distill") for k in model(**batch(model), mode="loss"))
+
+
+@pytest.mark.parametrize("train_cfg", [dict(type="IterBasedTrainLoop", max_iters=4), dict(by_epoch=False)])
+def test_a_stop_hook_that_never_stops_is_told(train_cfg):
+    cfg = Config(dict(custom_hooks=[dict(type="mmrazor.StopDistillHook", stop_epoch=1)], train_cfg=train_cfg))
+    with pytest.warns(UserWarning, match="custom_hooks.0: StopDistillHook counts epochs"):
+        check_hooks(cfg)
 
 
 def data_of(classes):
