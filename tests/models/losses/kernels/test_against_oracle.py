@@ -7,10 +7,12 @@ from kernel_cases import BACKENDS, LOSS_IDS, LOSSES, assert_equals_oracle, logit
 from rekd_det.models.losses import DKDLoss, KDLoss, ReKDLoss
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
+#: Triton's interpreter takes seconds for these
+WIDE = (pytest.mark.slow, pytest.mark.nightly)
 
 
 @pytest.mark.parametrize(("cls", "options"), LOSSES, ids=LOSS_IDS)
-@pytest.mark.parametrize("shape", [(1, 6), (7, 9), pytest.param((19, 81), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 6), (7, 9), pytest.param((19, 81), marks=WIDE)], ids=str)
 def test_parts_with_upstream_gradients_of_their_own(backend, cls, options, shape):
     student, teacher = logits(*shape)
     labels = torch.arange(shape[0]) % (shape[1] + 3) - 1  # ignored rows on both sides of the classes
