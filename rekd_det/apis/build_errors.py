@@ -14,6 +14,7 @@ from mmengine.registry import build_from_cfg
 from mmengine.runner import Runner
 
 from rekd_det.utils.errors import InputError, did_you_mean
+from rekd_det.utils.options import options_of
 
 #: how mmengine, mmdet and this package refuse a config
 _KINDS = (ValueError, TypeError, KeyError, AssertionError, OSError, ImportError)
@@ -88,7 +89,7 @@ def went_through_own_code(error: BaseException) -> bool:
 
 
 def _explain_option(option: str, owner: Any, options: Mapping) -> str:
-    known = {p for cls in getattr(owner, "__mro__", ()) for p in inspect.signature(cls).parameters}
+    known = options_of(owner) if inspect.isclass(owner) else ()
     if option not in options:  # passed on to something else by the class itself
         return f"it has no option '{option}'"
     return f"it has no option '{option}'{did_you_mean(option, known)}"

@@ -15,6 +15,7 @@ from mmrazor.engine.hooks import StopDistillHook
 
 from rekd_det.evaluation import FasterCocoMetric
 from rekd_det.utils.errors import InputError, did_you_mean
+from rekd_det.utils.options import options_of
 
 _COCO_ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 
@@ -38,7 +39,7 @@ def check_hooks(cfg: Config) -> None:
     metrics = _coco_names(cfg)
     for key, hook, kind in _hooks(cfg):
         if issubclass(kind, CheckpointHook):
-            known = {name for cls in kind.__mro__ for name in inspect.signature(cls).parameters} - {"args", "kwargs"}
+            known = options_of(kind)
             for option in sorted(hook.keys() - known - {"type", "priority", "_scope_"}):
                 raise HookError(f"{key} has no option '{option}'{_closest(option, known)}")
             _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 from collections.abc import Mapping
 
 from mmengine.config import Config
@@ -13,6 +12,7 @@ from mmrazor.registry import MODELS
 
 from rekd_det.apis.preflight import merge_options, read_config
 from rekd_det.utils.errors import InputError, did_you_mean
+from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import is_pair
 from studies.runner.spec import Arm, StudyError
 
@@ -46,7 +46,9 @@ def read_arm_config(arm: Arm) -> Config:
 def _check_keys(model: Mapping) -> None:
     """Building a pair takes its teacher, which may be hours of training away."""
     kind = MODELS.get(model["type"])
-    known = {name for cls in kind.__mro__ for name in inspect.signature(cls).parameters} if kind else set(model)
+    if kind is None:
+        return  # the training says so
+    known = options_of(kind)
     for key in model:
         if key not in (*known, "type", "_scope_"):
             raise StudyError(f"model.{key}: {kind.__name__} has no such option{did_you_mean(key, known)}")
