@@ -100,7 +100,8 @@ class Trainer:
         stamp.result = {
             "metrics": metrics,
             **({"curve": curve(folder)} if run.validate else {}),
-            **self._origin(run),
+            **({"annotations": stamp.annotations} if stamp.annotations else {}),
+            **self._builds(run),
             "wall_s": round(time.monotonic() - start, 1),
             "train_s": round(train_s, 1),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -111,11 +112,9 @@ class Trainer:
         }
         stamp.write(folder)
 
-    def _origin(self, run: Run) -> dict[str, Any]:
-        """What the digest does not cover: the data's content, and which build of its teacher and backbone a run had."""
+    def _builds(self, run: Run) -> dict[str, Any]:
+        """Which build of its teacher and backbone a run had, which the digest does not cover."""
         found: dict[str, Any] = {}
-        if (annotations := annotations_of(run)) is not None:
-            found["annotations"] = annotations
         for name, need in (("teacher", run.teacher), ("backbone", run.backbone)):
             if need is not None and (build := build_of(need, self.runs / need.folder)) is not None:
                 found[name] = build
