@@ -66,7 +66,7 @@ def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
 def _of_one_pair(study: Study, results: Sequence[Mapping[str, Any]], folder: Path, prefix: str = "") -> list[str]:
     """The tables of arms that share a baseline; the figure's name starts with ``prefix``."""
     text: list[str] = []
-    compared = compare_arms(study, results)
+    compared = _with_results(compare_arms(study, results))
     for task in TASKS:
         main = task.metrics[0]
         of_task = [c for c in compared if c.metric == main]
@@ -77,10 +77,17 @@ def _of_one_pair(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
         text += [f"## {task.title}, in points", "", *_table(study, of_task, study.baseline), ""]
         text += [f"![differences]({picture})", ""]
         for other in study.against:
-            of_other = [c for c in compare_arms(study, results, other) if c.metric == main]
+            of_other = _with_results([c for c in compare_arms(study, results, other) if c.metric == main])
+            if all(c.arm != other for c in of_other):
+                continue
             text += [f"The same as differences to **{other}**:", "", *_table(study, of_other, other), ""]
         text += [*_other_metrics(study, compared, task), ""]
     return text
+
+
+def _with_results(compared: Sequence[Comparison]) -> list[Comparison]:
+    """Without the arms that no seed has finished: the report lists those under *Missing*."""
+    return [c for c in compared if c.values]
 
 
 def _zoo(pair: Comparable) -> list[str]:
@@ -141,9 +148,8 @@ def _other_metrics(study: Study, compared: Sequence[Comparison], task: Task) -> 
     metrics = [m for m in task.metrics if any(c.metric == m for c in compared)]
     means = {(c.arm, c.metric): mean(list(c.values.values())) for c in compared}
     names = [m.removeprefix(f"{task.name}_") for m in metrics]
-    return markdown(
-        ["mean over seeds", *names], [[a.name, *(_points(means[a.name, m]) for m in metrics)] for a in study.arms]
-    )
+    arms = [a.name for a in study.arms if any((a.name, m) in means for m in metrics)]
+    return markdown(["mean over seeds", *names], [[a, *(_points(means.get((a, m))) for m in metrics)] for a in arms])
 
 
 def _runs(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -151,6 +157,8 @@ def _runs(results: Sequence[Mapping[str, Any]]) -> list[str]:
     header = ["run", "seed", "state", _MAIN_NAMES.get(main, main), "minutes"]
     lines = []
     for line in results:
+        if line["status"] == "not run":
+            continue
         ok = line["status"] == "ok"
         minutes = f"{line['wall_s'] / 60:.1f}" + ("*" if line["starts"] > 1 else "") if ok else "-"
         value = _points(line["metrics"].get(main)) if ok else "-"
@@ -216,7 +224,8 @@ def _points(value: float | None) -> str:
 
 
 def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}"
+    points = round(100 * value, 1)
+    return "0.0" if points == 0 else f"{points:+.1f}"
 
 
 def _known(value: float | None) -> object:

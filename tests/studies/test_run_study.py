@@ -98,7 +98,7 @@ def test_a_failed_run_is_reported_and_tried_again(fake):
     assert "exit status 1" in found["rekd_pkd"]["error"] and "no disk" in found["rekd_pkd"]["error"]
     assert found["student"]["status"] == "ok"
     report = (fake.root / "tiny" / "report.md").read_text()
-    assert "rekd_pkd: ReKD and PKD together | 0 of 1 |" in report
+    assert "| rekd_pkd | 0 (failed) |" in report
     assert "## What failed" in report and "no disk" in report
     assert "unfinished" in report
 
