@@ -15,7 +15,7 @@ def difference_figure(baseline: str, compared: Sequence[Comparison]) -> Figure:
 
     Args:
         baseline: its name; it has no line of its own.
-        compared: in one metric. An arm without any finished seed keeps its line, empty.
+        compared: in one metric. An arm that shares no seed with the baseline has an empty line.
     """
     shown = [one for one in compared if one.arm != baseline]
     figure, (axis,) = new_figure(7.0, 1.4 + 0.35 * len(shown))
@@ -27,7 +27,7 @@ def difference_figure(baseline: str, compared: Sequence[Comparison]) -> Figure:
         axis.scatter(seeds, [position] * len(seeds), s=14, color=COLOURS[5], zorder=2)
         half = None if found.half_width is None else 100 * found.half_width
         axis.errorbar(100 * found.mean, position, xerr=half, fmt="D", color=COLOURS[0], capsize=4, markersize=5)
-    axis.set_yticks(range(len(shown)), [one.arm if one.values else f"{one.arm} (no result)" for one in shown])
+    axis.set_yticks(range(len(shown)), [one.arm for one in shown])
     axis.set_ylim(len(shown) - 0.5, -0.5)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel(f"difference to '{baseline}', in points")
