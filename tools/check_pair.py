@@ -7,7 +7,6 @@ import io
 import sys
 import tempfile
 
-import numpy as np
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
@@ -16,9 +15,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from rekd_det.analysis.pair_check.pair_check import Findings, check_pair
+from rekd_det.analysis.utils.pair import choose
 from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.apis.command_line import ToolParser, build_runner, exit_on_input_error
 from rekd_det.apis.preflight import PreflightError, check_data, read_config
+from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.pair_config import classifies_images, teacher_config
 
 #: below this AP a teacher has learned nothing of the data set, or something is wrong
@@ -48,9 +49,9 @@ def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
         raise PreflightError(f"--limit must be at least 1, got {limit}")
     cfg = teacher_config(cfg)
     check_data(cfg, ("test",))
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
+    (_, dataset), *others = plain_datasets(cfg.test_dataloader.dataset)
+    if others:
+        raise PreflightError(f"--limit needs one test set, but test_dataloader.dataset joins {1 + len(others)} of them")
     dataset.indices = spread(cfg, dataset, limit) if classifies_images(cfg) else limit
     with tempfile.TemporaryDirectory() as folder:
         cfg.update(work_dir=folder, launcher="none", resume=False)
@@ -81,7 +82,7 @@ def spread(cfg: Config, dataset: ConfigDict, limit: int) -> list[int]:
     """Evenly spread over a classifier's data set, which is sorted by class."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         total = len(DATASETS.build(copy.deepcopy(dataset)))
-    return np.linspace(0, total - 1, min(limit, total)).round().astype(int).tolist()
+    return list(choose(range(total), limit).indices)
 
 
 def score_tested_images_alone(runner: Runner) -> int:

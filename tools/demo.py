@@ -26,6 +26,7 @@ from mmengine.config import Config
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.datasets.synthetic import build_dataset
 from rekd_det.datasets.synthetic.contact_sheet import comparison_sheet
+from rekd_det.utils.atomic import replace_text
 from rekd_det.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,10 +178,7 @@ class Training:
 
     def _write_stamp(self, finished: bool) -> None:
         content = {"fingerprint": self.fingerprint, "finished": finished}
-        # Renamed into place, so that a kill leaves the old one or the new one, never half of it.
-        draft = self.folder / f"{_STAMP}.new"
-        draft.write_text(json.dumps(content) + "\n")
-        draft.replace(self.folder / _STAMP)
+        replace_text(self.folder / _STAMP, json.dumps(content) + "\n")
 
 
 def remove_step(folder: Path) -> None:

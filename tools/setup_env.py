@@ -239,7 +239,7 @@ def install_mmcv(stack, torch):
         # Built for another torch, or without CUDA: pip would hand it out again and again.
         subprocess.run([VENV_PYTHON, "-m", "pip", "uninstall", "-q", "-y", stack.mmcv], **quiet)
         subprocess.run([VENV_PYTHON, "-m", "pip", "cache", "remove", stack.mmcv.replace("-", "_")], **quiet)
-    compile_mmcv(stack, torch, [*install, "--no-binary", stack.mmcv, pin])
+    compile_mmcv(torch, [*install, "--no-binary", stack.mmcv, pin])
     if not mmcv_fits(torch):
         raise SetupError(
             f"mmcv was compiled, but does not fit torch {torch['version']} ({describe(torch)}); all of the compiler's "
@@ -265,7 +265,7 @@ def pip_keeps(package):
     return ".whl" in (listed.stdout or "")
 
 
-def compile_mmcv(stack, torch, command):
+def compile_mmcv(torch, command):
     check_compiler()
     environment = dict(os.environ, MMCV_WITH_OPS="1")
     # Debug symbols would make the library twenty times as large.

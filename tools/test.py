@@ -25,6 +25,7 @@ from rekd_det.apis.command_line import (
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir, read_config
 from rekd_det.engine.hooks import StudentWeightsHook
 from rekd_det.utils.checkpoint import check_checkpoint_file
+from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.pair_config import classifies_images, student_config, teacher_config
 
 
@@ -88,22 +89,22 @@ def enable_tta(cfg: Config) -> None:
         warnings.warn("no `tta_model` in the config: merging by NMS at IoU 0.5", stacklevel=2)
         nms = dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
         cfg.tta_model = dict(type="DetTTAModel", tta_cfg=nms)
-    dataset = cfg.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
+    datasets = [dataset for _, dataset in plain_datasets(cfg.test_dataloader.dataset)]
+    pipeline = datasets[0].pipeline
     if "tta_pipeline" not in cfg:
         warnings.warn("no `tta_pipeline` in the config: testing with and without flip", stacklevel=2)
         flips = [dict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
-        pack = deepcopy(dataset.pipeline[-1])
+        pack = deepcopy(pipeline[-1])
         if not classifies_images(cfg):
             pack.meta_keys = (
                 *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
                 *("flip", "flip_direction"),
             )
         augment = dict(type="TestTimeAug", transforms=[flips, [pack]])
-        cfg.tta_pipeline = [*deepcopy(dataset.pipeline[:-1]), augment]
+        cfg.tta_pipeline = [*deepcopy(pipeline[:-1]), augment]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
 
 
 @exit_on_input_error

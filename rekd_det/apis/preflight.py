@@ -8,7 +8,7 @@ import os
 import os.path as osp
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from rekd_det.apis.annotations import check_annotations
 from rekd_det.apis.class_names import class_names, reads_as_coco
+from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.pair_config import is_pair
 
@@ -105,7 +106,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
         loader = cfg.get(f"{split}_dataloader")
         if not isinstance(loader, Mapping) or cfg.get(f"{split}_cfg") is None:
             continue
-        datasets = list(_datasets(loader.get("dataset"), f"{split}_dataloader.dataset"))
+        datasets = list(plain_datasets(loader.get("dataset"), f"{split}_dataloader.dataset"))
         checked = {_check_dataset(key, dataset, split) for key, dataset in datasets}
         evaluators = cfg.get(f"{split}_evaluator") or []
         for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
@@ -165,19 +166,6 @@ def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
             "data_root and the like)",
             stacklevel=3,
         )
-
-
-def _datasets(dataset: object, key: str) -> Iterator[tuple[str, Mapping]]:
-    """The data sets that read files, with their config keys, from under any wrappers."""
-    if not isinstance(dataset, Mapping):
-        return
-    if isinstance(dataset.get("datasets"), (list, tuple)):
-        for index, inner in enumerate(dataset["datasets"]):
-            yield from _datasets(inner, f"{key}.datasets.{index}")
-    elif "dataset" in dataset:
-        yield from _datasets(dataset["dataset"], f"{key}.dataset")
-    else:
-        yield key, dataset
 
 
 def _check_dataset(key: str, dataset: Mapping, split: str) -> str | None:

@@ -149,17 +149,16 @@ def settle(model: Any, inputs: torch.Tensor) -> Any:
     return model
 
 
-def self_pair(config: Mapping, size: tuple[int, int] = (96, 128), loss: Mapping | None = None) -> Any:
+def self_pair(config: Mapping, size: tuple[int, int] = (96, 128)) -> Any:
     """A student and a teacher that is its exact copy, in a distillation algorithm.
 
     Args:
         config: a shrunk detector config.
         size: height and width, in pixels, of the images from which norms take their statistics.
-        loss: config of the distillation loss; by default ReKD with ``top_k=1``, which fits every head.
     """
     student = build_tiny(config)
     settle(student, tiny_batch(student, size)["inputs"])
-    return pair_of(student, copy.deepcopy(student), loss)
+    return pair_of(student, copy.deepcopy(student))
 
 
 def pair_of(student: nn.Module, teacher: nn.Module, loss: Mapping | None = None, **options: Any) -> Any:

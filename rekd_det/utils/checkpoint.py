@@ -26,20 +26,19 @@ class CheckpointError(InputError):
     """A checkpoint that cannot be read, or does not fit the model."""
 
 
-def load_checkpoint_file(path_or_url: str, map_location: str = "cpu") -> dict:
+def load_checkpoint_file(path_or_url: str) -> dict:
     """Load a checkpoint through mmengine's loader, of which :mod:`compat` has made one that executes nothing.
 
     Args:
         path_or_url: A file, a URL, or any other scheme mmengine knows (``open-mmlab://...``).
-        map_location: Where its tensors go, as in :func:`torch.load`.
 
     Returns:
-        The checkpoint as it was saved, with or without a ``state_dict`` level.
+        The checkpoint as it was saved, with or without a ``state_dict`` level, in the CPU's memory.
 
     Raises:
         CheckpointError: If it is missing, empty, damaged, not a checkpoint, or carries code.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(path_or_url, map_location)
+    checkpoint = CheckpointLoader.load_checkpoint(path_or_url, "cpu")
     _check_holds_weights(path_or_url, checkpoint)
     return checkpoint
 

@@ -20,7 +20,7 @@ from studies.runner.statistics import deviation, mean
 REPORT = "report.md"
 _MAIN_NAMES = {"bbox_mAP": "box AP", "segm_mAP": "mask AP", "top1": "top-1"}
 _READING = (
-    "Differences are paired: each seed's arm minus the same seed's **{baseline}**, which had the same first weights, "
+    "Differences are paired: each seed's arm minus the same seed's baseline, which had the same first weights, "
     "the same data in the same order and the same random numbers in each step. The interval is the 95 % t interval of "
     "these differences, mean ± t(0.975, n - 1) · s / √n, for n seeds; it takes them to be normally distributed, and "
     "with few seeds it is wide. Only the seed varies: one data set, one teacher and one schedule say nothing about "
@@ -39,14 +39,13 @@ def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
     Returns:
         The path of ``report.md``.
     """
-    _write_tables(compare_arms(study, results), results, folder)
-    text = [f"# Study {study.name}", "", *_state(study, results), "", _READING.format(baseline=study.baseline), ""]
-    for name, pair in study.pairs.items():
-        arms = tuple(arm for arm in study.arms if arm.pair == name)
-        part = replace(study, arms=arms, baseline=pair.baseline, against=(), pairs={})
-        text += [f"# {name}", "", *_zoo(pair), *_of_one_pair(part, results, folder, f"{name}_")]
-    if not study.pairs:
-        text += _of_one_pair(study, results, folder)
+    parts = _by_pair(study)
+    _write_tables([one for part in parts.values() for one in compare_arms(part, results)], results, folder)
+    text = [f"# Study {study.name}", "", *_state(study, results), "", _READING, ""]
+    for name, part in parts.items():
+        if name:
+            text += [f"# {name}", "", *_zoo(study.pairs[name])]
+        text += _of_one_pair(part, results, folder, f"{name}_" if name else "")
     text += [
         *_curves(results),
         *rebuilt_section(results),
@@ -63,6 +62,18 @@ def write_report(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
     return report
 
 
+def _by_pair(study: Study) -> dict[str, Study]:
+    """The arms that share a baseline, by the name of their pair; '' where a study has no pairs."""
+    if not study.pairs:
+        return {"": study}
+    parts = {}
+    for name, pair in study.pairs.items():
+        arms = tuple(arm for arm in study.arms if arm.pair == name)
+        against = tuple(other for other in study.against if any(arm.name == other for arm in arms))
+        parts[name] = replace(study, arms=arms, baseline=pair.baseline, against=against, pairs={})
+    return parts
+
+
 def _of_one_pair(study: Study, results: Sequence[Mapping[str, Any]], folder: Path, prefix: str = "") -> list[str]:
     """The tables of arms that share a baseline; the figure's name starts with ``prefix``."""
     text: list[str] = []
@@ -73,9 +84,11 @@ def _of_one_pair(study: Study, results: Sequence[Mapping[str, Any]], folder: Pat
         if not of_task:
             continue
         picture = f"{prefix}{task.name}.png"
-        save(difference_figure(study.baseline, of_task), folder / picture)
-        text += [f"## {task.title}, in points", "", *_table(study, of_task, study.baseline), ""]
-        text += [f"![differences]({picture})", ""]
+        text += [f"## {task.title}, in points", "", f"Differences are to **{study.baseline}**.", ""]
+        text += [*_table(study, of_task, study.baseline), ""]
+        if any(one.difference for one in of_task):
+            save(difference_figure(study.baseline, of_task), folder / picture)
+            text += [f"![differences]({picture})", ""]
         for other in study.against:
             of_other = _with_results([c for c in compare_arms(study, results, other) if c.metric == main])
             if all(c.arm != other for c in of_other):
@@ -103,7 +116,7 @@ def _state(study: Study, results: Sequence[Mapping[str, Any]]) -> list[str]:
     state = [f"{finished} of {len(results)} runs are finished."]
     if finished < len(results):
         state.append("**This report is of an unfinished study.**")
-    teachers = [line for line in results if line["arm"].startswith(TEACHER) and line["status"] == "ok"]
+    teachers = [line for line in results if line["arm"].partition(".")[0] == TEACHER and line["status"] == "ok"]
     state += [f"{line['arm'].capitalize()}: {_all_metrics(line['metrics'])}." for line in teachers]
     if study.data is not None:
         state.append(f"Generated data: {', '.join(f'{k} {v}' for k, v in study.data.items())}.")
@@ -187,7 +200,9 @@ def _conditions(results: Sequence[Mapping[str, Any]]) -> list[str]:
             machine = line["hardware"]
             gpus = ", ".join(machine["gpus"]) if line["device"] == "gpu" else "no GPU"
             parts = ", ".join(f"{name} {number}" for name, number in line["versions"].items())
-            told.append(f"* {machine['cpu']}, {machine['cores']} cores, {gpus}; {parts}")
+            # Their number decides the batch size, which a run's digest does not know.
+            processes = f", {line['processes']} processes" if line.get("processes", 1) > 1 else ""
+            told.append(f"* {machine['cpu']}, {machine['cores']} cores, {gpus}{processes}; {parts}")
     return ["## Hardware and versions", "", *(dict.fromkeys(told) or ["No run has finished."]), ""]
 
 
@@ -199,7 +214,7 @@ def _write_tables(compared: Sequence[Comparison], results: Sequence[Mapping[str,
         bounds = [found.mean - half, found.mean + half] if found and half is not None else [None, None]
         cells = [mean(values), deviation(values), found.mean if found else None, *bounds]
         paired = len(found.by_seed) if found else 0
-        summary.append([one.arm, one.metric, len(values), paired, *map(_blank, cells)])
+        summary.append([one.arm, one.metric, len(values), paired, *cells])
     header = ["arm", "metric", "seeds", "paired", "mean", "std", "difference", "low", "high"]
     write_csv(folder / "summary.csv", header, summary)
     metrics = [m for m in METRICS if any(m in line.get("metrics", {}) for line in results)]
@@ -207,7 +222,7 @@ def _write_tables(compared: Sequence[Comparison], results: Sequence[Mapping[str,
         folder / "runs.csv",
         ["arm", "seed", "status", "starts", "wall_s", *metrics, "digest"],
         [
-            [line["arm"], line["seed"], line["status"], line["starts"], _blank(line.get("wall_s"))]
+            [line["arm"], line["seed"], line["status"], line["starts"], line.get("wall_s")]
             + [_known(line.get("metrics", {}).get(m)) for m in metrics]
             + [line["digest"]]
             for line in results
@@ -230,7 +245,3 @@ def _signed(value: float) -> str:
 
 def _known(value: float | None) -> object:
     return "" if value is None or value < 0 else value
-
-
-def _blank(value: object) -> object:
-    return "" if value is None else value

@@ -51,7 +51,7 @@ def run_all(
         done: digests of the runs that were finished before, or that nothing here needs.
         slots: the places; as many runs go on at once.
         perform: called in a thread with a run and its place; raises RunFailed where the run fails.
-        started: called before each.
+        started: called before each; raises RunFailed where the run can't start.
         ended: called after each with None or the reason of its failure; also for runs that lack what they need.
         stop: called where anything else is raised, a KeyboardInterrupt above all, and when the budget is spent; it must
             let ``perform`` return.
@@ -65,11 +65,19 @@ def run_all(
             while waiting or running:
                 ready = [run for run in waiting if done.issuperset(need.digest for need in run.needs)]
                 ready = [run for run in ready if budget is None or budget.fits(run)]
-                for run in ready[: len(free)]:
+                begun = ready[: len(free)]
+                for run in begun:
                     waiting.remove(run)
-                    slot = free.pop(0)
-                    started(run)
-                    running[threads.submit(perform, run, slot)] = run, slot
+                    try:
+                        started(run)
+                    except RunFailed as error:
+                        failed.add(run.digest)
+                        ended(run, str(error))
+                    else:
+                        slot = free.pop(0)
+                        running[threads.submit(perform, run, slot)] = run, slot
+                if not running and begun:  # none of them could start; others may
+                    continue
                 if not running:  # and nothing is ready: what they need has failed, or nothing fits
                     for run in waiting:
                         if not failed.isdisjoint(need.digest for need in run.needs):
@@ -97,4 +105,4 @@ def run_all(
 
 def _what_it_lacks(run: Run, done: set[str]) -> str:
     missing = next(need for need in run.needs if need.digest not in done)
-    return f"its {'teacher' if missing is run.teacher else 'backbone'} could not be trained ({missing.folder})"
+    return f"what it needs could not be trained: {missing.arm} ({missing.folder})"

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,17 @@ class Trainer:
             write_first_weights(run, self.weights)
 
     def prepare(self, run: Run) -> None:
-        """Write a run's config into its folder, when what it needs is ready."""
+        """Write a run's config into its folder, when what it needs is ready.
+
+        Raises:
+            RunFailed: what it needs can't be used; the run's stamp says so.
+        """
         folder = self.runs / run.folder
         folder.mkdir(parents=True, exist_ok=True)
+        with _failures_stamped(run, folder):
+            self._write_config(run, folder)
+
+    def _write_config(self, run: Run, folder: Path) -> None:
         first, teacher = write_first_weights(run, self.weights), None
         if run.backbone is not None:
             first = write_with_backbone(first, Path(self._checkpoint(self.runs / run.backbone.folder)))
@@ -89,14 +97,10 @@ class Trainer:
         stamp.starts, stamp.error, stamp.annotations = stamp.starts + 1, None, annotations_of(run)
         stamp.write(folder)
         start = time.monotonic()
-        try:
+        with _failures_stamped(run, folder):
             self._train(folder, environment)
             train_s = time.monotonic() - start
             metrics = self._test(run, folder, environment) if run.tested else {}
-        except (RunFailed, InputError) as error:
-            stamp.error = str(error)
-            stamp.write(folder)
-            raise RunFailed(str(error)) from error
         stamp.result = {
             "metrics": metrics,
             **({"curve": curve(folder)} if run.validate else {}),
@@ -149,6 +153,17 @@ class Trainer:
         if path is None:
             raise RunFailed(f"'{folder}' holds no checkpoint, although its training has ended")
         return path
+
+
+@contextlib.contextmanager
+def _failures_stamped(run: Run, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (RunFailed, InputError) as error:
+        stamp = read_stamp(folder, run.digest)
+        stamp.error = str(error)
+        stamp.write(folder)
+        raise RunFailed(str(error)) from error
 
 
 def curve(folder: Path) -> dict[str, float]:

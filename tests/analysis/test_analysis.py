@@ -432,6 +432,6 @@ def test_ap_by_category_from_detections(tmp_path):
     for name, content in (("truth", truth), ("found", found), ("astray", astray)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     annotations = str(tmp_path / "truth.json")
-    assert recompute(tmp_path / "found.json", annotations) == dict(cat=pytest.approx(1), dog=0)
+    assert recompute(tmp_path / "found.json", annotations, "bbox") == dict(cat=pytest.approx(1), dog=0)
     with pytest.raises(AnalysisError, match=r"astray\.json' can't be evaluated against"):
-        recompute(tmp_path / "astray.json", annotations)
+        recompute(tmp_path / "astray.json", annotations, "bbox")

@@ -19,6 +19,7 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
+from pycocotools.coco import COCO
 from tiny import batch, build, build_pair, perturb, tiny_rcnn
 from tiny_pair import TinyPair, write_tiny_pair
 from torch.utils.data import Subset
@@ -306,6 +307,9 @@ def test_browse_writes_a_picture_per_image(pair, tool, tmp_path):
     assert len(pictures) == 2 and f"pictures: {out / 'index.html'}" in said
     assert sorted(set(re.findall(r'src="([^"]*)"', (out / "index.html").read_text()))) == pictures
     assert imread(out / pictures[0]).std() > 0.05  # something is drawn
+    share = ("--cfg-options", "model.distiller.loss.top_k=0.95")
+    tool("browse", pair.pair, pair.folder / "student.pth", "--limit", 1, "--out", out, *share)
+    assert " 5 most probable categories" in (out / "index.html").read_text()
 
 
 def test_browse_shows_what_the_detectors_say(pair):
@@ -478,3 +482,21 @@ def test_categories_are_recomputed_from_detections(pair, tool, tmp_path):
     said = tool("compare_runs", tmp_path / "a", tmp_path / "b", "--ann-file", annotations, "--out", tmp_path / "out")
     assert "| circle | 1.000 | 0.000 | -1.000 |" in said
     assert "not known" not in said and "No category gained." in said
+
+
+def test_masks_are_recomputed_where_masks_were_evaluated(pair, tool, tmp_path):
+    annotations = pair.data / "annotations/instances_val2017.json"
+    coco = COCO(str(annotations))
+    boxes = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9} for a in coco.anns.values()]
+    masks = [b | {"segmentation": coco.annToRLE(a)} for a, b in zip(coco.anns.values(), boxes, strict=True)]
+    for mask in masks:
+        mask["segmentation"]["counts"] = mask["segmentation"]["counts"].decode()
+    lost = [d for d in masks if d["category_id"] != 1]
+    for name, found in (("a", masks), ("b", lost)):
+        log = tmp_path / name / "1" / "vis_data" / "scalars.json"
+        log.parent.mkdir(parents=True)
+        log.write_text('{"coco/bbox_mAP": 0.25, "coco/segm_mAP": 0.2, "step": 2}\n')
+        (tmp_path / name / "final.bbox.json").write_text(json.dumps(boxes))
+        (tmp_path / name / "final.segm.json").write_text(json.dumps(found))
+    said = tool("compare_runs", tmp_path / "a", tmp_path / "b", "--ann-file", annotations, "--out", tmp_path / "out")
+    assert "| circle | 1.000 | 0.000 | -1.000 |" in said

@@ -107,6 +107,8 @@ def test_a_learning_rate_for_less_than_one_gpu_is_doubted(check, pair):
 def test_the_size_of_training_images(pipeline, scale):
     cfg = Config(dict(train_dataloader=dict(dataset=dict(dataset=dict(pipeline=pipeline)))))
     assert _train_scale(cfg) == ((1333, 800) if scale is None else scale, scale is not None)
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(dataset=dict(datasets=[dict(pipeline=pipeline)])))))
+    assert _train_scale(cfg)[1] is (scale is not None)
 
 
 def test_an_untrained_teacher_is_seen_on_data(check, pair):

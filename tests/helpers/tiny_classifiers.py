@@ -42,7 +42,6 @@ def _vit(kind, head, **kwargs):
 
 
 _LINEAR = dict(num_classes=NUM_CLASSES, in_channels=8)
-_BCE = dict(type="CrossEntropyLoss", use_sigmoid=True)
 MODELS_BY_HEAD = {
     "LinearClsHead": dict(
         backbone=dict(type="ResNet", depth=18, stem_channels=8, base_channels=8),

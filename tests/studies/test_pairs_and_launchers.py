@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import runpy
@@ -89,7 +90,7 @@ def test_each_pair_has_its_own_baseline_and_the_zoos_figures(tmp_path):
         "mask": {"baseline": "mask_student", "zoo": {"student": {"bbox_mAP": 38.2, "segm_mAP": 34.7}}},
         "one_stage": {"baseline": "one_stage_student"},
     }
-    found = study(tmp_path, arms=arms, pairs=pairs, baseline="mask_student")
+    found = study(tmp_path, arms=arms, pairs=pairs, baseline="mask_student", against=["one_stage_kd"])
     values = {
         "mask_student": (0.30, 0.25),
         "mask_kd": (0.32, 0.26),
@@ -98,7 +99,7 @@ def test_each_pair_has_its_own_baseline_and_the_zoos_figures(tmp_path):
     }
     told = dict(wall_s=90.0, device="cpu", hardware=dict(cpu="C", cores=2, gpus=[]), versions=dict(torch="2"))
     lines = [
-        dict(arm=arm, seed=0, status="ok", starts=1, digest="d", folder="f", **told)
+        dict(arm=arm, seed=0, status="ok", starts=1, digest="d", folder="f", processes=8 if "kd" in arm else 1, **told)
         | {"metrics": dict(zip(("bbox_mAP", "segm_mAP"), of_arm, strict=False))}
         for arm, of_arm in values.items()
     ]
@@ -109,6 +110,13 @@ def test_each_pair_has_its_own_baseline_and_the_zoos_figures(tmp_path):
     assert "| mask_kd | 1 of 1 | 26.0 | - | +1.0 | - | - |" in first  # masks
     assert "| one_stage_kd | 1 of 1 | 25.0 | - | +5.0 | - | - |" in second
     assert "masks" not in second
+    assert "Differences are to **mask_student**." in first and "Differences are to **one_stage_student**." in second
+    assert "differences to **one_stage_kd**" in second and "| one_stage_student | 1 of 1 | 20.0 | - | -5.0 |" in second
+    assert "8 processes; torch 2" in text and "no GPU; torch 2" in text  # other batch sizes are shown
+    with (tmp_path / "summary.csv").open() as file:
+        rows = {(row["arm"], row["metric"]): row for row in csv.DictReader(file)}
+    assert float(rows["one_stage_kd", "bbox_mAP"]["difference"]) == pytest.approx(0.05)
+    assert rows["one_stage_student", "bbox_mAP"]["difference"] == ""
     assert (tmp_path / "mask_segm.png").is_file() and (tmp_path / "one_stage_bbox.png").is_file()
 
 

@@ -19,7 +19,7 @@ from mmengine.config import Config
 from study_files import ARMS
 
 from rekd_det.utils.errors import InputError
-from studies.runner import slots
+from studies.runner import slots, trainer
 from studies.runner.eta import Durations, clock, remaining_seconds
 from studies.runner.processes import hold
 from studies.runner.spec import StudyError
@@ -120,7 +120,7 @@ def test_without_its_teacher_a_pair_fails_and_the_student_does_not(fake, capsys)
         "student": "ok",
         "rekd_pkd": "not run",
     }
-    assert "its teacher could not be trained" in capsys.readouterr().out
+    assert "could not be trained: teacher (" in capsys.readouterr().out
 
 
 def test_a_teacher_whose_checkpoint_is_gone_is_trained_again_where_a_run_needs_it(fake):
@@ -139,7 +139,22 @@ def test_without_its_backbone_nothing_is_trained(fake, capsys):
     (fake.tools / "fail").write_text("backbone")
     assert fake.study() == 5
     assert {call["kind"] for call in fake.calls()} == {"backbone"}
-    assert "its backbone could not be trained (tiny_imagenet_backbone-seed0-" in capsys.readouterr().out
+    assert "could not be trained: pretrain (tiny_imagenet_backbone-seed0-" in capsys.readouterr().out
+
+
+def test_a_run_that_cant_start_fails_and_the_others_go_on(fake, monkeypatch):
+    settle = trainer.settle
+
+    def of_the_student_alone_raises(run, *arguments):
+        if run.arm == "student":
+            raise StudyError("the backbone's checkpoint is damaged")
+        return settle(run, *arguments)
+
+    monkeypatch.setattr(trainer, "settle", of_the_student_alone_raises)
+    assert fake.study() == 1
+    found = fake.results()
+    assert {arm: line["status"] for arm, line in found.items()} == {**dict.fromkeys(ARMS, "ok"), "student": "failed"}
+    assert found["student"]["error"] == "the backbone's checkpoint is damaged"
 
 
 @pytest.mark.slow

@@ -272,7 +272,10 @@ def test_a_port_in_use_is_named(pair, tmp_path):
 @pytest.mark.slow
 def test_a_distilled_student_trains_resumes_and_is_evaluated(pair, tmp_path):
     ema = tmp_path / "ema.py"
-    ema.write_text(f"_base_ = ['{pair.pair}']\ncustom_hooks = [dict(type='EMAHook')]\n")
+    joined = "dict(_delete_=True, type='ConcatDataset', datasets=[{{_base_.test_dataloader.dataset}}])"
+    ema.write_text(
+        f"_base_ = ['{pair.pair}']\ncustom_hooks = [dict(type='EMAHook')]\ntest_dataloader = dict(dataset={joined})\n"
+    )
     python = (sys.executable, TOOLS / "train.py", ema, "--work-dir", "work")
     assert "distill.loss_tisd" in run(*python, cwd=tmp_path)
     resumed = run(*python, "--resume", "--cfg-options", "train_cfg.max_iters=3", cwd=tmp_path)

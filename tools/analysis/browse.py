@@ -11,14 +11,12 @@ from tqdm import tqdm
 
 from rekd_det.analysis.teacher.browse import draw, look
 from rekd_det.analysis.utils import html
-from rekd_det.analysis.utils.arguments import add_pair_arguments, check_counts
+from rekd_det.analysis.utils.arguments import add_pair_arguments, check_counts, top_k_of
 from rekd_det.analysis.utils.figures import save
 from rekd_det.analysis.utils.pair import build_images, build_pair, check_images, choose, class_names, quiet
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.preflight import check_work_dir, read_config
 from rekd_det.utils.checkpoint import check_checkpoint_file
-
-DEFAULT_TOP_K = 5
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,7 +43,7 @@ def main() -> None:
     adapter = model.distiller.adapter
     dataset = build_images(cfg, args.split)
     names = class_names(dataset, adapter.meaning.num_categories(adapter.num_logits))
-    top_k = args.top_k or getattr(model.distiller.loss, "top_k", DEFAULT_TOP_K)
+    top_k = top_k_of(args.top_k, model.distiller.loss)
     entries = []
     for item in tqdm(choose(dataset, args.limit), unit="img"):
         sample = item["data_samples"]

@@ -20,7 +20,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--ann-file",
         metavar="FILE",
-        help="COCO annotations: AP by category is then computed from DIR/**/*.bbox.json where the log has none",
+        help="COCO annotations: AP by category is then computed from DIR/**/*.bbox.json (*.segm.json if masks were "
+        "evaluated) where the log has none",
     )
     args = parser.parse_args()
     if args.ann_file is not None and not Path(args.ann_file).is_file():
@@ -31,8 +32,11 @@ def parse_args() -> argparse.Namespace:
 def categories_of(run: Run, ann_file: str | None) -> dict[str, float]:
     """AP by category: logged, or recomputed from a file of detections; empty where there is neither."""
     logged = run.per_category()
-    results = find_results(run.folder) if not logged and ann_file else None
-    return logged if results is None or ann_file is None else recompute(results, ann_file)
+    if logged or ann_file is None:
+        return logged
+    task = "segm" if "segm_mAP" in run.val else "bbox"  # of several metrics, the log of other runs has the last one
+    results = find_results(run.folder, task)
+    return {} if results is None else recompute(results, ann_file, task)
 
 
 @exit_on_input_error

@@ -11,7 +11,7 @@ from rekd_det.analysis.teacher.head_tail import HeadTail
 from rekd_det.analysis.teacher.head_tail_report import suggestion_text, write_report
 from rekd_det.analysis.teacher.pull import HEADER, Pull
 from rekd_det.analysis.teacher.rows import rows_of
-from rekd_det.analysis.utils.arguments import add_loader_arguments, add_pair_arguments, check_counts
+from rekd_det.analysis.utils.arguments import add_loader_arguments, add_pair_arguments, check_counts, top_k_of
 from rekd_det.analysis.utils.pair import (
     AnalysisError,
     batches,
@@ -26,8 +26,6 @@ from rekd_det.analysis.utils.pair import (
 from rekd_det.analysis.utils.tables import markdown, write_csv
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.preflight import check_work_dir, read_config
-
-DEFAULT_TOP_K = 5
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,8 +63,7 @@ def main() -> None:
             for rows in rows_of(model, batch):
                 if found is None:
                     num_logits = rows.teacher.shape[1]
-                    wanted = getattr(loss, "top_k", DEFAULT_TOP_K)
-                    top_k = args.top_k or (wanted if isinstance(wanted, int) else DEFAULT_TOP_K)
+                    top_k = top_k_of(args.top_k, loss)
                     if top_k >= num_logits:
                         raise AnalysisError(f"--top-k {top_k} leaves no tail: the head has {num_logits} logits per row")
                     names = class_names(dataset, rows.num_categories)

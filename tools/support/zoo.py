@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mmdet
 from mmengine.config import Config
 
+from rekd_det.apis.zoo_models import ZOO
 from rekd_det.models.adapters.base import HEAD_ATTRIBUTES
 
-#: the folder of configs that MMDetection's wheel carries
-ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
 #: models without a detector: they embed boxes, or only propose them
 _NO_DETECTOR = ("BaseReID", "RPN")
 

@@ -29,6 +29,7 @@ from rekd_det.analysis.pair_check.pair_measure import (
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import load_checkpoint_file
+from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config
 
 #: a note is added if the distillation's share of the gradient is outside this range
@@ -274,8 +275,8 @@ def _num_classes(model: ReKDDistill) -> int | None:
 def _train_scale(cfg: Config) -> tuple[tuple[int, int], bool]:
     """(width, height) that the training pipeline resizes or crops to at last, and whether it says so at all."""
     dataset: Any = (cfg.get("train_dataloader") or {}).get("dataset") or {}
-    while isinstance(dataset, Mapping) and "pipeline" not in dataset and "dataset" in dataset:
-        dataset = dataset["dataset"]
+    if "pipeline" not in dataset:  # a wrapper that mixes images has one of its own, and it comes last
+        _, dataset = next(plain_datasets(dataset), ("", {}))
     found = None
     for step in dataset.get("pipeline") or []:
         if not isinstance(step, Mapping):

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from rekd_det.analysis.utils.pair import AnalysisError
 
 
-def recompute(results: Path, ann_file: str, task: str = "bbox") -> dict[str, float]:
+def recompute(results: Path, ann_file: str, task: str) -> dict[str, float]:
     """AP (IoU 0.5 to 0.95) by category name.
 
     Args:
@@ -42,7 +42,7 @@ def recompute(results: Path, ann_file: str, task: str = "bbox") -> dict[str, flo
     return {n: float(np.mean(v[v > -1])) for n, v in values.items() if (v > -1).any()}
 
 
-def find_results(folder: Path, task: str = "bbox") -> Path | None:
+def find_results(folder: Path, task: str) -> Path | None:
     """The newest ``*.bbox.json`` (``*.segm.json``) in a work dir, or None."""
     files = list(folder.rglob(f"*.{task}.json"))
     return max(files, key=lambda f: f.stat().st_mtime) if files else None

@@ -82,7 +82,7 @@ def _metric_section(runs: Sequence[Run], folder: Path) -> list[str]:
     write_csv(
         folder / "metrics.csv",
         ["run", *(name for name, _ in rows), "best bbox_mAP"],
-        [[r.name, *(_blank(v[i]) for _, v in rows), _blank(r.best("bbox_mAP"))] for i, r in enumerate(runs)],
+        [[r.name, *(v[i] for _, v in rows), r.best("bbox_mAP")] for i, r in enumerate(runs)],
     )
     text = ["## AP in the last validation", ""]
     if not any(run.val for run in runs):
@@ -123,7 +123,7 @@ def _category_section(runs: Sequence[Run], categories: Sequence[dict[str, float]
         text += [CLASSWISE_ADVICE.format(runs=", ".join(missing)), ""]
     known = list(dict.fromkeys(name for found in categories for name in found))
     if known:
-        lines = [[c, *(_blank(found.get(c)) for found in categories)] for c in known]
+        lines = [[c, *(found.get(c) for found in categories)] for c in known]
         write_csv(folder / "categories.csv", ["category", *(r.name for r in runs)], lines)
     for index, (run, found) in enumerate(zip(runs[1:], categories[1:], strict=True), start=1):
         changed = changes(categories[0], found)
@@ -218,7 +218,3 @@ def _number(value: float | None) -> str:
 
 def _is_known(value: float | None) -> TypeGuard[float]:
     return value is not None and value >= 0  # COCO's evaluation says -1 where no object has that size
-
-
-def _blank(value: float | None) -> object:
-    return "" if value is None else value

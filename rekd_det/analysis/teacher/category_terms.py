@@ -21,22 +21,19 @@ class CategoryTerms:
 
     Args:
         names: the categories of objects.
-        top_k: K, or a share as the loss takes it.
+        top_k: K.
         tau: temperature.
-        most: of the rows that a set may have with a share.
     """
 
-    def __init__(self, names: list[str], top_k: float, tau: float, most: int = 16) -> None:
-        self.names, self.tau = names, tau
-        self.share = top_k if isinstance(top_k, float) else None
-        self.top_k = most if self.share is not None else int(top_k)
+    def __init__(self, names: list[str], top_k: int, tau: float) -> None:
+        self.names, self.top_k, self.tau = names, top_k, tau
         self._values: list[Tensor] = []
         self._labels: list[Tensor] = []
 
     def add(self, teacher: Tensor, student: Tensor, labels: Tensor) -> None:
         """Count rows: logits ``(N, C)``, and labels ``(N,)`` of which those from C on are the background's."""
         teacher, student = teacher.double(), student.double()
-        top = top_set(teacher, self.top_k, self.share, self.tau, sigmoid=True)
+        top = top_set(teacher, self.top_k, None, self.tau, sigmoid=True)
         terms = sigmoid_terms(student, teacher, top, self.tau)
         a = some_present(teacher / self.tau, ~top)[0].sigmoid()
         self._values.append(torch.stack([a, terms.kl_mass + terms.kl_top, terms.kl_tail], 1).float())

@@ -8,6 +8,15 @@ from mmengine.device import get_device
 
 from rekd_det.apis.cfg_options import CfgOptions
 
+#: K where a pair's loss has none, or takes a share of the teacher's mass
+DEFAULT_TOP_K = 5
+
+
+def top_k_of(given: int | None, loss: object) -> int:
+    """How many categories a top-K set has: as the command line says, or the loss, or 5."""
+    wanted = given or getattr(loss, "top_k", DEFAULT_TOP_K)
+    return wanted if isinstance(wanted, int) else DEFAULT_TOP_K
+
 
 def add_pair_arguments(parser: argparse.ArgumentParser, split: str, limit: int | None = None) -> None:
     """Add the pair's config, which of its images to look at, and on what device.

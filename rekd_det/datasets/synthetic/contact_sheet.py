@@ -12,6 +12,7 @@ import numpy as np
 from rekd_det.datasets.synthetic.draw import draw_boxes, tile
 
 _PANEL_WIDTH = 384
+_MIN_SCORE = 0.3
 
 
 class _Split:
@@ -47,36 +48,30 @@ def _by_image(objects: Iterable[Mapping]) -> dict[int, list[Mapping]]:
     return grouped
 
 
-def contact_sheet(root: Path, split: str = "train", count: int = 12, columns: int = 4) -> np.ndarray:
-    """Draw the first ``count`` images of a split of the COCO-format folder ``root``.
+def contact_sheet(root: Path, count: int = 12) -> np.ndarray:
+    """Draw the first ``count`` training images of the COCO-format folder ``root``.
 
     Returns:
         uint8 BGR image; boxes are coloured by family and named by category.
     """
-    data = _Split(root, split)
+    data = _Split(root, "train")
     panels = [data.panel(e, data.annotations.get(e["id"], [])) for e in data.images[:count]]
-    return tile(panels, columns)
+    return tile(panels, columns=4)
 
 
-def comparison_sheet(
-    root: Path,
-    detections: Iterable[Mapping],
-    split: str = "val",
-    count: int = 8,
-    min_score: float = 0.3,
-) -> np.ndarray:
-    """Draw the first ``count`` images of a split twice: as annotated, and as detected.
+def comparison_sheet(root: Path, detections: Iterable[Mapping], count: int = 8) -> np.ndarray:
+    """Draw the first ``count`` validation images twice: as annotated, and as detected.
 
     Args:
         root: the COCO-format folder.
-        detections: COCO's results: ``image_id``, ``category_id``, ``bbox`` (x, y, w, h), ``score``.
-        min_score: detections below it are left out.
+        detections: COCO's results: ``image_id``, ``category_id``, ``bbox`` (x, y, w, h), ``score``. Those of a score
+            below 0.3 are left out.
 
     Returns:
         uint8 BGR image with two such pairs in a row.
     """
-    data = _Split(root, split)
-    found = _by_image(d for d in detections if d["score"] >= min_score)
+    data = _Split(root, "val")
+    found = _by_image(d for d in detections if d["score"] >= _MIN_SCORE)
     panels = []
     for entry in data.images[:count]:
         panels.append(data.panel(entry, data.annotations.get(entry["id"], []), "ground truth"))

@@ -144,7 +144,8 @@ class ReKDDistill(SingleTeacherDistill):
             self.teacher.to("cpu" if stopped else next(self.student.parameters()).device)
 
     def _apply(self, fn, recurse: bool = True):
-        if not self.distillation_stopped:
+        # A copy borrows the teacher: `EMAHook(device="cpu")` moves the copy, and must not move the teacher with it.
+        if not (self.distillation_stopped or self.__dict__.get("_is_copy", False)):
             self.teacher._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
@@ -154,7 +155,7 @@ class ReKDDistill(SingleTeacherDistill):
             memo.update((id(x), x) for x in kept)
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
-        twin.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()})
+        twin.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items()}, _is_copy=True)
         return twin
 
     def _load_from_state_dict(

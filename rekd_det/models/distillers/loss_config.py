@@ -11,6 +11,7 @@ from mmrazor.registry import MODELS
 
 from rekd_det.models.losses import OWN_NAMES, LogitLoss
 from rekd_det.utils.errors import did_you_mean
+from rekd_det.utils.options import options_of
 
 #: the config keys of the losses on logits
 LOSS, BOX_LOSS = "model.distiller.loss", "model.distiller.box_loss"
@@ -98,11 +99,7 @@ def build_loss(cfg: dict, key: str = LOSS) -> LogitLoss:
 
 
 def _check_options(kind: type, cfg: dict, key: str) -> None:
-    known: set[str] = set()
-    for cls in kind.__mro__:
-        if issubclass(cls, LogitLoss):
-            known |= set(inspect.signature(cls.__init__).parameters)
-    known -= {"self", "kwargs"}
+    known = options_of(kind)
     unknown = sorted(set(cfg) - known - {"type", "_scope_"})
     if unknown:
         raise TypeError(

@@ -219,7 +219,7 @@ class ReKDDistiller(BaseDistiller):
         loss: LogitLoss, weighting: str, entry: AlignedLogits
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         # A loss that is one value per row can go through the levels one by one, without a copy of them all.
-        levels = entry.levels() if loss.kernel_spec() is not None else [entry]
+        levels = [entry] if loss.compares_rows else entry.levels()
         total: dict[str, Tensor] = {}
         means: dict[str, list[Tensor]] = {}
         counts: list[Tensor | float] = []

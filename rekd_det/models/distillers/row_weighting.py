@@ -55,7 +55,7 @@ def row_weight(entry: AlignedLogits, row_weighting: str) -> Tensor | None:
             raise ValueError(
                 f"model.distiller.rows='object': the rows of head {entry.tag!r} have no labels; use 'teacher' or 'all'"
             )
-        share = labelled.to(entry.teacher.dtype)
+        share = labelled.float()  # sums of more than 256 ones are not exact in bfloat16
     else:
         share = entry.meaning.object_score(entry.teacher)
     return share if entry.weight is None else share * entry.weight

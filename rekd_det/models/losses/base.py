@@ -105,6 +105,11 @@ class LogitLoss(nn.Module):
             raise NotImplementedError(f"{type(self).__name__} must define kernel_spec() or row_terms()")
         return row_terms(student, teacher, gt_labels, spec)
 
+    @property
+    def compares_rows(self) -> bool:
+        """Whether the value of a row depends on other rows, so that all must be given in one call."""
+        return type(self).weighted_terms is not LogitLoss.weighted_terms
+
     def weighted_terms(
         self, student: Tensor, teacher: Tensor, gt_labels: Tensor | None, weight: Tensor | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

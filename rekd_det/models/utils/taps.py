@@ -26,7 +26,7 @@ class TapSet(ExitStack):
 
     def add_method(self, owner: object, name: str, on_call: OnCall) -> None:
         """The same for a method of one object, where mmdet computes something outside any module."""
-        method = getattr(owner, name)
+        method, own = getattr(owner, name), name in vars(owner)
 
         def tapped(*args: Any, **kwargs: Any) -> Any:
             output = method(*args, **kwargs)
@@ -34,7 +34,10 @@ class TapSet(ExitStack):
             return output
 
         setattr(owner, name, tapped)  # shadows the class's method, in this object only
-        self.callback(delattr, owner, name)
+        if own:  # the user has wrapped it
+            self.callback(setattr, owner, name, method)
+        else:
+            self.callback(delattr, owner, name)
 
 
 def argument(args: tuple, kwargs: dict[str, Any], position: int, name: str) -> Any:

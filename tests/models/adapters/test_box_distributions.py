@@ -9,7 +9,7 @@ from one_step import assert_no_pull, distillation
 from tiny import build, tiny_rcnn, total
 from zoo_pairs import level_major, perturbed_pair, zoo_pair
 
-from rekd_det.models.adapters.dense.gfl import true_rows
+from rekd_det.models.adapters.dense.dense import true_rows
 from rekd_det.models.losses import KDLoss
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, self_pair, tiny_config
 

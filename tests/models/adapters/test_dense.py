@@ -58,8 +58,6 @@ def corner_rows(head, feats):
     return level_major([m for pair in zip(out[0], out[1], strict=True) for m in pair], head.num_classes)
 
 
-CENTRIPETAL = "centripetalnet/centripetalnet_hourglass104_16xb6-crop511-210e-mstest_coco.py"
-
 # name: config, size, how to read the teacher's rows, whether the head's own classification loss can be recomputed from
 # rows, labels, weights and avg_factor
 FAST = dict(

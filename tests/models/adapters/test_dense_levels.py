@@ -12,6 +12,7 @@ from zoo_pairs import perturbed_pair, zoo_pair
 
 from rekd_det.models.distillers.agreement import top1_agreement
 from rekd_det.models.distillers.row_weighting import row_weight
+from rekd_det.models.losses import KDLoss
 from rekd_det.structures.aligned_logits import AlignedLevels, AlignedLogits
 
 HEADS = dict(
@@ -104,6 +105,25 @@ def test_where_the_rows_are_divided_by_their_number_all_count(pair):
     got, want = (model.distiller._components(model.distiller.loss, "all", e) for e in (levels, whole))
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
+
+
+class Centred(KDLoss):
+    """A loss of somebody else that compares each row with the mean of all."""
+
+    def weighted_terms(self, student, teacher, gt_labels, weight):
+        student, teacher = student - student.mean(0), teacher - teacher.mean(0)
+        return super().weighted_terms(student, teacher, gt_labels, weight)
+
+
+def test_a_loss_that_compares_rows_gets_all_of_them(pair):
+    model, batch = pair
+    (entry,) = run_step(model, batch).rows
+    whole = AlignedLogits(
+        entry.student, entry.teacher, entry.labels, entry.weight, entry.avg_factor, meaning=entry.meaning
+    )
+    loss = Centred(activation="sigmoid")
+    got, want = (model.distiller._components(loss, "all", e)[0] for e in (entry, whole))
+    torch.testing.assert_close(got, want)
 
 
 def test_rows_picked_of_levels_are_those_of_the_whole():

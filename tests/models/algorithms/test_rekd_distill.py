@@ -60,6 +60,13 @@ def test_a_copy_shares_what_an_adapter_keeps_of_the_teacher(model):
     assert all(a is b for a, b in zip(kept, model.distiller.adapter.kept, strict=True))
 
 
+def test_a_copy_on_another_device_leaves_the_teacher_where_it_is(model):
+    averaged = ExponentialMovingAverage(model, device="meta")  # as `EMAHook(device="cpu")` on a GPU
+    assert all(p.is_meta for p in averaged.module.parameters())
+    assert not any(p.is_meta for p in (*model.teacher.parameters(), *model.teacher.buffers()))
+    total(model(**batch(model), mode="loss")).backward()
+
+
 def test_train_leaves_the_teacher_in_eval(model):
     for mode in (True, False, True):
         assert model.train(mode) is model

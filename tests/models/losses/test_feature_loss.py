@@ -82,6 +82,17 @@ def test_a_loss_is_what_mmrazor_computes_on_the_same_maps(name):
     assert {"distill.loss_tisd", "distill.loss_ntid"} <= set(losses)
 
 
+def test_a_method_that_the_user_has_wrapped_stays_wrapped():
+    model = pair({"loss_pkd": PKD}, logits=REKD)
+    own = model.student.extract_feat
+    model.student.extract_feat = wrapped = lambda *args: own(*args)
+    model(**batch(model), mode="loss")
+    assert model.student.extract_feat is wrapped
+    del model.student.extract_feat
+    model(**batch(model), mode="loss")
+    assert "extract_feat" not in vars(model.student)
+
+
 def test_identical_feature_maps_cost_nothing():
     config = tiny_rcnn(FASTER)
     model = build_pair(config)

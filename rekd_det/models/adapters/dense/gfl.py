@@ -13,7 +13,7 @@ from mmdet.utils import reduce_mean
 from torch import Tensor
 
 from rekd_det.models.adapters.base import register_adapter
-from rekd_det.models.adapters.dense.dense import DenseAdapter, concat, run_convs
+from rekd_det.models.adapters.dense.dense import DenseAdapter, concat, run_convs, true_rows
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.structures.logit_meaning import LogitMeaning
@@ -95,13 +95,3 @@ class GFLAdapter(DenseAdapter):
     def clear(self) -> None:
         super().clear()
         self._box_map, self._sides = None, {}
-
-
-def true_rows(mask: Tensor, count: int) -> Tensor:
-    """Indices ``(count,)`` of the rows that are True in ``mask`` ``(N,)``, in order.
-
-    Args:
-        mask: bool.
-        count: how many they are. To ask the mask would wait for the device.
-    """
-    return mask.to(torch.uint8).argsort(descending=True, stable=True)[:count]

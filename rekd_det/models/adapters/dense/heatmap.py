@@ -29,9 +29,6 @@ class CenterNetUpdateAdapter(OutputAdapter):
     def class_losses(self) -> list[nn.Module]:
         return [self.student.loss_cls]
 
-    def targets(self, student: Tensor, data_samples: list) -> tuple[None, None, Tensor | float | None]:
-        return None, None, self._calls[-1].avg_factor
-
 
 class HeatmapAdapter(DenseAdapter):
     """Heads with Gaussian targets; a cell's logits are those of its classes, before the sigmoid."""
@@ -74,9 +71,6 @@ class CenterNetAdapter(HeatmapAdapter):
 
     def student_rows(self) -> Tensor:
         return flatten_maps(self._maps, self.num_logits, self.order)
-
-    def targets(self, student: Tensor, data_samples: list) -> tuple[None, None, Tensor | float | None]:
-        return None, None, self._calls[-1].avg_factor
 
     def clear(self) -> None:
         super().clear()

@@ -10,7 +10,7 @@ from mmdet.utils import reduce_mean
 from torch import Tensor
 
 from rekd_det.models.adapters.base import register_adapter
-from rekd_det.models.adapters.dense.dense import DenseAdapter, concat, run_convs
+from rekd_det.models.adapters.dense.dense import DenseAdapter, concat, run_convs, true_rows
 from rekd_det.models.adapters.layout import Layout, grid_layout
 from rekd_det.models.utils.taps import TapSet, argument
 
@@ -58,8 +58,7 @@ class YOLOXAdapter(DenseAdapter):
     def select(self, rows: Tensor) -> Tensor:
         assert self._positive is not None
         count = sum(len(c.pred) for c in self._calls)
-        # Positives first, in order: as indexing with the mask, but without asking the GPU how many there are.
-        return rows[self._positive.long().argsort(descending=True, stable=True)[:count]]
+        return rows[true_rows(self._positive, count)]
 
     def targets(
         self, student: Tensor, data_samples: list
