@@ -22,6 +22,7 @@ from rekd_det.utils.checkpoint import (
     load_weights,
     meta_of,
     strip_student_prefix,
+    weights_of,
 )
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair, student_config
@@ -113,7 +114,7 @@ def check_target(path: str, source: str) -> None:
 
 def check_distilled(checkpoint: Mapping, source: str) -> None:
     """Raise CheckpointError, naming ``source``, unless a checkpoint is of a distillation."""
-    state = checkpoint.get("state_dict", checkpoint)
+    state = weights_of(checkpoint)
     if not any(key.removeprefix("module.").startswith(STUDENT_PREFIX) for key in state):
         raise CheckpointError(
             f"{source} is not of a distillation: none of its weights starts with '{STUDENT_PREFIX}'. A plain "
@@ -139,7 +140,7 @@ def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = F
         CheckpointError: if it is not of a distillation, or does not fit the config.
     """
     check_distilled(checkpoint, source)
-    weights = strip_student_prefix(checkpoint.get("state_dict", checkpoint))
+    weights = strip_student_prefix(weights_of(checkpoint))
     cfg = stock_config(cfg)
     if half:
         for key, value in weights.items():

@@ -28,7 +28,7 @@ from rekd_det.analysis.pair_check.pair_measure import (
 )
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
-from rekd_det.utils.checkpoint import load_checkpoint_file
+from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config
 
@@ -132,8 +132,8 @@ def _build(cfg: Config, found: Findings) -> ReKDDistill:
 def _load_student(model: ReKDDistill, path: str) -> str:
     checkpoint = load_checkpoint_file(path)
     own = model.state_dict().keys()
-    weights = checkpoint.get("state_dict", checkpoint)
-    matched = sum(k in own or f"architecture.{k}" in own for k in weights)
+    weights = weights_of(checkpoint)
+    matched = sum(k in own or STUDENT_PREFIX + k in own for k in weights)
     with contextlib.redirect_stdout(io.StringIO()):
         _load_checkpoint_to_model(model, checkpoint, strict=False)
     return f"{path}: {matched} of {len(weights)} keys match the student's {len(own)}"

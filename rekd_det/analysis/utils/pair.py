@@ -17,7 +17,7 @@ from mmengine.registry import DefaultScope, init_default_scope
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from rekd_det.apis.preflight import check_data
-from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix
+from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix, weights_of
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images, is_pair, model_config
 from rekd_det.utils.randomness import fix_norms_and_dropout
@@ -56,7 +56,7 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
         model.init_weights()
     else:
         loaded = load_checkpoint_file(checkpoint)
-        weights = strip_student_prefix(loaded.get("state_dict", loaded))
+        weights = strip_student_prefix(weights_of(loaded))
         load_weights(model.student, weights, f"checkpoint '{checkpoint}'")
     model.to(device).train()
     fix_norms_and_dropout(model)

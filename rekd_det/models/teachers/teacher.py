@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, meta_of, strip_student_prefix
+from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, meta_of, strip_student_prefix, weights_of
 from rekd_det.utils.pair_config import PairError, resolve_model_config
 
 
@@ -45,7 +45,7 @@ def build_teacher(
     classes = None
     if checkpoint is not None:
         loaded = load_checkpoint_file(checkpoint)
-        weights = strip_student_prefix(loaded.get("state_dict", loaded))
+        weights = strip_student_prefix(weights_of(loaded))
         load_weights(teacher, weights, f"model.teacher_ckpt={checkpoint!r}")
         classes = _classes(meta_of(loaded))
     freeze(teacher)
