@@ -13,6 +13,7 @@ import json
 import pickle
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,22 @@ def _allow_training_state_in_checkpoints() -> None:
     HistoryBuffer()  # its first instance registers the statistics
     stand_ins = [(stand_in, name) for name, stand_in in plain_arrays.NAMES.items()]
     torch.serialization.add_safe_globals([HistoryBuffer, *stand_ins, (_history_buffer_method, "builtins.getattr")])
+    if not hasattr(HistoryBuffer.__setstate__, "__wrapped__"):
+        HistoryBuffer.__setstate__ = _without_statistics(HistoryBuffer.__setstate__)
+
+
+def _without_statistics(set_state: Callable[[Any, dict], None]) -> Callable[[Any, dict], None]:
+    """Let a checkpoint restore a history's values alone.
+
+    mmengine takes the table of statistics over from it too, for all histories: a forged one would decide what the log
+    calls for 'mean'.
+    """
+
+    @functools.wraps(set_state)
+    def set_values(self: Any, state: dict) -> None:
+        set_state(self, {key: state[key] for key in ("max_length", "_log_history", "_count_history") if key in state})
+
+    return set_values
 
 
 def _history_buffer_method(owner: Any, name: str) -> Any:

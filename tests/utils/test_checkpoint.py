@@ -130,6 +130,20 @@ def test_getattr_gives_a_checkpoint_nothing_but_the_statistics(tmp_path, forged)
         load_checkpoint_file(path)
 
 
+class OwnStatistics:
+    """A history whose state says what computes its mean."""
+
+    def __reduce__(self):
+        values = dict(max_length=9, _log_history=np.ones(1), _count_history=np.ones(1))
+        return HistoryBuffer, (), {**values, "statistics_methods": {"mean": OrderedDict}}
+
+
+def test_a_checkpoint_does_not_say_what_computes_the_statistics(tmp_path):
+    path = save(tmp_path / "a", {**weights(), "message_hub": {"loss": OwnStatistics()}})
+    assert load_checkpoint_file(path)["message_hub"]["loss"].statistics("mean") == 1.0
+    assert HistoryBuffer([1.0, 3.0], [1, 1]).statistics("mean") == 2.0
+
+
 @pytest.mark.parametrize("meta", [torch.zeros(2), "config", ["config"], 3], ids=["tensor", "text", "list", "number"])
 def test_what_is_no_meta_is_left_out(tmp_path, meta):
     """mmengine's resume would look for 'config' in it."""
