@@ -5,7 +5,6 @@ import re
 from contextlib import redirect_stdout
 from pathlib import Path
 
-import mmdet
 import pytest
 import torch
 import yaml
@@ -16,12 +15,12 @@ from mmengine.logging import MessageHub
 from one_step import distillation
 from tiny import total
 
+from rekd_det.apis.zoo_models import ZOO
 from rekd_det.testing.tiny_detectors import build_tiny, needs_masks, pair_of, tiny_config
 from rekd_det.utils.pair_config import is_pair, resolve_model_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
-ZOO = Path(mmdet.__file__).parent / ".mim" / "configs"
 
 
 def by_name(paths):

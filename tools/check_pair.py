@@ -81,8 +81,8 @@ def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
 def spread(cfg: Config, dataset: ConfigDict, limit: int) -> list[int]:
     """Evenly spread over a classifier's data set, which is sorted by class."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        total = len(DATASETS.build(copy.deepcopy(dataset)))
-    return list(choose(range(total), limit).indices)
+        images = DATASETS.build(copy.deepcopy(dataset))
+    return list(choose(images, limit).indices)
 
 
 def score_tested_images_alone(runner: Runner) -> int:

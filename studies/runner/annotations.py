@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from rekd_det.utils.dataset_configs import plain_datasets
 from studies.runner.data import settled_data
 from studies.runner.digest import digest_of_file
 from studies.runner.run import Run
@@ -49,12 +49,7 @@ def check_same_data(runs: Iterable[Run], folder: Path) -> None:
             )
 
 
-def _files(dataset: Any) -> Iterator[Path]:
-    if isinstance(dataset, list | tuple):
-        for inner in dataset:
-            yield from _files(inner)
-    elif isinstance(dataset, Mapping):
-        if isinstance(dataset.get("ann_file"), str) and dataset["ann_file"]:
-            yield Path(dataset.get("data_root") or "", dataset["ann_file"])
-        yield from _files(dataset.get("dataset"))
-        yield from _files(dataset.get("datasets"))
+def _files(dataset: object) -> Iterator[Path]:
+    for _, plain in plain_datasets(dataset):
+        if isinstance(plain.get("ann_file"), str) and plain["ann_file"]:
+            yield Path(plain.get("data_root") or "", plain["ann_file"])

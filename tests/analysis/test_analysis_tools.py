@@ -445,12 +445,17 @@ def test_a_distillation_in_tensorboard(trained):
         assert seen.Scalars(name)[0].value == pytest.approx(first[name], rel=1e-5)
 
 
+def write_log(folder, **values):
+    """A work dir whose training logged one validation, after step 2."""
+    log = folder / "1" / "vis_data" / "scalars.json"
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps({f"coco/{name}": value for name, value in values.items()} | {"step": 2}) + "\n")
+
+
 @pytest.mark.slow
 def test_compare_runs_reads_what_a_training_wrote(trained, tool, tmp_path):
     other = tmp_path / "other"
-    log = other / "1" / "vis_data" / "scalars.json"
-    log.parent.mkdir(parents=True)
-    log.write_text(json.dumps({"coco/bbox_mAP": 0.25, "step": 2}) + "\n")
+    write_log(other, bbox_mAP=0.25)
     said = tool("compare_runs", other, trained, "--out", tmp_path / "out")
     assert "AP by category is not known for: other." in said
     assert "| other | 0.250 |" in said
@@ -459,9 +464,7 @@ def test_compare_runs_reads_what_a_training_wrote(trained, tool, tmp_path):
 
 
 def test_compare_runs_refuses(tool, tmp_path):
-    log = tmp_path / "a" / "1" / "vis_data" / "scalars.json"
-    log.parent.mkdir(parents=True)
-    log.write_text('{"coco/bbox_mAP": 0.25, "step": 2}\n')
+    write_log(tmp_path / "a", bbox_mAP=0.25)
     with pytest.raises(SystemExit, match="at least two work dirs"):
         tool("compare_runs", tmp_path / "a", "--out", tmp_path / "out")
     with pytest.raises(SystemExit, match="holds no log"):
@@ -475,9 +478,7 @@ def test_categories_are_recomputed_from_detections(pair, tool, tmp_path):
     perfect = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.9} for a in truth["annotations"]]
     lost = [d for d in perfect if d["category_id"] != 1]
     for name, found in (("a", perfect), ("b", lost)):
-        log = tmp_path / name / "1" / "vis_data" / "scalars.json"
-        log.parent.mkdir(parents=True)
-        log.write_text('{"coco/bbox_mAP": 0.25, "step": 2}\n')
+        write_log(tmp_path / name, bbox_mAP=0.25)
         (tmp_path / name / "final.bbox.json").write_text(json.dumps(found))
     said = tool("compare_runs", tmp_path / "a", tmp_path / "b", "--ann-file", annotations, "--out", tmp_path / "out")
     assert "| circle | 1.000 | 0.000 | -1.000 |" in said
@@ -493,9 +494,7 @@ def test_masks_are_recomputed_where_masks_were_evaluated(pair, tool, tmp_path):
         mask["segmentation"]["counts"] = mask["segmentation"]["counts"].decode()
     lost = [d for d in masks if d["category_id"] != 1]
     for name, found in (("a", masks), ("b", lost)):
-        log = tmp_path / name / "1" / "vis_data" / "scalars.json"
-        log.parent.mkdir(parents=True)
-        log.write_text('{"coco/bbox_mAP": 0.25, "coco/segm_mAP": 0.2, "step": 2}\n')
+        write_log(tmp_path / name, bbox_mAP=0.25, segm_mAP=0.2)
         (tmp_path / name / "final.bbox.json").write_text(json.dumps(boxes))
         (tmp_path / name / "final.segm.json").write_text(json.dumps(found))
     said = tool("compare_runs", tmp_path / "a", tmp_path / "b", "--ann-file", annotations, "--out", tmp_path / "out")

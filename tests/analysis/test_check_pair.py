@@ -109,6 +109,8 @@ def test_the_size_of_training_images(pipeline, scale):
     assert _train_scale(cfg) == ((1333, 800) if scale is None else scale, scale is not None)
     cfg = Config(dict(train_dataloader=dict(dataset=dict(dataset=dict(datasets=[dict(pipeline=pipeline)])))))
     assert _train_scale(cfg)[1] is (scale is not None)
+    mixed = dict(dataset=dict(pipeline=pipeline, dataset=dict(pipeline=[dict(type="Resize", scale=(5, 4))])))
+    assert _train_scale(Config(dict(train_dataloader=dict(dataset=mixed))))[1] is (scale is not None)
 
 
 def test_an_untrained_teacher_is_seen_on_data(check, pair):

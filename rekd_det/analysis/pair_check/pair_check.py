@@ -29,7 +29,6 @@ from rekd_det.analysis.pair_check.pair_measure import (
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
-from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config
 
 #: a note is added if the distillation's share of the gradient is outside this range
@@ -260,8 +259,13 @@ def _data_classes(cfg: Config) -> tuple[str, ...] | None:
             names = getattr(kind, "METAINFO", {}).get("classes")
         if names is not None:
             return tuple(names) if not isinstance(names, str) else None
-        dataset = dataset.get("dataset") or next(iter(dataset.get("datasets") or []), None)
+        dataset = _inside(dataset)
     return None
+
+
+def _inside(wrapper: Mapping) -> Any:
+    """The data set in a wrapper's config, or the first of those that it joins; None if it wraps nothing."""
+    return wrapper.get("dataset") or next(iter(wrapper.get("datasets") or []), None)
 
 
 def _num_classes(model: ReKDDistill) -> int | None:
@@ -275,10 +279,11 @@ def _num_classes(model: ReKDDistill) -> int | None:
 def _train_scale(cfg: Config) -> tuple[tuple[int, int], bool]:
     """(width, height) that the training pipeline resizes or crops to at last, and whether it says so at all."""
     dataset: Any = (cfg.get("train_dataloader") or {}).get("dataset") or {}
-    if "pipeline" not in dataset:  # a wrapper that mixes images has one of its own, and it comes last
-        _, dataset = next(plain_datasets(dataset), ("", {}))
+    # A wrapper that mixes images has a pipeline of its own, which comes last.
+    while isinstance(dataset, Mapping) and "pipeline" not in dataset:
+        dataset = _inside(dataset)
     found = None
-    for step in dataset.get("pipeline") or []:
+    for step in (dataset or {}).get("pipeline") or []:
         if not isinstance(step, Mapping):
             continue
         cropped = "crop_size" in step and step.get("crop_type", "absolute") == "absolute"

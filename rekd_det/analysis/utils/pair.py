@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from rekd_det.apis.preflight import check_data
 from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix, weights_of
+from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images, is_pair, model_config
 from rekd_det.utils.randomness import fix_norms_and_dropout
@@ -152,11 +153,8 @@ def _plain(dataset: Mapping, pipeline: list) -> ConfigDict:
 
 
 def _pipeline(dataset: Mapping) -> list:
-    while isinstance(dataset.get("dataset"), Mapping):
-        dataset = dataset["dataset"]
-    if dataset.get("datasets"):
-        return _pipeline(dataset["datasets"][0])
-    return list(dataset.get("pipeline") or [])
+    first: Any = next((plain for _, plain in plain_datasets(dataset)), {})
+    return list(first.get("pipeline") or [])
 
 
 def _find(node: Any, kind: str) -> Any:
