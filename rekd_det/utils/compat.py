@@ -26,6 +26,25 @@ from rekd_det.utils.checkpoint import load_as_data, load_from_http
 
 _RAZOR_BACKENDS = "mmrazor.structures.quantization.backend_config"
 
+#: the autograd functions of mmcv.ops that mmdet's detectors call
+_OPS_WITHOUT_BF16 = (
+    "border_align.BorderAlignFunction",
+    "carafe.CARAFEFunction",
+    "carafe.CARAFENaiveFunction",
+    "deform_conv.DeformConv2dFunction",
+    "deform_roi_pool.DeformRoIPoolFunction",
+    "focal_loss.SigmoidFocalLossFunction",
+    "focal_loss.SoftmaxFocalLossFunction",
+    "masked_conv.MaskedConv2dFunction",
+    "modulated_deform_conv.ModulatedDeformConv2dFunction",
+    "multi_scale_deform_attn.MultiScaleDeformableAttnFunction",
+    "nms.NMSop",
+    "nms.SoftNMSop",
+    "prroi_pool.PrRoIPoolFunction",
+    "roi_align.RoIAlignFunction",
+    "roi_pool.RoIPoolFunction",
+)
+
 
 def apply() -> None:
     """Fix what is broken in the installed versions. Calling it again does nothing."""
@@ -177,35 +196,39 @@ def _serve_torchvision_urls() -> None:
 
 
 def _give_bf16_to_ops_as_fp32() -> None:
-    """Let R-CNN detectors train under bf16 autocast: mmcv 2.1's RoIAlign and NMS have no bf16 kernels.
+    """Let detectors train under bf16 autocast, which mmcv 2.1's operators have no kernels for.
 
-    RoI features are pooled in fp32 from the extractor on, because mmdet casts the RoIs to the features' dtype, and
-    bf16's eight bits of mantissa would move a box at x = 1000 by up to two pixels. Other dtypes pass untouched.
+    RoI features are pooled and proposals decoded in fp32 as well: mmdet casts RoIs and priors to the dtype of the maps,
+    and bf16's eight bits of mantissa would move a box at x = 1000 by several pixels. Results stay in fp32, which
+    autocast takes everywhere. Other dtypes pass untouched.
     """
-    from mmcv.ops.nms import NMSop
+    from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
 
+    for name in _OPS_WITHOUT_BF16:
+        module, _, function = name.partition(".")
+        op = getattr(importlib.import_module(f"mmcv.ops.{module}"), function, None)
+        if op is not None and not hasattr(op.forward, "__wrapped__"):
+            op.forward = staticmethod(_bf16_to_fp32(op.forward))
     for extractor in (SingleRoIExtractor, GenericRoIExtractor):
         if not hasattr(extractor.forward, "__wrapped__"):
-            extractor.forward = _pool_in_fp32(extractor.forward)
-    if not hasattr(NMSop.forward, "__wrapped__"):
-        NMSop.forward = staticmethod(_suppress_in_fp32(NMSop.forward))
+            extractor.forward = _bf16_to_fp32(extractor.forward)
+    if not hasattr(BaseDenseHead.predict_by_feat, "__wrapped__"):
+        BaseDenseHead.predict_by_feat = _bf16_to_fp32(BaseDenseHead.predict_by_feat)
 
 
-def _pool_in_fp32(forward):
-    @functools.wraps(forward)
-    def pool(self, feats, rois, *args, **kwargs):
-        if feats[0].dtype == torch.bfloat16:
-            feats = tuple(f.float() for f in feats)
-        return forward(self, feats, rois, *args, **kwargs)
+def _bf16_to_fp32(function: Callable) -> Callable:
+    """The function with bf16 tensors among its arguments, and in their lists and tuples, as fp32."""
 
-    return pool
+    def wide(x: Any) -> Any:
+        if isinstance(x, torch.Tensor):
+            return x.float() if x.dtype == torch.bfloat16 else x
+        if type(x) in (list, tuple) and any(isinstance(y, torch.Tensor) for y in x):
+            return type(x)(map(wide, x))
+        return x
 
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        return function(*map(wide, args), **{key: wide(x) for key, x in kwargs.items()})
 
-def _suppress_in_fp32(forward):
-    @functools.wraps(forward)
-    def suppress(ctx, boxes, scores, *args):
-        boxes, scores = (x.float() if x.dtype == torch.bfloat16 else x for x in (boxes, scores))
-        return forward(ctx, boxes, scores, *args)
-
-    return suppress
+    return run

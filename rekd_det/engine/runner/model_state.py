@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from mmdet.models import BatchSyncRandomResize, DynamicRoIHead
+from mmengine.dist import all_gather_object
 from torch import nn
+
+from rekd_det.models.distillers.rekd_distiller import ReKDDistiller
+from rekd_det.models.utils.finite_guard import EARLIER, NonFiniteLoss
 
 
 def input_sizes(model: nn.Module) -> list[tuple[int, int] | None]:
@@ -17,6 +21,13 @@ def set_input_sizes(model: nn.Module, sizes: list) -> None:
     if len(sizes) == len(modules):
         for module, size in zip(modules, sizes, strict=True):
             module._input_size = None if size is None else tuple(size)
+
+
+def end_if_diverged(model: nn.Module) -> None:
+    """Raise NonFiniteLoss in every process if the last step's distillation loss ends the run in one; collective."""
+    failed = any(module.failed() for module in model.modules() if isinstance(module, ReKDDistiller))
+    if any(all_gather_object(failed)):
+        raise NonFiniteLoss(EARLIER)
 
 
 def forgetful_modules(model: nn.Module) -> list[str]:

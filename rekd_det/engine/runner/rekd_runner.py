@@ -21,6 +21,7 @@ from rekd_det.engine.runner.epoch_loop import ResumableEpochLoop
 from rekd_det.engine.runner.full_disk import full_disk_explained
 from rekd_det.engine.runner.generators_hook import GeneratorsHook, warn_inexact
 from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
+from rekd_det.engine.runner.model_state import end_if_diverged
 from rekd_det.engine.runner.position_hook import PositionHook
 from rekd_det.engine.runner.seeded_loader import SeededLoader
 from rekd_det.engine.runner.start import decide_start
@@ -160,7 +161,12 @@ class ReKDRunner(Runner):
         """Collect from all processes what an exact resume needs, for the checkpoints that are saved next.
 
         A collective call: by every process, right before :meth:`save_checkpoint`.
+
+        Raises:
+            NonFiniteLoss: in every process, if the last step's distillation loss was NaN or infinite in one. Its
+                weights would replace sound ones.
         """
+        end_if_diverged(self.model)
         self._generators.gather(self)
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:

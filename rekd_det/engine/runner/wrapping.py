@@ -22,7 +22,7 @@ def check_wrapper(cfg: Config, wrapper: Mapping | None, model: nn.Module) -> Non
         model: what is to be wrapped; anything but a distillation is left to its config.
 
     Raises:
-        InputError: if the wrapper shards the model.
+        InputError: if the wrapper can't train it, or not with the student's options.
     """
     if not isinstance(model, ReKDDistill):
         return
@@ -34,8 +34,19 @@ def check_wrapper(cfg: Config, wrapper: Mapping | None, model: nn.Module) -> Non
             "the wrapper that would gather their shards. Use MMDistributedDataParallel; --amp, teacher_dtype='bf16' "
             "and the backbone's with_cp=True save memory"
         )
+    if "Separate" in name:
+        raise InputError(
+            f"model_wrapper_cfg.type='{name}' is not supported: it wraps the student and the distiller one by one, and "
+            "changes the names of the student's weights in the checkpoint. Use MMDistributedDataParallel"
+        )
     if model.calculate_student_loss:
         return
+    if any(getattr(module, "with_cp", False) for module in model.architecture.modules()):
+        raise InputError(
+            "model.calculate_student_loss=False with several processes does not go with the backbone's with_cp=True: "
+            "DDP then looks for weights without a gradient, and can't see into what with_cp computes a second time. "
+            "Leave one of the two out"
+        )
     target: Any = cfg if wrapper is None else wrapper
     if not target.get("find_unused_parameters"):
         target["find_unused_parameters"] = True

@@ -210,6 +210,10 @@ class ReKDDistiller(BaseDistiller):
             self._finite.check(torch.stack([v.detach() for v in losses.values()]).sum(), aligned)
         return losses | statistics
 
+    def failed(self) -> bool:
+        """Whether the loss of the last step was NaN or infinite, so that the run must end; waits for the GPU."""
+        return self._finite.failed()
+
     def idle_losses(self) -> dict[str, Tensor]:
         """What a step without distillation needs: zeros attached to the trained connectors, which DDP waits for."""
         return {name: loss.idle() for name, loss in self.feature_losses.items() if any(True for _ in loss.parameters())}

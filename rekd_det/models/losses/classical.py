@@ -46,6 +46,13 @@ class DKDLoss(LogitLoss):
         check_number("DKDLoss", "beta", beta, least=0.0)
         self.alpha, self.beta = float(alpha), float(beta)
 
+    def check_num_logits(self, num_logits: int) -> None:
+        if num_logits == 1 and self.activation == "softmax":
+            raise ValueError(
+                "DKDLoss: the head has 1 logit per row, so there is no category beside the target; use "
+                "activation='implicit_bg', whose background is the second one, or KDLoss"
+            )
+
     def check_labels(self, gt_labels: Tensor | None, num_rows: int) -> None:
         if gt_labels is None or gt_labels.shape != (num_rows,):
             got = None if gt_labels is None else tuple(gt_labels.shape)

@@ -161,9 +161,12 @@ def keep_share(logits: Tensor, index: Tensor, share: float, tau: float, sigmoid:
     x = scaled(logits.detach(), tau)
     p = x.sigmoid() if sigmoid else x.softmax(1)
     largest = p.gather(1, index)
-    # A category is needed where those before it do not hold the share yet; the first always is.
-    before = largest.cumsum(1) - largest
-    keep = before < share * p.sum(1, keepdim=True)
+    # A category is needed where those before it do not hold the share yet; the first always is. Not with cumsum, which
+    # has no deterministic kernel on a GPU.
+    before = [torch.zeros_like(largest[:, 0])]
+    for column in largest.unbind(1)[:-1]:
+        before.append(before[-1] + column)
+    keep = torch.stack(before, 1) < share * p.sum(1, keepdim=True)
     keep[:, 0] = True  # also in a row whose probabilities all underflow
     return keep
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from mmcv.cnn import fuse_conv_bn
 from mmcv.cnn.bricks.wrappers import Conv2d, Linear
-from mmdet.models.dense_heads import TOODHead
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -110,8 +109,6 @@ def make_lean(teacher: nn.Module, options: LeanOptions) -> LeanRun:
     head = [m for n, m in teacher.named_children() if n not in (*parts, "data_preprocessor")]
     if options.channels_last:
         _check_no_mmcv_ops(parts)
-    if options.dtype == "bf16":
-        _check_no_deform_function(head)
     if options.roi_gather:
         _gather_rois(head)
     run = LeanRun(
@@ -246,15 +243,6 @@ def _is_mmcv_op(module: nn.Module) -> bool:
 
 def _has_mmcv_ops(module: nn.Module) -> bool:
     return any(map(_is_mmcv_op, module.modules()))
-
-
-def _check_no_deform_function(head: Sequence[nn.Module]) -> None:
-    for part in head:
-        if isinstance(part, TOODHead):  # calls mmcv's function where others have a module
-            raise ValueError(
-                "model.teacher_dtype='bf16': mmcv's deformable sampling, which the teacher's TOODHead calls, has no "
-                "bf16 kernel; use 'fp16'"
-            )
 
 
 def _check_no_mmcv_ops(parts: Mapping[str, nn.Module]) -> None:

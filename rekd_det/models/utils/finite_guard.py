@@ -11,7 +11,7 @@ from rekd_det.structures.aligned_logits import AlignedLogits
 PATIENCE = 20
 
 
-_EARLIER = (
+EARLIER = (
     "the distillation loss became NaN or infinite in an earlier step; the student has diverged (lower the learning "
     "rate or the distillation weights) or the teacher's logits are not finite"
 )
@@ -28,13 +28,15 @@ class FiniteGuard:
     in a row: numbers overflow there now and then, and the gradient scaler leaves such a step out.
 
     On the CPU the run ends at once. On a GPU the count is copied to pinned memory behind the kernels and read one step
-    later or more, whenever it has arrived. mmdet's ``CheckInvalidLossHook`` waits for the GPU, looks at every 50th step
-    alone, ends runs in fp16 too, and does not say whose logits are wrong.
+    later or more, whenever it has arrived, and before a checkpoint is saved in any case. mmdet's
+    ``CheckInvalidLossHook`` waits for the GPU, looks at every 50th step alone, ends runs in fp16 too, and does not say
+    whose logits are wrong.
     """
 
     def __init__(self) -> None:
         self._in_a_row: Tensor | None = None
         self._pending: tuple[Tensor, torch.cuda.Event] | None = None
+        self._limit = 1
 
     def __deepcopy__(self, memo: dict) -> FiniteGuard:
         return FiniteGuard()  # events can't be copied, and a copy (EMA) trains nothing
@@ -48,13 +50,20 @@ class FiniteGuard:
         """
         bad = ~torch.isfinite(total)
         self._in_a_row = bad.long() if self._in_a_row is None else (self._in_a_row + 1) * bad
-        arrived = self._in_a_row if total.device.type != "cuda" else self._exchange(self._in_a_row)
-        if arrived is not None and arrived >= (PATIENCE if _scales(total.device.type) else 1):
+        arrived = self._arrived(self._in_a_row)
+        self._limit = PATIENCE if _scales(total.device.type) else 1
+        if arrived is not None and arrived >= self._limit:
             # The run ends here, so it may wait for the GPU.
-            raise NonFiniteLoss(_explain(aligned) if bad else _EARLIER)
+            raise NonFiniteLoss(_explain(aligned) if bad else EARLIER)
 
-    def _exchange(self, count: Tensor) -> Tensor | None:
-        """Send a count on its way to the CPU, and take the one that was sent before, if it is there."""
+    def failed(self) -> bool:
+        """Whether the last step's loss ends the run; waits for the GPU."""
+        return self._in_a_row is not None and bool(self._in_a_row >= self._limit)
+
+    def _arrived(self, count: Tensor) -> Tensor | None:
+        """Send a count on its way from a GPU to the CPU, and take the one that was sent before, if it is there."""
+        if count.device.type != "cuda":
+            return count
         arrived = None
         if self._pending is not None:
             arrived, event = self._pending

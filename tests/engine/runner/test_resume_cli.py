@@ -283,10 +283,27 @@ def test_without_the_students_loss_ddp_trains(runs):
     assert "find_unused_parameters is set to True" in runs.said
 
 
-def test_fsdp_is_refused_by_name(runs):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["model_wrapper_cfg.type=MMFullyShardedDataParallel"],
+            "model_wrapper_cfg.type='MMFullyShardedDataParallel' is not supported",
+        ),
+        (
+            ["model_wrapper_cfg.type=MMSeparateDistributedDataParallel"],
+            "model_wrapper_cfg.type='MMSeparateDistributedDataParallel' is not supported",
+        ),
+        (
+            ["model.calculate_student_loss=False", "model.architecture.backbone.with_cp=True"],
+            "model.calculate_student_loss=False with several processes does not go with the backbone's with_cp=True",
+        ),
+    ],
+    ids=["fsdp", "separate", "with_cp"],
+)
+def test_what_ddp_can_not_train_is_refused_by_name(runs, options, message):
     runs.config(_ITERS)
-    wrapper = "model_wrapper_cfg.type=MMFullyShardedDataParallel"
-    codes = runs.train("--work-dir", "run", "--cfg-options", wrapper, processes=2)
+    codes = runs.train("--work-dir", "run", "--cfg-options", *options, processes=2)
     assert codes == [1, 1], runs.said
-    assert "error: model_wrapper_cfg.type='MMFullyShardedDataParallel' is not supported" in runs.said
+    assert f"error: {message}" in runs.said
     assert "Traceback" not in runs.said

@@ -10,6 +10,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from tiny_pair import TinyPair, write_tiny_pair
 
+from rekd_det.models.utils.finite_guard import FiniteGuard, NonFiniteLoss
+
 # A student of some size: beside 3 M parameters and their momentum, what else is stored must be small.
 _WIDE = {
     "backbone.base_channels": 32,
@@ -90,3 +92,14 @@ def test_a_distilled_checkpoint_is_loaded_and_counted(pair, tmp_path):
     train(pair.pair, tmp_path / "second", runner_type="ReKDRunner", load_from=str(first))
     count = len(torch.load(first, weights_only=True)["state_dict"])
     assert f"{count} of {count} weights in the checkpoint match the student's {count}" in log_of(tmp_path / "second")
+
+
+def test_a_nan_that_has_not_arrived_from_the_gpu_yet_is_not_saved(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(FiniteGuard, "_arrived", lambda *_: None)  # as on a GPU in the step that computes it
+    weights = torch.load(pair.folder / "teacher.pth")
+    weights["state_dict"]["roi_head.bbox_head.fc_cls.bias"].fill_(float("nan"))
+    torch.save(weights, tmp_path / "nan.pth")
+    options = {"runner_type": "ReKDRunner", "model.teacher_ckpt": str(tmp_path / "nan.pth")}
+    with pytest.raises(NonFiniteLoss, match="in an earlier step"):
+        train(pair.pair, tmp_path / "run", **options)
+    assert not (tmp_path / "run" / "iter_1.pth").exists()

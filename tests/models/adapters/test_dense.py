@@ -185,6 +185,48 @@ def test_labels_weights_and_avg_factor_are_the_heads_own(family):
         torch.testing.assert_close((cost * entry.weight).sum() / entry.avg_factor, own)
 
 
+def target_qualities(targets, _):
+    """The sum of what the head's own loss has as qualities of its positives, at least 1."""
+    return max(float(sum(quality.sum() for _, quality in targets)), 1.0)
+
+
+def positives(_, labels):
+    return int(((labels >= 0) & (labels < 80)).sum())
+
+
+def rows_with_a_target(targets, _):
+    return sum(int((target > 0).any(1).sum()) for target in targets)
+
+
+# What docs/dense_heads.md says a head's rows are divided by, from its own loss's targets and from the rows' labels.
+# The other heads' divisors are proved by their recomputed loss, in the test above.
+DIVISORS = (
+    dict.fromkeys(("gfl", "ld", "fsaf", "ddod", "ghm", "yolox"), positives)
+    | dict.fromkeys(("rtmdet", "rtmdet_ins", "tood"), target_qualities)
+    | dict.fromkeys(("centernet", "centernet_update"), lambda *_: 6)  # the objects of the batch
+    | dict(vfnet=rows_with_a_target, yolov3=lambda *_: 1, free_anchor=lambda *_: 6 * 50)
+)
+
+
+def test_divisor_and_weights_are_those_of_the_heads_own_loss(family):
+    name, model, batch, _ = family
+    if name not in DIVISORS:
+        assert FAMILIES[name][3] or name in ("ssd", "yolact", "pisa_ssd", "autoassign", "cornernet", "centripetal")
+        return
+    head, calls = model.architecture.bbox_head, []
+    losses = [m for key, m in head.named_children() if key.startswith("loss_cls")]
+    hooks = [m.register_forward_pre_hook(lambda _, a, k: calls.append((a, k)), with_kwargs=True) for m in losses]
+    (entry,) = run_step(model, batch).rows
+    for hook in hooks:
+        hook.remove()
+    assert float(entry.avg_factor) == pytest.approx(DIVISORS[name]([a[1] for a, _ in calls], entry.labels))
+    weights = [a[2] if len(a) > 2 else k.get("weight") for a, k in calls]
+    if calls and all(w is not None for w in weights) and entry.weight is not None:
+        own = torch.cat([w.flatten() for w in weights])
+        own = own.view(len(entry.weight), -1).amax(1)  # one number per row, or one per class
+        assert torch.equal(entry.weight, own)
+
+
 def test_zero_scale_is_plain_mmdet(family):
     _, model, batch, _ = family
     model = perturbed_pair(model)

@@ -314,6 +314,13 @@ def test_head_must_leave_a_tail(cls):
     cls(top_k=5, activation="implicit_bg")(s, t)  # six with the background
 
 
+def test_dkd_needs_a_category_beside_the_target():
+    s, t, labels = rows(c=1)
+    with pytest.raises(ValueError, match="DKDLoss: the head has 1 logit per row"):
+        DKDLoss()(s, t, labels)
+    assert torch.isfinite(DKDLoss(activation="implicit_bg")(s, t, labels))
+
+
 def test_shape_errors_name_the_loss():
     with pytest.raises(ValueError, match="ReKDLoss: student and teacher logits"):
         ReKDLoss()(torch.randn(4, 12), torch.randn(5, 12))

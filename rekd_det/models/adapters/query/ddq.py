@@ -108,9 +108,10 @@ class DDQAdapter(QueryAdapter):
         assert self._output is not None
         logits = self._output[0]
         rows = self._queries.decode(teacher_feats, data_samples)
-        kept = [self._queries.kept(i) for i in range(len(logits))]
+        # As indices, because each use of a mask would wait for the GPU.
+        kept = [self._queries.kept(i).nonzero(as_tuple=True) for i in range(len(logits))]
         with torch.enable_grad():
-            mine = [x[mask] for x, mask in zip(logits, kept, strict=True)]
+            mine = [x[index] for x, index in zip(logits, kept, strict=True)]
         return [self.entry(i, f"d{i}", x, rows[i][kept[i]]) for i, x in enumerate(mine)]
 
 

@@ -504,7 +504,7 @@ def _launch(
             _rows_kernel[(programs,)](
                 student,
                 teacher,
-                rows.labels if spec.select == "target" else student,
+                student if rows.labels is None else rows.labels.contiguous(),
                 student if rows.weight is None else rows.weight.contiguous(),
                 coef,
                 coef if upstream is None else upstream,
