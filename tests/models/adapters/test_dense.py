@@ -7,7 +7,7 @@ import pytest
 import torch
 from fast_cases import fast_if
 from one_step import assert_no_pull, distillation, run_step
-from tiny import forward_hooks, total
+from tiny import forward_hooks, perturb, total
 from zoo_pairs import image_major, level_major, perturbed_pair, zoo_pair
 
 from rekd_det.models.adapters import ADAPTERS, build_adapter
@@ -304,6 +304,18 @@ def test_heads_without_labels_refuse_what_needs_them_before_the_training(name, o
     model, _ = zoo_pair(FAMILIES[name][0], (96, 96))
     with pytest.raises(ValueError, match="needs one label for each row, and there is none: "):
         pair_of(model.architecture, model.teacher, **options)
+
+
+@pytest.mark.parametrize("objects", [3, 0])
+@pytest.mark.parametrize("loss", ["DISTLoss", "BCKDLoss"])
+def test_controls_of_sigmoid_heads_train(loss, objects):
+    model, batch = zoo_pair(FAST["retina"][0], (96, 96), objects=objects)
+    options = dict(loss=dict(type=f"mmrazor.{loss}", activation="sigmoid"))
+    model = pair_of(model.architecture, perturb(model.teacher, 0.02), **options).train()
+    step = run_step(model, batch)
+    assert all(torch.isfinite(v) and v > 0 for v in step.distill.values()) and step.distill
+    total(step.losses).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("epoch", [0, 9])

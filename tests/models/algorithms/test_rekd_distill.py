@@ -277,7 +277,10 @@ def test_bad_configs_fail_when_built(changes, error, message):
         MODELS.build(config | changes)
 
 
-@pytest.mark.parametrize("loss", ["KDLoss", "DKDLoss", "GDKDLoss", "TISDLoss", "NTIDLoss", "mmrazor.ReKDLoss"])
+LOSSES = ["KDLoss", "DKDLoss", "GDKDLoss", "TISDLoss", "NTIDLoss", "DISTLoss", "mmrazor.ReKDLoss"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_works_in_the_distiller(loss):
     model = build_pair(tiny_rcnn(), loss=dict(type=loss), teacher=perturb(build(tiny_rcnn())))
     losses = model(**batch(model), mode="loss")
