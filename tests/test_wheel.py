@@ -20,7 +20,7 @@ ROOMS = {
 #: programs of the wheel
 TOOLS = {
     *("train.py", "test.py", "new_pair.py", "check_pair.py", "export_student.py", "make_shapes_coco.py"),
-    *("_launch.sh", "_srun.sh", "dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_test.sh"),
+    *("_launch.sh", "dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_test.sh"),
     *(f"analysis/{name}.py" for name in ("agreement", "browse", "compare_runs", "head_tail", "image_accuracy")),
 }
 

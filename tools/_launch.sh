@@ -1,6 +1,7 @@
-# Sourced by dist_train.sh and dist_test.sh: starts GPUS processes of a tool with torchrun.
+# Sourced by the launchers: starts the processes of a tool with torchrun (dist_*.sh) or under srun (slurm_*.sh).
 #
-# Environment: NNODES, NODE_RANK, MASTER_ADDR, PORT as in MMDetection; PYTHON, the interpreter.
+# Environment as in MMDetection: NNODES, NODE_RANK, MASTER_ADDR, PORT for torchrun; GPUS, GPUS_PER_NODE, CPUS_PER_TASK,
+# SRUN_ARGS for srun. PYTHON is the interpreter.
 
 die() {
     echo "error: $*" >&2
@@ -37,4 +38,24 @@ import socket, sys
 with socket.socket() as s:
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind(("", int(sys.argv[1])))' "$2" 2>/dev/null
+}
+
+# run_on_slurm PARTITION JOB_NAME TOOL CONFIG [ARGUMENT...]
+run_on_slurm() {
+    local partition=$1 job=$2 tool=$3 config=$4
+    shift 4
+    local per_node=${GPUS_PER_NODE:-8} tools root
+    tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+    root=$(dirname "$tools")
+    local extra=()
+    read -ra extra <<<"${SRUN_ARGS:-}"
+
+    [ -f "$config" ] || die "config '$config' does not exist"
+    command -v srun >/dev/null || die "no srun here: run this on a Slurm login node"
+    set -x
+    PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec srun \
+        --partition="$partition" --job-name="$job" \
+        --gres="gpu:$per_node" --ntasks="${GPUS:-8}" --ntasks-per-node="$per_node" \
+        --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 "${extra[@]}" \
+        "${PYTHON:-python}" -u "$tools/$tool" "$config" "$@" --launcher=slurm
 }

@@ -93,7 +93,7 @@ def main() -> None:
     failed = 0
     if args.estimate is not None:
         chosen = choose_arms(study, args.only)
-        print("\n".join(estimate(make_plan(study).runs, args.estimate, chosen)))
+        print("\n".join(estimate(make_plan(study), args.estimate, chosen)))
         return
     if args.report:
         report_study(study, root)

@@ -25,7 +25,7 @@ from rekd_det.utils.checkpoint import (
     weights_of,
 )
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import is_pair, student_config
+from rekd_det.utils.pair_config import custom_imports, is_pair, student_config
 from rekd_det.utils.registered_names import check_registered
 
 #: top-level keys of a pair's config that only serve the training
@@ -41,20 +41,18 @@ def stock_config(cfg: Config) -> Config:
     cfg = student_config(cfg)
     for key in _TRAINING_KEYS:
         cfg.pop(key, None)
-    imports = cfg.get("custom_imports")
-    if imports:
-        names = [imports["imports"]] if isinstance(imports["imports"], str) else imports["imports"]
-        imports["imports"] = [n for n in names if n.partition(".")[0] != "rekd_det"]
-        if not imports["imports"]:
-            cfg.pop("custom_imports")
+    left = [name for name in custom_imports(cfg) if name.partition(".")[0] != "rekd_det"]
+    if left:
+        cfg.custom_imports.imports = left
+    else:
+        cfg.pop("custom_imports", None)
     return cfg
 
 
 def check_carried_config(cfg: Config, source: str) -> None:
     """Raise InputError, naming ``source``, unless the student's part of a checkpoint's own config runs nothing."""
     _check_text(cfg.to_dict(), source)
-    imports = (cfg.get("custom_imports") or {}).get("imports") or []
-    names = [imports] if isinstance(imports, str) else imports
+    names = custom_imports(cfg)
     if any(str(name).partition(".")[0] != "rekd_det" for name in names):
         raise InputError(
             f"the config inside {source} imports {', '.join(map(str, names))} (custom_imports); give a config that you "

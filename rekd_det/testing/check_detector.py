@@ -7,17 +7,16 @@ were moved. Nothing here knows a particular head, so that it finds what an adapt
 from __future__ import annotations
 
 import copy
-import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from mmdet.models.detectors import FastRCNN
 from mmengine.logging import MessageHub
+from mmengine.runner import set_random_seed
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -153,15 +152,9 @@ def _set_progress() -> None:
     hub.update_info("iter", 0)
 
 
-def _seed() -> None:
-    torch.manual_seed(5)
-    np.random.seed(5)
-    random.seed(5)
-
-
 def _train(detector: Any, batch: Mapping) -> dict[str, Any]:
     """The losses of a training step, which starts from the same random state each time."""
-    _seed()
+    set_random_seed(5)
     return detector(**copy.deepcopy(batch), mode="loss")
 
 

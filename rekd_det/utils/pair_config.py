@@ -92,6 +92,12 @@ def model_config(cfg: Config) -> ConfigDict:
     return model
 
 
+def custom_imports(cfg: Mapping) -> list[str]:
+    """The modules that a config's ``custom_imports`` names; mmengine takes one name without a list as well."""
+    names = (cfg.get("custom_imports") or {}).get("imports") or []
+    return [names] if isinstance(names, str) else list(names)
+
+
 def student_config(cfg: Config) -> Config:
     """The config of the student alone: what is left of a pair once it is distilled.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import random
 from pathlib import Path
 
-import numpy as np
 import torch
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
+from mmengine.runner import set_random_seed
 
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import load_checkpoint_file
@@ -34,9 +33,7 @@ def write_first_weights(run: Run, folder: Path) -> Path:
     if path.is_file():
         return path
     init_default_scope(run.config.get("default_scope", "mmdet"))
-    random.seed(run.seed)
-    np.random.seed(run.seed)
-    torch.manual_seed(run.seed)
+    set_random_seed(run.seed)
     model = MODELS.build(copy.deepcopy(run.student))  # which writes into what it is given
     model.init_weights()
     return _save({"meta": {}, "state_dict": model.state_dict()}, path)

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from studies.runner.arm_config import read_arm_config
 from studies.runner.needs import Backbones, Teachers
-from studies.runner.run import Run, new_run, with_needs
+from studies.runner.run import Run, new_run
 from studies.runner.spec import Study, StudyError
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The runs of a study, in the order in which they start.
-
-    Attributes:
-        runs: all arms with their first seed, then with their second, so that a stopped study has whole seeds.
-    """
-
-    runs: tuple[Run, ...]
-
-    def all(self) -> list[Run]:
-        """All, with what they need."""
-        return with_needs(self.runs)
-
-
-def make_plan(study: Study) -> Plan:
+def make_plan(study: Study) -> list[Run]:
     """Read all configs and build every distillation loss, so that mistakes show before anything is trained.
+
+    Returns:
+        All arms with their first seed, then with their second, so that a stopped study has whole seeds. What they need
+        is not among them, see :func:`studies.runner.run.with_needs`.
 
     Raises:
         InputError: an arm's config or options can't be used, or two arms are the same.
@@ -43,4 +30,4 @@ def make_plan(study: Study) -> Plan:
         if by_digest.setdefault(run.digest, arm.name) != arm.name:
             raise StudyError(f"arms.{arm.name} trains the same as arms.{by_digest[run.digest]}; leave one out")
         runs.append(run)
-    return Plan(tuple(runs))
+    return runs

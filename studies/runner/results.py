@@ -9,14 +9,14 @@ from typing import Any
 
 from rekd_det.utils.atomic import replace_text
 from studies.runner.committed import Committed
-from studies.runner.plan import Plan
+from studies.runner.run import Run, with_needs
 from studies.runner.stamp import read_stamp
 
 
-def collect(plan: Plan, runs: Path, committed: Committed) -> list[dict[str, Any]]:
+def collect(plan: list[Run], runs: Path, committed: Committed) -> list[dict[str, Any]]:
     """The state of every run of a plan: from the stamps in the folders under ``runs``, or else as it was committed."""
     lines = []
-    for run in plan.all():
+    for run in with_needs(plan):
         stamp = read_stamp(runs / run.folder, run.digest)
         earlier = committed.of(run) if stamp.result is None else None
         if earlier is not None:

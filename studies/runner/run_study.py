@@ -14,7 +14,7 @@ from studies.runner.digest import digest_of
 from studies.runner.eta import Durations, clock, remaining_seconds
 from studies.runner.launcher import Launcher
 from studies.runner.metrics import MAIN
-from studies.runner.plan import Plan, make_plan
+from studies.runner.plan import make_plan
 from studies.runner.processes import SILENCE_S, Processes, hold
 from studies.runner.report import write_report
 from studies.runner.results import collect, write_results
@@ -64,8 +64,8 @@ def run_study(
     with hold(root) as lock:
         processes = Processes(lock, silence_s)
         trainer = Trainer(root, tools, processes, launcher)
-        check_same_data(plan.all(), trainer.runs)
-        wanted = with_needs(run for run in plan.runs if run.arm in chosen)
+        check_same_data(with_needs(plan), trainer.runs)
+        wanted = with_needs(run for run in plan if run.arm in chosen)
         left = _left(wanted, trainer, committed)
         done = {run.digest for run in wanted} - {run.digest for run in left}
         check_data_of(left)
@@ -85,7 +85,7 @@ def run_study(
     return progress.failed
 
 
-def report_study(study: Study, root: Path, plan: Plan | None = None) -> Path:
+def report_study(study: Study, root: Path, plan: list[Run] | None = None) -> Path:
     """Write the results and the report from the existing results, here and committed; nothing is run.
 
     Returns:
@@ -94,7 +94,7 @@ def report_study(study: Study, root: Path, plan: Plan | None = None) -> Path:
     folder = root / study.name
     folder.mkdir(parents=True, exist_ok=True)
     plan = plan or make_plan(study)
-    check_same_data(plan.all(), root / "runs")
+    check_same_data(with_needs(plan), root / "runs")
     results = collect(plan, root / "runs", Committed(study.results))
     write_results(results, folder / RESULTS)
     return write_report(study, results, folder)
@@ -133,7 +133,7 @@ def _left(wanted: Sequence[Run], trainer: Trainer, committed: Committed) -> list
 class _Progress:
     """Prints what starts and ends, keeps the results up to date, and estimates the remaining time."""
 
-    plan: Plan
+    plan: list[Run]
     trainer: Trainer
     committed: Committed
     folder: Path
@@ -145,7 +145,7 @@ class _Progress:
     durations: Durations = field(default_factory=Durations)
 
     def __post_init__(self) -> None:
-        for run in self.plan.all():
+        for run in with_needs(self.plan):
             stamp = read_stamp(self.trainer.runs / run.folder, run.digest)
             line = stamp.result if stamp.starts == 1 else None if stamp.result else self.committed.of(run)
             if line is not None and line.get("starts", 1) == 1:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from rekd_det.utils.pair_config import custom_imports
 from studies.runner.data import settled_data
 from studies.runner.run import Run
 
@@ -29,8 +30,7 @@ def settle(run: Run, data: Path | None, first_weights: Path, teacher: tuple[Path
     cfg = settled_data(run)
     # All arms alike: an exact resume, and images that are augmented alike.
     cfg.runner_type = "ReKDRunner"
-    imports = cfg.get("custom_imports") or {}
-    cfg.custom_imports = dict(imports=list(dict.fromkeys([*imports.get("imports", []), *_IMPORTS])))
+    cfg.custom_imports = dict(imports=list(dict.fromkeys([*custom_imports(cfg), *_IMPORTS])))
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), ConfigDict(type="StepSeedHook")]
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": run.seed}
     cfg.load_from = cfg.get("load_from") or str(first_weights)

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from rekd_det.analysis.runs.runs import Curve, read_run
 from rekd_det.analysis.utils.pair import quiet
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
 from rekd_det.utils.errors import InputError
@@ -168,11 +169,5 @@ def _failures_stamped(run: Run, folder: Path) -> Iterator[None]:
 
 def curve(folder: Path) -> dict[str, float]:
     """Box AP by epoch (or iteration) of the validations during a training."""
-    points: dict[int, float] = {}
-    for path in sorted(folder.glob("2*/vis_data/scalars.json")):
-        for text in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):
-                line = json.loads(text)
-                if "coco/bbox_mAP" in line:
-                    points[line["step"]] = line["coco/bbox_mAP"]
-    return {str(step): value for step, value in sorted(points.items())}
+    points = read_run(folder, "").val.get("bbox_mAP", Curve())
+    return {str(step): value for step, value in zip(points.steps, points.values, strict=True)}

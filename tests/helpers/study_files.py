@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from studies.runner.plan import Plan, make_plan
+from studies.runner.plan import make_plan
+from studies.runner.run import Run
 from studies.runner.study_file import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ def write(folder: Path, **changes) -> Path:
 
 
 @functools.cache
-def shipped_plan(path: Path) -> Plan:
+def shipped_plan(path: Path) -> list[Run]:
     """Reading all configs of a study takes seconds."""
     return make_plan(read_study(path))
 

@@ -24,7 +24,7 @@ def digest(folder: Path, text: str, **changes) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.py").write_text(text)
     arms = {"kd": {"config": str(folder / "config.py"), **changes}}
-    return make_plan(read_study(write(folder, arms=arms, baseline="kd", seeds=[0]))).runs[0].digest
+    return make_plan(read_study(write(folder, arms=arms, baseline="kd", seeds=[0])))[0].digest
 
 
 def test_a_digest_knows_no_paths(tmp_path):
@@ -85,7 +85,7 @@ def test_a_checkpoint_is_its_content_where_it_is_there(tmp_path):
 def test_a_folder_of_a_run_on_other_annotations_stops_the_study(tmp_path):
     config = ROOT / "studies/configs/groceries_frcnn_student.py"
     study = read_study(write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0]))
-    (run,) = make_plan(study).runs
+    (run,) = make_plan(study)
     (tmp_path / "data/annotations").mkdir(parents=True)
     for split in ("train", "val"):
         (tmp_path / f"data/annotations/instances_{split}.json").write_text("{}")
@@ -104,7 +104,7 @@ def test_a_folder_of_a_run_on_other_annotations_stops_the_study(tmp_path):
 def test_a_result_on_other_annotations_does_not_count(tmp_path):
     config = ROOT / "studies/configs/groceries_frcnn_student.py"
     study = read_study(write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0]))
-    (run,) = make_plan(study).runs
+    (run,) = make_plan(study)
     settled = settled_data(run)
     assert settled.train_dataloader.dataset.data_root == f"{tmp_path}/data/"
     assert settled.test_evaluator.ann_file == f"{tmp_path}/data/annotations/instances_val.json"

@@ -15,13 +15,13 @@ from studies.runner.step_seed import StepSeedHook
 
 def test_arms_of_one_seed_share_their_first_weights(tmp_path):
     plan = shipped_plan(ROOT / "studies/groceries_frcnn.yml")
-    paths = [write_first_weights(run, tmp_path) for run in plan.runs if run.seed < 2 and run.arm in ("student", "kd")]
+    paths = [write_first_weights(run, tmp_path) for run in plan if run.seed < 2 and run.arm in ("student", "kd")]
     assert paths[0] == paths[1] != paths[2] == paths[3]
     one, other = (torch.load(p, weights_only=True)["state_dict"] for p in (paths[0], paths[2]))
     assert not torch.equal(one["roi_head.bbox_head.fc_cls.weight"], other["roi_head.bbox_head.fc_cls.weight"])
     before = paths[0].read_bytes()
     paths[0].unlink()
-    write_first_weights(plan.runs[0], tmp_path)
+    write_first_weights(plan[0], tmp_path)
     again = torch.load(paths[0], weights_only=True)["state_dict"]
     assert before and all(torch.equal(again[k], v) for k, v in one.items())
 

@@ -17,6 +17,7 @@ from studies.runner.gpu_hours import IMAGES
 from studies.runner.launcher import Launcher
 from studies.runner.plan import make_plan
 from studies.runner.report import write_report
+from studies.runner.run import with_needs
 from studies.runner.spec import StudyError
 from studies.runner.study_file import read_study
 
@@ -43,12 +44,12 @@ def test_arms_name_their_teachers_and_a_teacher_its_own(tmp_path):
         "by_step": {"config": PAIR, "teacher": "step"},
     }
     plan = make_plan(study(tmp_path, teachers=teachers, arms=arms))
-    alone, by_large, by_step = plan.runs
+    alone, by_large, by_step = plan
     assert alone.teacher is None
     assert by_large.teacher.arm == "teacher.large" and by_large.teacher.teacher is None
     assert by_step.teacher.arm == "teacher.step" and by_step.teacher.teacher is by_large.teacher
     assert [run.arm for run in by_step.needs] == ["teacher.large", "teacher.step"]
-    assert len({run.digest for run in plan.all()}) == 5
+    assert len({run.digest for run in with_needs(plan)}) == 5
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from study_files import PAIR, ROOT, STUDENT, shipped_plan, write
 
 from rekd_det.utils.pair_config import is_pair
 from studies.runner.plan import make_plan
+from studies.runner.run import with_needs
 from studies.runner.spec import StudyError
 from studies.runner.study_file import read_study
 
@@ -20,8 +21,8 @@ def test_shipped_studies_can_be_planned(path):
     study = read_study(path)
     plan = shipped_plan(path)
     assert study.name == path.stem
-    assert {(run.arm, run.seed) for run in plan.runs} == {(arm.name, seed) for arm in study.arms for seed in arm.seeds}
-    for run in plan.runs:
+    assert {(run.arm, run.seed) for run in plan} == {(arm.name, seed) for arm in study.arms for seed in arm.seeds}
+    for run in plan:
         assert (run.teacher is None) == (path.stem == "coco" or not is_pair(run.config.model))
         assert (run.backbone is None) == (study.pretrain is None)
         assert run.length > 1 or path.stem == "tiny"
@@ -40,9 +41,9 @@ def test_committed_results_are_those_of_the_shipped_studies(path):
 
 def test_studies_share_equal_runs():
     plans = [shipped_plan(ROOT / f"studies/groceries_{name}.yml") for name in ("frcnn", "schedule")]
-    served, others = ({run.folder for run in plan.all() if run.serves} for plan in plans)
+    served, others = ({run.folder for run in with_needs(plan) if run.serves} for plan in plans)
     assert others == served and len(served) == 3  # the teacher and two backbones
-    folders, again = ({(run.arm, run.seed): run.folder for run in plan.runs} for plan in plans)
+    folders, again = ({(run.arm, run.seed): run.folder for run in plan} for plan in plans)
     for arm, same in (("student", "epochs_36"), ("kd", "kd_36"), ("rekd", "rekd_36")):
         assert [folders[arm, seed] for seed in range(3)] == [again[same, seed] for seed in range(3)]
     assert len(set(folders.values())) == len(folders)  # no two arms or seeds are one run
@@ -55,7 +56,7 @@ def test_an_arm_can_have_its_own_seeds(tmp_path):
         "rekd": {"config": PAIR, "options": {"model.distiller.loss.beta": 3.0}, "seeds": [7]},
     }
     plan = make_plan(read_study(write(tmp_path, seeds=[0, 1], arms=arms)))
-    assert [(run.arm, run.seed) for run in plan.runs] == [
+    assert [(run.arm, run.seed) for run in plan] == [
         *(("alone", 0), ("kd", 0), ("rekd", 7)),
         *(("alone", 1), ("kd", 1)),
         ("alone", 7),
@@ -159,7 +160,7 @@ def test_a_default_that_every_arm_overrides_does_not_make_another_run(tmp_path):
         base = tmp_path / "base.py"
         base.write_text(f"_base_ = {PAIR!r}\ndistill = dict(distiller=dict(loss=dict(beta={default})))\n")
         arms = {"kd": {"config": str(base), "options": {"model.distiller.loss.beta": 0.5}}}
-        return make_plan(read_study(write(tmp_path, arms=arms, baseline="kd"))).runs[0].digest
+        return make_plan(read_study(write(tmp_path, arms=arms, baseline="kd")))[0].digest
 
     assert digest(0.25) == digest(2.0)
 

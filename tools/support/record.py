@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rekd_det.models.adapters.table import support_table
+from rekd_det.models.adapters.base import ADAPTERS
 
 PASS, FAIL, REFUSED, NOT_RUN = "pass", "fail", "refused", "not run"
 
@@ -114,9 +114,14 @@ def _heads(records: Iterable[Record]) -> str:
     for r in records:
         if r.verdict == PASS:
             seen.setdefault(r.head, set()).add(r.activation)
+    served = sorted(
+        (head.__name__, adapter.row_description, adapter)
+        for head, adapter in ADAPTERS.items()
+        if head.__module__.startswith("mmdet")
+    )
     lines = (
-        (h.head, h.adapter, ", ".join(sorted(seen.get(h.head, {h.activation}), reverse=True)), h.rows)
-        for h in support_table("mmdet")
+        (head, adapter.__name__, ", ".join(sorted(seen.get(head, {adapter.activation}), reverse=True)), rows)
+        for head, rows, adapter in served
     )
     return _table(("head", "adapter", "activation", "rows"), lines)
 

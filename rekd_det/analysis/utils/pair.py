@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope, init_default_scope
+from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from rekd_det.apis.preflight import check_data
@@ -135,9 +135,7 @@ def batches(model: Any, images: Subset, batch_size: int, workers: int) -> Iterat
 
 def seed_samplers() -> None:
     """Let the heads' random samplers choose the same rows at each call of an analysis."""
-    random.seed(SEED)
-    np.random.seed(SEED)
-    torch.manual_seed(SEED)
+    set_random_seed(SEED)
 
 
 def _plain(dataset: Mapping, pipeline: list) -> ConfigDict:

@@ -29,6 +29,7 @@ from rekd_det.engine.runner.wrapping import check_wrapper
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, is_local
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import custom_imports
 
 _EPOCH_LOOPS = ("EpochBasedTrainLoop", "mmengine.EpochBasedTrainLoop", EpochBasedTrainLoop)
 
@@ -71,11 +72,9 @@ class ReKDRunner(Runner):
         that it can be read without the file it came from.
         """
         cfg = copy.copy(cfg)
-        imports = dict(cfg.get("custom_imports") or {})
-        names = imports.get("imports") or []
-        names = [names] if isinstance(names, str) else list(names)
+        names = custom_imports(cfg)
         if "rekd_det" not in names:
-            cfg["custom_imports"] = {**imports, "imports": [*names, "rekd_det"]}
+            cfg["custom_imports"] = {**(cfg.get("custom_imports") or {}), "imports": [*names, "rekd_det"]}
         notes = []
         if cfg.get("resume"):
             cfg = copy.deepcopy(cfg)
