@@ -8,6 +8,11 @@ die() {
     exit 1
 }
 
+# A file, or a config of a package: mmdet::retinanet/retinanet_r50_fpn_1x_coco.py
+check_config() {
+    [[ -f $1 || $1 == *::* ]] || die "config '$1' does not exist"
+}
+
 # launch TOOL CONFIG GPUS [ARGUMENT...]
 launch() {
     local tool=$1 config=$2 gpus=$3
@@ -19,7 +24,7 @@ launch() {
     tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
     root=$(dirname "$tools")
 
-    [ -f "$config" ] || die "config '$config' does not exist"
+    check_config "$config"
     [[ $gpus =~ ^[1-9][0-9]*$ ]] || die "GPUS must be the number of processes, but is '$gpus'"
     command -v "$python" >/dev/null || die "no '$python' here: activate .venv, or set PYTHON"
     if [ "$node_rank" = 0 ] && ! port_is_free "$python" "$port"; then
@@ -50,7 +55,7 @@ run_on_slurm() {
     local extra=()
     read -ra extra <<<"${SRUN_ARGS:-}"
 
-    [ -f "$config" ] || die "config '$config' does not exist"
+    check_config "$config"
     command -v srun >/dev/null || die "no srun here: run this on a Slurm login node"
     set -x
     PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec srun \

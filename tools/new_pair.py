@@ -67,6 +67,24 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+def _write_pair(out: Path, text: str) -> None:
+    """Write a pair's config, and take it back if it can't be read."""
+    earlier = out.read_text(encoding="utf-8") if out.exists() else None
+    _write(out, text)
+    try:
+        Config.fromfile(out)
+    except Exception as error:  # a config is a program
+        if earlier is None:
+            out.unlink()
+        else:
+            _write(out, earlier)
+        raise InputError(
+            f"the pair can't inherit the student's config ({error}). It inherits configs/_base_/rekd_distill.py as "
+            "well, and no key can be in both (remove runner_type from the student's). A config in mmengine's new "
+            "style, with read_base(), needs a pair in that style"
+        ) from error
+
+
 @exit_on_input_error
 def main() -> None:
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
@@ -82,7 +100,7 @@ def main() -> None:
     ours = relpath(CONFIGS / "_base_", out.parent)
     config = Config.fromfile(student.file)
     _check_targets(out, control, (student, teacher), args.force)
-    _write(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint))
+    _write_pair(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint))
     kept = control.exists() and not args.force and control.read_text(encoding="utf-8") != control_text(base)
     if not kept:
         _write(control, control_text(base))

@@ -112,6 +112,8 @@ def main() -> None:
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
     cfg = select_model(read_config(args.config, args.cfg_options), args)
+    if cfg.get("test_dataloader") is None:
+        raise PreflightError(f"config '{args.config}' has no test_dataloader, so there is nothing to test on")
     cfg.launcher = args.launcher
     cfg.resume = False
     choose_work_dir(cfg, args.work_dir, args.config)

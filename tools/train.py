@@ -47,7 +47,13 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     choose_work_dir(cfg, args.work_dir, args.config)
     if args.amp:
-        if get_device() == "cpu":  # mmengine's AmpOptimWrapper has no CPU mode
+        kind = cfg.optim_wrapper.get("type", "OptimWrapper")
+        name = kind if isinstance(kind, str) else kind.__name__
+        if name not in ("OptimWrapper", "AmpOptimWrapper", "BF16OptimWrapper"):
+            raise PreflightError(f"--amp can't be combined with optim_wrapper.type={name}; leave one of the two out")
+        if name == "BF16OptimWrapper":
+            pass  # mixed precision already, as the config wants it
+        elif get_device() == "cpu":  # mmengine's AmpOptimWrapper has no CPU mode
             cfg.optim_wrapper.type = "BF16OptimWrapper"
         else:
             cfg.optim_wrapper.type = "AmpOptimWrapper"

@@ -32,7 +32,7 @@ def check_annotations(
     images: str | None = None,
     objects: bool = True,
     classes: ClassNames | None = None,
-) -> None:
+) -> dict[Any, str] | None:
     """Check one annotation file; files larger than 64 MiB are not checked.
 
     Args:
@@ -43,11 +43,14 @@ def check_annotations(
         objects: whether the file must have annotations. A test set's need not.
         classes: what the config names, which must be in the file in the same order; None: not compared.
 
+    Returns:
+        The images' file names by their ids; None of a file that is not checked.
+
     Raises:
         AnnotationError: if it is not COCO-format JSON, has no object, has invalid entries, or has other classes.
     """
     if osp.getsize(path) > LARGEST_BYTES:
-        return
+        return None
     try:
         with open(path, encoding="utf-8") as file:
             content: Any = json.load(file)
@@ -81,6 +84,7 @@ def check_annotations(
             f"annotation {degenerate[0]}",
             stacklevel=2,
         )
+    return {image["id"]: image["file_name"] for image in content["images"]}
 
 
 class _Fault(Exception):

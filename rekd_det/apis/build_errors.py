@@ -65,6 +65,8 @@ def explain_build_error(error: BaseException, always: bool = False) -> BuildErro
         return None
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     message = " ".join(str(text).split()) or type(error).__name__
+    if message == "need at least one array to concatenate":  # mmengine's BaseDataset, of an empty list
+        message = "no image is left in the data set; look at its filter_cfg, indices and metainfo.classes"
     where = f"{osp.join(*frames[-1].f_code.co_filename.split(osp.sep)[-3:])}:{frames[-1].f_lineno}"
     if not building and parts:
         key = parts[-1].f_code.co_name.removeprefix("build_")

@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmdet.engine.hooks import PipelineSwitchHook, YOLOXModeSwitchHook
 from mmdet.evaluation import CocoMetric
-from mmdet.registry import HOOKS, METRICS
+from mmdet.registry import DATASETS, HOOKS, METRICS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmrazor.engine.hooks import StopDistillHook
@@ -45,12 +46,27 @@ def check_hooks(cfg: Config) -> None:
             _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
         elif issubclass(kind, EarlyStoppingHook):
             _check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
+        elif issubclass(kind, (PipelineSwitchHook, YOLOXModeSwitchHook)):
+            _check_switchable(key, kind, cfg.get("train_dataloader") or {})
         elif issubclass(kind, StopDistillHook) and _counts_iterations(cfg.get("train_cfg") or {}):
             warnings.warn(
                 f"{key}: StopDistillHook counts epochs, and this config's train_cfg counts iterations, so the "
                 "distillation never stops; remove the hook, or train by epochs (type='EpochBasedTrainLoop')",
                 stacklevel=2,
             )
+
+
+def _check_switchable(key: str, hook: type, loader: Mapping) -> None:
+    """Raise HookError if a hook that ends the mixing of images can't reach the data set that mixes them."""
+    dataset = loader.get("dataset")
+    kind = dataset.get("type") if isinstance(dataset, Mapping) else None
+    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    needed = "pipeline" if issubclass(hook, PipelineSwitchHook) else "update_skip_type_keys"
+    if inspect.isclass(kind) and needed not in options_of(kind) | set(dir(kind)):
+        raise HookError(
+            f"{key}: {hook.__name__} changes train_dataloader.dataset, which is a {kind.__name__}: the data set inside "
+            "it would go on mixing images. Put the wrapper inside, or train for more epochs instead of repeating"
+        )
 
 
 def _counts_iterations(train_cfg: Mapping) -> bool:
@@ -77,7 +93,7 @@ def _coco_names(cfg: Config) -> set[str] | None:
         kind = METRICS.get(kind) if isinstance(kind, str) else kind
         kinds = evaluator.get("metric", "bbox") if kind in (CocoMetric, FasterCocoMetric) else "proposal"
         kinds = [kinds] if isinstance(kinds, str) else kinds
-        if evaluator.get("classwise") or evaluator.get("metric_items") or not {"bbox", "segm"} >= set(kinds):
+        if evaluator.get("metric_items") or not {"bbox", "segm"} >= set(kinds):
             return None
         prefix = evaluator.get("prefix") or "coco"
         names |= {f"{prefix}/{metric}_{item}" for metric in kinds for item in _COCO_ITEMS}
@@ -86,7 +102,8 @@ def _coco_names(cfg: Config) -> set[str] | None:
 
 def _check_metrics(key: str, named: Any, known: set[str] | None) -> None:
     for name in [named] if isinstance(named, str) else named or []:
-        if known and name != "auto" and name not in known:
+        # CocoMetric(classwise=True) gives '<category>_precision' in addition.
+        if known and name != "auto" and not name.endswith("_precision") and name not in known:
             raise HookError(f"{key}: the validation gives no metric '{name}'{_closest(name, known)}")
 
 

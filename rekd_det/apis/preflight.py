@@ -16,9 +16,12 @@ from mmengine.runner import Runner
 
 from rekd_det.apis.annotations import check_annotations
 from rekd_det.apis.class_names import class_names, reads_as_coco
+from rekd_det.apis.head_classes import check_head_classes
+from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError, did_you_mean
-from rekd_det.utils.pair_config import is_pair
+from rekd_det.utils.options import options_of
+from rekd_det.utils.pair_config import is_pair, package_config
 
 # Keys at a config's top level that mmengine or the tools read in addition to the Runner's arguments.
 _EXTRA_KEYS = {
@@ -47,26 +50,30 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file and merge the options of a command line into it.
 
     Args:
-        path: The config file.
+        path: The config file, or the name of a package's, such as 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.
         options: What ``--cfg-options`` gave: dotted keys and values.
 
     Raises:
         PreflightError: If there is no such file, or an option's first key names nothing.
     """
+    cfg = package_config(path, "config") if "::" in path else _config_of_file(path)
+    if options:
+        merge_options(cfg, options, path)
+    return cfg
+
+
+def _config_of_file(path: str) -> Config:
     if not osp.isfile(path):
         raise PreflightError(f"config '{path}' does not exist (relative paths start at {os.getcwd()})")
     if not path.endswith((".py", ".json", ".yaml", ".yml")):
         raise PreflightError(f"config '{path}' is not a config: expected a .py, .json or .yaml file")
     try:
-        cfg = Config.fromfile(path)
+        return Config.fromfile(path)
     except InputError:
         raise
     except Exception as error:  # a config is a program and may raise any exception
         reason = error.args[0] if isinstance(error, KeyError) and error.args else error
         raise PreflightError(f"config '{path}' can't be read: {type(error).__name__}: {reason}") from error
-    if options:
-        merge_options(cfg, options, path)
-    return cfg
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any], path: str) -> None:
@@ -99,7 +106,8 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
         splits: Of ``'train'``, ``'val'``, ``'test'``; one that the config does not use is skipped.
 
     Raises:
-        PreflightError: If a path is missing; it names its config key.
+        PreflightError: If a path is missing, an evaluator has other images than its data set, or a head another
+            number of classes; it names the config key.
         AnnotationError: If a file of COCO's format can't be used, or has other classes than the config.
     """
     for split in splits:
@@ -107,7 +115,10 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
         if not isinstance(loader, Mapping) or cfg.get(f"{split}_cfg") is None:
             continue
         datasets = list(plain_datasets(loader.get("dataset"), f"{split}_dataloader.dataset"))
-        checked = {_check_dataset(key, dataset, split) for key, dataset in datasets}
+        checked = dict(filter(None, (_check_dataset(key, dataset, split) for key, dataset in datasets)))
+        for key, dataset in datasets:
+            if reads_as_coco(dataset):
+                check_head_classes(cfg.get("model"), class_names(dataset, key))
         evaluators = cfg.get(f"{split}_evaluator") or []
         for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
             ann_file = evaluator.get("ann_file")
@@ -124,7 +135,10 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
             if datasets and reads_as_coco(datasets[0][1]) and not evaluator.get("sort_categories"):
                 classes = class_names(datasets[0][1], datasets[0][0])
             masks = "segm" in (evaluator.get("metric") or "")
-            check_annotations(ann_file, f"{split}_evaluator.ann_file", masks, objects=split != "test", classes=classes)
+            key = f"{split}_evaluator.ann_file"
+            images = check_annotations(ann_file, key, masks, objects=split != "test", classes=classes)
+            if images is not None:
+                _check_same_images(key, ann_file, images, checked)
 
 
 def check_work_dir(path: str, option: str = "--work-dir") -> None:
@@ -151,6 +165,8 @@ def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
     read = set(inspect.signature(Runner.__init__).parameters) | _EXTRA_KEYS
     for key in options:
         top, _, rest = key.partition(".")
+        if top == "model":
+            _check_pair_option(cfg.get("model"), rest)
         if top in read:
             continue
         if top == "distill" and is_pair(cfg.get("model")):
@@ -168,8 +184,33 @@ def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
         )
 
 
-def _check_dataset(key: str, dataset: Mapping, split: str) -> str | None:
-    """Returns the annotation file that was looked into."""
+def _check_pair_option(model: Any, key: str) -> None:
+    """Raise PreflightError if a key of ``model`` is not one of ReKDDistill's, which a test would leave out silently."""
+    if not is_pair(model) or str(model.get("type")).rpartition(".")[2] != ReKDDistill.__name__:
+        return
+    known = options_of(ReKDDistill) | {"type"}
+    if key and key.partition(".")[0] not in known:
+        raise PreflightError(
+            f"--cfg-options model.{key}: the model is a distillation, which has no such option"
+            f"{did_you_mean(key.partition('.')[0], known) or '.'} Options of the student are under model.architecture, "
+            "those of the teacher under model.teacher.cfg_options"
+        )
+
+
+def _check_same_images(key: str, ann_file: str, theirs: Mapping[Any, str], read: Mapping[str, Mapping | None]) -> None:
+    """Raise PreflightError unless an evaluator's file has the images of the data set's files."""
+    for path, images in read.items():
+        for number, name in (images or {}).items():
+            if osp.basename(theirs.get(number, "")) != osp.basename(name):
+                raise PreflightError(
+                    f"{key}: '{ann_file}' has no image '{name}' with id {number!r}, which the data set reads from "
+                    f"'{path}', so detections would be compared with the objects of other images. Name the same file "
+                    "for both"
+                )
+
+
+def _check_dataset(key: str, dataset: Mapping, split: str) -> tuple[str, dict[Any, str] | None] | None:
+    """Returns the annotation file that was looked into, and its images' names by id where they are known."""
     if str(dataset.get("type")).rpartition(".")[2] in _DOWNLOADING and dataset.get("download", True):
         return None
     root, prefixes = dataset.get("data_root") or "", dataset.get("data_prefix") or {}
@@ -192,8 +233,8 @@ def _check_dataset(key: str, dataset: Mapping, split: str) -> str | None:
     images = prefixes.get("img")
     images = osp.join(root, images) if isinstance(images, str) else None
     classes = class_names(dataset, key)
-    check_annotations(full, f"{key}.ann_file", masks, images, objects=split != "test", classes=classes)
-    return full
+    found = check_annotations(full, f"{key}.ann_file", masks, images, objects=split != "test", classes=classes)
+    return full, found
 
 
 def _is_coco_metric(evaluator: Mapping) -> bool:

@@ -140,9 +140,30 @@ def teacher_config(cfg: Config) -> Config:
 def _student_of(model: Mapping) -> ConfigDict:
     student = resolve_model_config(model["architecture"], "model.architecture")
     if model.get("data_preprocessor") is not None:
-        # The algorithm's own preprocessor is the one that the student was trained with.
-        student["data_preprocessor"] = copy.deepcopy(model["data_preprocessor"])
+        check_preprocessors(model["data_preprocessor"], student)
+        student.setdefault("data_preprocessor", copy.deepcopy(model["data_preprocessor"]))
     return student
+
+
+def check_preprocessors(outer: object, student: object) -> None:
+    """Raise PairError if the data preprocessor beside a pair's student says something else than the student's own.
+
+    A training would take one of them, and a test the other.
+
+    Args:
+        outer: of the pair, or of the whole config; None: there is none.
+        student: the student's model config.
+    """
+    own = student.get("data_preprocessor") if isinstance(student, Mapping) else None
+    if not isinstance(outer, Mapping) or not isinstance(own, Mapping):
+        return
+    keys = outer.keys() | own.keys() if "type" in outer else outer.keys()
+    if different := sorted(key for key in keys if outer.get(key) != own.get(key)):
+        raise PairError(
+            f"model.architecture.data_preprocessor and the one beside the student (model.data_preprocessor or "
+            f"data_preprocessor) differ in {', '.join(different)}: leave the second one out, and set the keys of "
+            "model.architecture.data_preprocessor"
+        )
 
 
 def _check_spec_keys(spec: Mapping, name: str) -> None:
@@ -164,23 +185,39 @@ def _read_config(path: object, name: str) -> Config:
     if not isinstance(path, str) or not path:
         raise PairError(f"{name}.cfg_path must be a config's path or name, but is {path!r}")
     if "::" in path:
-        package = path.partition("::")[0]
-        # mmengine would run `pip install` for a package that is not there.
-        if not package.isidentifier() or importlib.util.find_spec(package) is None:
-            raise PairError(f"{name}.cfg_path '{path}': no package `{package}` is installed")
-        try:
-            return get_config(path)
-        except (FileNotFoundError, ValueError, AssertionError) as error:
-            raise PairError(
-                f"{name}.cfg_path '{path}': package `{package}` has no such config "
-                f"(expected e.g. 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')"
-            ) from error
+        return package_config(path, f"{name}.cfg_path")
     if not osp.isfile(path):
         raise PairError(
             f"{name}.cfg_path '{path}': no such file (relative paths start at the folder where "
             "the command runs; configs of a package are written 'mmdet::folder/file.py')"
         )
-    return Config.fromfile(path)
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # a config is a program and may raise any exception
+        raise PairError(f"{name}.cfg_path '{path}' can't be read: {type(error).__name__}: {error}") from error
+
+
+def package_config(path: str, name: str) -> Config:
+    """Read a config of an installed package.
+
+    Args:
+        path: such as ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``.
+        name: what names it, for error messages.
+
+    Raises:
+        PairError: if the package or the config is not there.
+    """
+    package = path.partition("::")[0]
+    # mmengine would run `pip install` for a package that is not there.
+    if not package.isidentifier() or importlib.util.find_spec(package) is None:
+        raise PairError(f"{name} '{path}': no package `{package}` is installed")
+    try:
+        return get_config(path)
+    except (FileNotFoundError, ValueError, AssertionError) as error:
+        raise PairError(
+            f"{name} '{path}': package `{package}` has no such config "
+            f"(expected e.g. 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')"
+        ) from error
 
 
 def _merge_options(cfg: Config, options: Mapping, name: str) -> None:

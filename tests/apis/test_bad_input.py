@@ -53,6 +53,12 @@ def pair(tmp_path_factory) -> TinyPair:
     return pair
 
 
+_REPEATED = (
+    "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2, "
+    "dataset={{_base_.train_dataloader.dataset}}))\n"
+)
+
+
 def _write_configs(folder: Path) -> None:
     (folder / "syntax.py").write_text("model = dict(\n")
     (folder / "fails.py").write_text("x = undefined_name\n")
@@ -75,6 +81,9 @@ def _write_configs(folder: Path) -> None:
         "warmup": "custom_hooks = [dict(type='mmrazor.DistillWarmupHook', iters=0)]",
         "schedule": "param_scheduler = [dict(type='MultiStepLR', milestone=[1])]",
         "two_schedulers": "param_scheduler = [dict(type='LinearLR', end=1), dict(type='MultiStepLR', milestones=[1])]",
+        "switch": f"{_REPEATED}custom_hooks = [dict(type='PipelineSwitchHook', switch_epoch=1, switch_pipeline=[])]",
+        "yolox_switch": f"{_REPEATED}custom_hooks = [dict(type='YOLOXModeSwitchHook')]",
+        "untested": "test_dataloader = test_evaluator = test_cfg = None",
         "unscaled": "auto_scale_lr = dict(_delete_=True)",
     }
     for name, text in derived.items():
@@ -143,6 +152,11 @@ def annotations(name: str, file: str, message: str) -> Case:
 CASES = [
     # --- the config file
     Case("config missing", "config '{folder}/none.py' does not exist", config="none.py"),
+    Case(
+        "config not in the package",
+        "config 'mmdet::a/b.py': package `mmdet` has no such config",
+        config="mmdet::a/b.py",
+    ),
     Case("config no config", "notes.txt' is not a config: expected a .py", config="notes.txt"),
     Case("config syntax", "config '{folder}/syntax.py' can't be read", config="syntax.py"),
     Case("config raises", "name 'undefined_name' is not defined", config="fails.py"),
@@ -162,6 +176,29 @@ CASES = [
         "ResNet() can't be built: it has no option 'depht'; did you mean 'depth'?",
         ("model.architecture.backbone.depht=18",),
     ),
+    Case(
+        "key of the student in a test",
+        "--cfg-options model.test_cfg.rcnn.score_thr: the model is a distillation, which has no such option",
+        ("model.test_cfg.rcnn.score_thr=0.9",),
+        arguments=("{folder}/student.pth",),
+        tool="test.py",
+    ),
+    Case(
+        "preprocessor beside the student's",
+        "(model.data_preprocessor or data_preprocessor) differ in mean",
+        ("model.data_preprocessor.mean=[1,2,3]",),
+    ),
+    Case(
+        "preprocessor beside the student's in a test",
+        "(model.data_preprocessor or data_preprocessor) differ in mean",
+        ("model.data_preprocessor.mean=[1,2,3]",),
+        arguments=("{folder}/student.pth",),
+        tool="test.py",
+    ),
+    Case(
+        "another optimizer with --amp", "--amp can't be combined with", ("optim_wrapper.type=X",), arguments=("--amp",)
+    ),
+    Case("nothing to test on", "has no test_dataloader", config="untested.py", arguments=("x",), tool="test.py"),
     Case("key of the optimizer", "lrr", ("optim_wrapper.optimizer.lrr=0.1",)),
     Case(
         "key of the loop",
@@ -187,6 +224,21 @@ CASES = [
         "metric of the checkpoint hook",
         "default_hooks.checkpoint.save_best: the validation gives no metric 'coco/bbox_mPA'; did you mean",
         ("default_hooks.checkpoint.save_best=coco/bbox_mPA",),
+    ),
+    Case(
+        "metric of the checkpoint hook, with a metric for each class",
+        "default_hooks.checkpoint.save_best: the validation gives no metric 'coco/bbox_mPA'; did you mean",
+        ("default_hooks.checkpoint.save_best=coco/bbox_mPA", "val_evaluator.classwise=True"),
+    ),
+    Case(
+        "end of the mixing behind a wrapper",
+        "custom_hooks.0: PipelineSwitchHook changes train_dataloader.dataset, which is a RepeatDataset",
+        config="switch.py",
+    ),
+    Case(
+        "end of YOLOX's mixing behind a wrapper",
+        "custom_hooks.0: YOLOXModeSwitchHook changes train_dataloader.dataset, which is a RepeatDataset",
+        config="yolox_switch.py",
     ),
     Case(
         "metric of early stopping",
@@ -245,7 +297,22 @@ CASES = [
     ),
     Case("teacher changed beside cfg_path", "unknown keys ['backbone']", config="spec_keys.py"),
     Case("teacher pretrained", "model.teacher.pretrained=True is not supported", config="pretrained.py"),
-    Case("other number of classes", "num_classes=5", ("model.architecture.roi_head.bbox_head.num_classes=5",)),
+    Case(
+        "other number of classes",
+        "model.architecture.roi_head.bbox_head.num_classes=5, but train_dataloader.dataset.metainfo.classes has 12",
+        ("model.architecture.roi_head.bbox_head.num_classes=5",),
+    ),
+    Case(
+        "other number of classes without distillation",
+        "model.roi_head.bbox_head.num_classes=20, but train_dataloader.dataset.metainfo.classes has 12",
+        ("model.roi_head.bbox_head.num_classes=20",),
+        config="student.py",
+    ),
+    Case(
+        "teacher's config with a mistake in it",
+        "model.teacher.cfg_path",
+        ("model.teacher.cfg_path={folder}/syntax.py",),
+    ),
     teacher(
         "other order of the teacher's categories",
         "reordered_teacher.pth",
@@ -333,6 +400,16 @@ CASES = [
         ("val_evaluator.ann_file={folder}/reordered.json",),
     ),
     Case(
+        "other images in the file of the metric",
+        "so detections would be compared with the objects of other images. Name the same file for both",
+        ("val_evaluator.ann_file={folder}/data/annotations/instances_train2017.json",),
+    ),
+    Case(
+        "no image left",
+        "no image is left in the data set; look at its filter_cfg",
+        (f"{TRAIN_SET}.filter_cfg.min_size=1000",),
+    ),
+    Case(
         "other order in the file of the faster metric",
         "val_evaluator.ann_file: '{folder}/reordered.json': the order of the classes differs",
         ("val_evaluator.ann_file={folder}/reordered.json", "val_evaluator.type=FasterCocoMetric"),
@@ -410,7 +487,8 @@ def test_refused_with_one_message(case, pair, unformatted_configs, tmp_path, mon
     monkeypatch.setenv("LOCAL_RANK", "0")
     for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    arguments = [str(pair.folder / case.config), *case.arguments]
+    config = case.config if "::" in case.config else str(pair.folder / case.config)
+    arguments = [config, *case.arguments]
     if case.options:
         arguments += ["--cfg-options", *case.options]
     monkeypatch.setattr(sys, "argv", [case.tool, *(a.format(folder=pair.folder) for a in arguments)])

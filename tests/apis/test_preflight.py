@@ -54,6 +54,11 @@ def test_options_that_are_read_are_merged(config_file, key, value):
     assert cfg == value
 
 
+def test_a_config_of_a_package_is_read_by_its_name():
+    name = "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py"
+    assert read_config(name, {"model.backbone.depth": 34}).model.backbone.depth == 34
+
+
 def test_a_config_that_does_not_exist(tmp_path):
     with pytest.raises(PreflightError, match=r"config 'none.py' does not exist"):
         read_config("none.py")

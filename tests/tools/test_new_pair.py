@@ -104,6 +104,14 @@ def test_the_configs_it_reads_and_the_control_are_no_target(own, monkeypatch, tm
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["own.py", "student_own.py"]
 
 
+def test_a_student_that_sets_what_the_base_sets_is_refused(own, monkeypatch, tmp_path):
+    with own[0].open("a") as student:
+        student.write("runner_type = 'rekd_det.ReKDRunner'\n")
+    said = refused(monkeypatch, *own, "--out", tmp_path / "sub" / "pair.py")
+    assert "Duplicate key is not allowed" in said and "remove runner_type from the student's" in said
+    assert not list(tmp_path.glob("sub/*.py"))
+
+
 def test_a_mistyped_name_gets_the_nearest(monkeypatch, tmp_path):
     message = refused(monkeypatch, "retinanet_r18_fpn_1x", "x", "--out", tmp_path / "p.py")
     assert "student 'retinanet_r18_fpn_1x'" in message and "retinanet_r18_fpn_1x_coco" in message

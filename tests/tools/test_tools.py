@@ -255,6 +255,8 @@ def test_the_launchers_refuse_bad_calls(pair, tmp_path):
     assert "usage:" in fail(TOOLS / "slurm_train.sh", "part", "job", config, cwd=tmp_path)
     assert "usage:" in fail(TOOLS / "slurm_test.sh", "part", "job", config, cwd=tmp_path)
     assert "config 'none.py' does not exist" in fail(train, "none.py", 2, cwd=tmp_path)
+    asked = start(train, "mmdet::a/b.py", 1, cwd=tmp_path, PORT=str(free_port()))
+    assert "package `mmdet` has no such config" in asked.communicate(timeout=120)[0]
     assert "GPUS must be the number" in fail(train, config, "--amp", cwd=tmp_path)
     assert "no 'nopython' here" in fail(train, config, 2, cwd=tmp_path, PYTHON="nopython")
 
@@ -348,6 +350,18 @@ def test_the_fused_and_the_eager_loss_train_alike_in_two_processes(pair, tmp_pat
     )
     for key, value in eager.items():
         torch.testing.assert_close(fused[key], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_amp_keeps_the_mixed_precision_of_the_config(pair, device, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    train = load_tool(TOOLS / "train.py")
+    monkeypatch.setattr(train, "get_device", lambda: device)
+    monkeypatch.setattr(sys, "argv", ["train.py", str(pair.pair), "--amp"])
+    cfg = Config.fromfile(str(pair.pair))
+    cfg.optim_wrapper.type = "BF16OptimWrapper"
+    train.apply_arguments(cfg, train.parse_args())
+    assert cfg.optim_wrapper.type == "BF16OptimWrapper" and "loss_scale" not in cfg.optim_wrapper
 
 
 def losses(output: str) -> list[str]:

@@ -146,6 +146,8 @@ def _check_categories(cfg: Config, model: ReKDDistill, found: Findings) -> None:
             f"the data set has {len(data)} categories and the student's head num_classes={heads}: set num_classes of "
             "model.architecture's heads, or metainfo.classes of the data set"
         )
+    if model.distiller.adapter is None:
+        return  # feature maps alone are distilled, which have no categories
     if teacher is None:
         found.notes.append("the teacher's checkpoint does not name its categories, so their order can't be checked")
     elif data is not None:

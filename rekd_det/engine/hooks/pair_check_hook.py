@@ -18,11 +18,13 @@ class PairCheckHook(Hook):
     priority = "VERY_HIGH"
 
     def before_train(self, runner: Runner) -> None:
-        """Raise InputError where the categories differ in number or order."""
+        """Raise InputError where the categories differ in number or order, if logits are distilled."""
         classes = runner.train_dataloader.dataset.metainfo.get("classes")
         if classes is None:
             return
         model = distillation_of(runner)
+        if model.distiller.adapter is None:
+            return  # feature maps alone are distilled, which have no categories
         teacher = model.teacher_classes
         if teacher is None:
             print_log(

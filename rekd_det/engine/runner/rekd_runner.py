@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
@@ -26,6 +27,7 @@ from rekd_det.engine.runner.position_hook import PositionHook
 from rekd_det.engine.runner.seeded_loader import SeededLoader
 from rekd_det.engine.runner.start import decide_start
 from rekd_det.engine.runner.wrapping import check_wrapper
+from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, is_local
 from rekd_det.utils.errors import InputError
@@ -60,6 +62,7 @@ class ReKDRunner(Runner):
     """
 
     # mmengine assigns these in methods that mypy does not look into.
+    model: Any
     _train_dataloader: Any
     _load_from: str | None
     _resume: bool
@@ -100,6 +103,26 @@ class ReKDRunner(Runner):
         if self.distributed:
             check_wrapper(self.cfg, model_wrapper_cfg, model)
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """As mmengine's. A constructor of its own kind (ConvNeXt's decay by layer) gets the student alone.
+
+        It knows the layers by a detector's names. What else is trained, the connectors of feature losses, is added with
+        the optimizer's own options.
+        """
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        own = isinstance(optim_wrapper, Mapping) and optim_wrapper.get("constructor")
+        if own in (None, False, "DefaultOptimWrapperConstructor") or not isinstance(model, ReKDDistill):
+            return super().build_optim_wrapper(optim_wrapper)
+        whole, self.model = self.model, model.student
+        try:
+            built = super().build_optim_wrapper(optim_wrapper)
+        finally:
+            self.model = whole
+        connectors = [p for p in model.distiller.parameters() if p.requires_grad]
+        if connectors:
+            built.optimizer.add_param_group({"params": connectors})
+        return built
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
         """Register mmengine's default hooks, with SafeCheckpointHook in place of CheckpointHook."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rekd_det.models.teachers.lean import LeanOptions, make_lean
 from rekd_det.models.teachers.teacher import TeacherInput, build_teacher
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError
+from rekd_det.utils.pair_config import check_preprocessors
 
 _TEACHER_PREFIX = "teacher."
 
@@ -174,8 +175,10 @@ class ReKDDistill(SingleTeacherDistill):
             _rename(state_dict, prefix, student)
         for key in [k for k in state_dict if k.startswith(prefix + _TEACHER_PREFIX)]:
             del state_dict[key]
-        own = self.state_dict().keys()
-        matched = sum(k[len(prefix) :] in own for k in state_dict)
+        own = {key: value.shape for key, value in self.state_dict().items()}
+        named = [key for key in state_dict if key[len(prefix) :] in own]
+        other = [key for key in named if own[key[len(prefix) :]] != getattr(state_dict[key], "shape", None)]
+        matched = len(named) - len(other)
         if not matched:
             shown = ", ".join(list(state_dict)[:3]) or "no keys at all"
             raise CheckpointError(
@@ -183,7 +186,8 @@ class ReKDDistill(SingleTeacherDistill):
                 "architecture, or it is not a detector's checkpoint"
             )
         print_log(
-            f"{matched} of {len(state_dict)} weights in the checkpoint match the student's {len(own)}",
+            f"{matched} of {len(state_dict)} weights in the checkpoint match the student's {len(own)}"
+            + (f"; {len(other)} have another shape, among them {other[0]}" if other else ""),
             logger="current",
         )
         super()._load_from_state_dict(
@@ -198,6 +202,7 @@ def _share_preprocessor(teacher: Any, kwargs: dict) -> Any:
     (Mixup); a teacher that is written out beside it has none of its own either.
     """
     preprocessor, student = kwargs.get("data_preprocessor"), kwargs.get("architecture")
+    check_preprocessors(preprocessor, student)
     if not isinstance(preprocessor, Mapping) or "type" in preprocessor or not isinstance(student, Mapping):
         return teacher
     del kwargs["data_preprocessor"]

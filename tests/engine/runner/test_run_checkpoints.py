@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmdet.registry import MODELS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from tiny_pair import TinyPair, write_tiny_pair
 
 from rekd_det.models.utils.finite_guard import FiniteGuard, NonFiniteLoss
+from rekd_det.utils.errors import InputError
 
 # A student of some size: beside 3 M parameters and their momentum, what else is stored must be small.
 _WIDE = {
@@ -103,3 +105,46 @@ def test_a_nan_that_has_not_arrived_from_the_gpu_yet_is_not_saved(pair, tmp_path
     with pytest.raises(NonFiniteLoss, match="in an earlier step"):
         train(pair.pair, tmp_path / "run", **options)
     assert not (tmp_path / "run" / "iter_1.pth").exists()
+
+
+def test_feature_maps_alone_are_distilled_from_a_teacher_of_other_categories(pair, tmp_path):
+    weights = torch.load(pair.folder / "teacher.pth")
+    torch.save({**weights, "meta": dict(dataset_meta=dict(classes=("one", "two")))}, tmp_path / "other.pth")
+    options = {"model.teacher_ckpt": str(tmp_path / "other.pth")}
+    with pytest.raises(InputError, match="the data set has 12 categories, the teacher was trained on 2"):
+        train(pair.pair, tmp_path / "logits", **options)
+    features = {"loss_pkd": dict(type="mmrazor.PKDLoss")}
+    options |= {"model.distiller.loss": None, "model.distiller.feature_losses": features}
+    _, checkpoint = train(pair.pair, tmp_path / "features", **options)
+    assert checkpoint.is_file()
+
+
+def test_weights_of_another_shape_are_named(pair, tmp_path):
+    train(pair.pair, tmp_path / "run", load_from=str(pair.folder / "teacher.pth"))
+    assert "have another shape, among them architecture.backbone.conv1.weight" in log_of(tmp_path / "run")
+
+
+def test_a_constructor_that_knows_a_detectors_layers_gets_the_student(pair, tmp_path):
+    """mmdet's ConvNeXt detectors decay the learning rate from layer to layer."""
+    backbone = dict(
+        type="mmpretrain.ConvNeXt",
+        arch=dict(depths=[1, 1, 1, 1], channels=[8, 16, 32, 64]),
+        out_indices=[0, 1, 2, 3],
+        gap_before_final_norm=False,
+    )
+    cfg = Config.fromfile(str(pair.pair))
+    cfg.model.architecture.backbone = backbone
+    optimizer = dict(
+        constructor="LearningRateDecayOptimizerConstructor",
+        paramwise_cfg=dict(decay_rate=0.5, decay_type="layer_wise", num_layers=6),
+        type="OptimWrapper",
+        optimizer=dict(type="AdamW", lr=0.1, weight_decay=0.05),
+    )
+    cfg.optim_wrapper, cfg.runner_type, cfg.work_dir = optimizer, "ReKDRunner", str(tmp_path)
+    cfg.custom_imports = dict(imports=["mmpretrain.models", "rekd_det"])
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    runner = RUNNERS.build(cfg)
+    built = runner.build_optim_wrapper(runner.optim_wrapper)
+    plain = build_optim_wrapper(runner.model.student, ConfigDict(optimizer))
+    rates = [[group["lr"] for group in wrapper.optimizer.param_groups] for wrapper in (built, plain)]
+    assert rates[0] == rates[1] and len(set(rates[0])) > 3
