@@ -339,8 +339,9 @@ def test_the_fused_and_the_eager_loss_train_alike_in_two_processes(pair, tmp_pat
     steps = {}
     for backend in ("eager", "fused"):
         options = ("--cfg-options", f"model.distiller.loss.backend={backend}", "train_cfg.max_iters=3")
-        train = (TOOLS / "dist_train.sh", pair.pair, 2, "--work-dir", backend, *options)
+        train = (TOOLS / "dist_train.sh", pair.pair, 2, "--auto-scale-lr", "--work-dir", backend, *options)
         output = run(*train, cwd=tmp_path, PORT=str(free_port()))
+        assert "lr: 2.5000e-04" in output  # 0.001 for 16 images, and here are 4
         steps[backend] = [[float(x) for x in re.findall(r": ([\d.e-]+)", line)] for line in losses(output)]
     assert len(steps["eager"]) == 3
     for eager, fused in zip(steps["eager"], steps["fused"], strict=True):

@@ -10,6 +10,7 @@ import resume_runs
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from same_bits import assert_equal
 from tiny_pair import TinyPair, write_tiny_pair
 
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
@@ -89,22 +90,6 @@ def last_checkpoint(work_dir: Path) -> dict:
     path = find_latest_checkpoint(str(work_dir))
     assert path is not None
     return torch.load(path, weights_only=True)
-
-
-def assert_equal(one, other, where: str = "checkpoint") -> None:
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            assert_equal(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), where
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            assert_equal(*pair, f"{where}.{index}")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    else:
-        assert one == other, where
 
 
 def assert_same_run(one: Path, other: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import forked_tool
@@ -11,6 +12,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from same_bits import assert_equal
 from tiny_pair import TinyPair, write_tiny_pair
 
 pytestmark = pytest.mark.slow
@@ -136,6 +138,37 @@ def test_inside_an_epoch_the_log_counts_on(runs):
     assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
     assert re.findall(r"Epoch\(train\) +(\[\d+\]\[\d+/\d+\])", runs.said) == ["[1][4/4]"]
     assert "The config differs" not in runs.said
+
+
+_RANDOM = """
+train_cfg = dict(max_iters=6, val_interval=3, val_begin=1)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+optim_wrapper = dict(optimizer=dict(momentum=0.9))
+custom_hooks.append(dict(type='EMAHook', momentum=0.1))
+"""
+
+
+def test_two_killed_processes_end_with_the_bits_of_two_that_were_not(runs):
+    runs.config(_RANDOM)
+    assert runs.train("--work-dir", "whole", processes=2) == [0, 0], runs.said
+    runs.config(_RANDOM + "custom_hooks.append(dict(type='DieInValidation', at=3))\n")
+    assert -signal.SIGKILL in runs.train("--work-dir", "run", processes=2), runs.said
+    assert not (runs.folder / "run/iter_4.pth").exists()
+    runs.config(_RANDOM)
+    assert runs.train("--work-dir", "run", "--resume", processes=2) == [0, 0], runs.said
+    assert "resumed epoch: 0, iter: 2" in runs.said and "not exact" not in runs.said
+    whole, run = runs.checkpoint("iter_6.pth", "whole"), runs.checkpoint("iter_6.pth")
+    assert len(run["generator_states"]) == 2
+    for key in ("state_dict", "ema_state_dict", "optimizer", "generator_states"):
+        assert_equal(run[key], whole[key], key)
 
 
 # --- where to start
