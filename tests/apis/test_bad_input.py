@@ -336,6 +336,7 @@ CASES = [
         ("load_from={folder}/other.pth",),
     ),
     Case("start from text", "text.pth' is damaged or not a PyTorch checkpoint", ("load_from={folder}/text.pth",)),
+    Case("resume from text", "not a PyTorch checkpoint", arguments=("--resume", "{folder}/text.pth")),
     Case("resume from nothing", "'none.pth' does not exist", arguments=("--resume", "none.pth")),
     Case(
         "resume from weights",
@@ -434,6 +435,20 @@ CASES = [
         "this config has no teacher",
         config="student.py",
         arguments=("--teacher",),
+        tool="test.py",
+    ),
+    Case("test with no checkpoint", "'none.pth' does not exist", arguments=("none.pth",), tool="test.py"),
+    Case(
+        "test of a teacher without one",
+        "no model.teacher_ckpt",
+        ("model.teacher_ckpt=None",),
+        arguments=("--teacher",),
+        tool="test.py",
+    ),
+    Case(
+        "test of a teacher with the student's",
+        "size mismatch for backbone.conv1",
+        arguments=("{folder}/student.pth", "--teacher"),
         tool="test.py",
     ),
     Case("test with another checkpoint", "does not fit FasterRCNN", arguments=("{folder}/other.pth",), tool="test.py"),

@@ -135,40 +135,6 @@ def call(monkeypatch, pair, tmp_path):
     return run_main
 
 
-def test_train_refuses_what_would_fail_later(call, pair, tmp_path):
-    assert "error: config 'none.py' does not exist" in call("train.py", "none.py")
-    (tmp_path / "text.pth").write_text("no checkpoint\n")
-    for arguments, message in (
-        (["--resume", "none.pth"], "checkpoint 'none.pth' does not exist"),
-        (["--resume", "text.pth"], "not a PyTorch checkpoint"),
-        (["--cfg-options", "load_from=text.pth"], "not a PyTorch checkpoint"),
-        (["--work-dir", tmp_path / "text.pth" / "x"], "cannot be written"),
-        (["--cfg-options", "train_dataloader.dataset.data_root=/nowhere"], "'/nowhere/annotations"),
-        (["--cfg-options", "modell.teacher_ckpt=x"], "did you mean 'model'?"),
-        (["--cfg-options", "model.teacher_ckpt=none.pth"], "'none.pth' does not exist"),
-        (["--cfg-options", "model.teacher.cfg_path=none.py"], "model.teacher.cfg_path 'none.py'"),
-        (["--launcher", "mpi"], "--launcher mpi needs the environment variable(s)"),
-    ):
-        assert message in call("train.py", pair.pair, *arguments), arguments
-
-
-def test_train_needs_a_base_batch_size_to_scale_the_rate(call, pair, tmp_path):
-    config = tmp_path / "unscaled.py"
-    config.write_text(f"_base_ = ['{pair.student}']\nauto_scale_lr = dict(_delete_=True)\n")
-    assert "--auto-scale-lr" in call("train.py", config, "--auto-scale-lr")
-
-
-def test_test_refuses_what_would_fail_later(call, pair):
-    for arguments, message in (
-        ([pair.pair, "none.pth"], "checkpoint 'none.pth' does not exist"),
-        ([pair.student, "--teacher"], "this config has no teacher"),
-        ([pair.pair, "--teacher", "--cfg-options", "model.teacher_ckpt=None"], "no model.teacher_ckpt"),
-        ([pair.pair, pair.folder / "teacher.pth"], "size mismatch for backbone.conv1.weight"),
-        ([pair.pair, pair.folder / "student.pth", "--teacher"], "size mismatch for backbone.conv1"),
-    ):
-        assert message in call("test.py", *arguments), arguments
-
-
 def test_test_needs_a_checkpoint(call, pair, capsys):
     call("test.py", pair.pair)
     assert "the following arguments are required: checkpoint" in capsys.readouterr().err

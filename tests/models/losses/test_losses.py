@@ -274,22 +274,12 @@ def test_avg_factor_of_one_element(backend):
 
 
 BAD_OPTIONS = [
-    (ReKDLoss, dict(top_k=0), "top_k must be an int >= 1"),
-    (ReKDLoss, dict(top_k=2.5), "top_k must be an int >= 1"),
     (ReKDLoss, dict(top_k=True), "top_k must be an int >= 1"),
-    (ReKDLoss, dict(alpha=-1.0), "alpha must be a finite number >= 0"),
     (ReKDLoss, dict(beta=float("nan")), "beta must be a finite number"),
     (ReKDLoss, dict(beta="0.25"), "beta must be a finite number"),
-    (ReKDLoss, dict(tau=0.0), "tau must be a finite number > 0"),
-    (ReKDLoss, dict(tau=-2), "tau must be a finite number > 0"),
-    (ReKDLoss, dict(tisd="outer"), "tisd must be one of joint, within, split"),
-    (ReKDLoss, dict(select_by="label"), "select_by must be one of teacher, student"),
-    (ReKDLoss, dict(activation="softplus"), "activation must be one of"),
     (ReKDLoss, dict(reduction="batchmean"), "reduction must be one of"),
     (ReKDLoss, dict(loss_weight=-1), "loss_weight must be"),
-    (ReKDLoss, dict(gamma=1.0), "gamma needs activation='sigmoid'"),
     (ReKDLoss, dict(mass_weight=1.0), "mass_weight needs tisd='within'"),
-    (ReKDLoss, dict(tisd="within", top_k=1), "identically 0"),
     (ReKDLoss, dict(tisd="split"), "tisd='split' needs activation='sigmoid'"),
     (ReKDLoss, dict(gamma=1.0, activation="sigmoid"), "gamma needs activation='sigmoid' and tisd='split'"),
     (ReKDLoss, dict(top_k=1.0), "or a float between 0 and 1"),
