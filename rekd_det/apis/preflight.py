@@ -21,7 +21,7 @@ from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
-from rekd_det.utils.pair_config import is_pair, package_config
+from rekd_det.utils.pair_config import check_preprocessors, is_pair, package_config
 
 # Keys at a config's top level that mmengine or the tools read in addition to the Runner's arguments.
 _EXTRA_KEYS = {
@@ -55,10 +55,13 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
 
     Raises:
         PreflightError: If there is no such file, or an option's first key names nothing.
+        PairError: If a package has no such config, or a pair has two data preprocessors that differ.
     """
     cfg = package_config(path, "config") if "::" in path else _config_of_file(path)
     if options:
         merge_options(cfg, options, path)
+    if is_pair(cfg.get("model")):
+        check_preprocessors(cfg.get("data_preprocessor"), cfg.model.architecture)
     return cfg
 
 

@@ -139,9 +139,13 @@ def teacher_config(cfg: Config) -> Config:
 
 def _student_of(model: Mapping) -> ConfigDict:
     student = resolve_model_config(model["architecture"], "model.architecture")
-    if model.get("data_preprocessor") is not None:
-        check_preprocessors(model["data_preprocessor"], student)
-        student.setdefault("data_preprocessor", copy.deepcopy(model["data_preprocessor"]))
+    outer = model.get("data_preprocessor")
+    if isinstance(outer, Mapping) and "type" not in outer:
+        check_preprocessors(outer, student)
+        student.setdefault("data_preprocessor", copy.deepcopy(outer))
+    elif outer is not None:
+        # The algorithm's own preprocessor is the one that the student was trained with.
+        student["data_preprocessor"] = copy.deepcopy(outer)
     return student
 
 
@@ -151,7 +155,7 @@ def check_preprocessors(outer: object, student: object) -> None:
     A training would take one of them, and a test the other.
 
     Args:
-        outer: of the pair, or of the whole config; None: there is none.
+        outer: of the pair, where it has no ``type``, or of the whole config; None: there is none.
         student: the student's model config.
     """
     own = student.get("data_preprocessor") if isinstance(student, Mapping) else None

@@ -84,6 +84,7 @@ def _write_configs(folder: Path) -> None:
         "switch": f"{_REPEATED}custom_hooks = [dict(type='PipelineSwitchHook', switch_epoch=1, switch_pipeline=[])]",
         "yolox_switch": f"{_REPEATED}custom_hooks = [dict(type='YOLOXModeSwitchHook')]",
         "untested": "test_dataloader = test_evaluator = test_cfg = None",
+        "preprocessor": "data_preprocessor = {{_base_.model.architecture.data_preprocessor}}",
         "unscaled": "auto_scale_lr = dict(_delete_=True)",
     }
     for name, text in derived.items():
@@ -187,6 +188,12 @@ CASES = [
         "preprocessor beside the student's",
         "(model.data_preprocessor or data_preprocessor) differ in mean",
         ("model.data_preprocessor.mean=[1,2,3]",),
+    ),
+    Case(
+        "preprocessor beside the model",
+        "(model.data_preprocessor or data_preprocessor) differ in mean",
+        ("model.architecture.data_preprocessor.mean=[1,2,3]",),
+        config="preprocessor.py",
     ),
     Case(
         "preprocessor beside the student's in a test",

@@ -202,9 +202,9 @@ def _share_preprocessor(teacher: Any, kwargs: dict) -> Any:
     (Mixup); a teacher that is written out beside it has none of its own either.
     """
     preprocessor, student = kwargs.get("data_preprocessor"), kwargs.get("architecture")
-    check_preprocessors(preprocessor, student)
     if not isinstance(preprocessor, Mapping) or "type" in preprocessor or not isinstance(student, Mapping):
         return teacher
+    check_preprocessors(preprocessor, student)
     del kwargs["data_preprocessor"]
     kwargs["architecture"] = {"data_preprocessor": copy.deepcopy(preprocessor), **student}
     if isinstance(teacher, Mapping) and "type" in teacher:
