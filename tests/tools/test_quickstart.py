@@ -14,8 +14,6 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
 PAGE = ROOT / "docs" / "quickstart.md"
-#: what the notebook's commands run: make_shapes_coco.py, train.py, new_pair.py, check_pair.py, head_tail.py,
-#: export_student.py, compare_runs.py
 TOOLS = re.compile(r"^python (tools/\S+\.py .*)$", re.MULTILINE)
 
 
