@@ -3,6 +3,7 @@
 They find what would fail minutes later, or silently do nothing, and report it in one message.
 """
 
+import difflib
 import inspect
 import os
 import os.path as osp
@@ -23,8 +24,9 @@ from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import check_preprocessors, is_pair, package_config
 
-# Keys at a config's top level that mmengine or the tools read in addition to the Runner's arguments.
-_EXTRA_KEYS = {
+# Keys at a config's top level that mmengine or the tools read: the Runner's arguments, and more.
+_READ_KEYS = {
+    *inspect.signature(Runner.__init__).parameters,
     "_scope_",
     "activation_checkpointing",
     "compile",
@@ -58,6 +60,10 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         PairError: If a package has no such config, or a pair has two data preprocessors that differ.
     """
     cfg = package_config(path, "config") if "::" in path else _config_of_file(path)
+    for key in cfg.keys() - _READ_KEYS:
+        close = difflib.get_close_matches(key, _READ_KEYS, n=1, cutoff=0.9)
+        if close:
+            warnings.warn(f"{path}: nothing reads '{key}'; did you mean '{close[0]}'?", stacklevel=2)
     if options:
         merge_options(cfg, options, path)
     if is_pair(cfg.get("model")):
@@ -165,12 +171,11 @@ def check_work_dir(path: str, option: str = "--work-dir") -> None:
 
 
 def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    read = set(inspect.signature(Runner.__init__).parameters) | _EXTRA_KEYS
     for key in options:
         top, _, rest = key.partition(".")
         if top == "model":
             _check_pair_option(cfg.get("model"), rest)
-        if top in read:
+        if top in _READ_KEYS:
             continue
         if top == "distill" and is_pair(cfg.get("model")):
             raise PreflightError(
@@ -178,7 +183,9 @@ def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
                 f"afterwards does nothing; write model.{rest or 'distiller'}=..."
             )
         if top not in cfg:
-            raise PreflightError(f"--cfg-options {key}: the config has no '{top}'{did_you_mean(top, read | set(cfg))}")
+            raise PreflightError(
+                f"--cfg-options {key}: the config has no '{top}'{did_you_mean(top, _READ_KEYS | set(cfg))}"
+            )
         warnings.warn(
             f"--cfg-options {key}: '{top}' is a variable of the config file, and what was computed "
             f"from it stays; set the keys that use it (data_root: train_dataloader.dataset."

@@ -19,8 +19,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from rekd_det.utils.fixed_layers import fix_norms_and_dropout
 from rekd_det.utils.pair_config import resolve_model_config
-from rekd_det.utils.randomness import fix_norms_and_dropout
 
 #: base channels of the ResNet that replaces other backbones
 WIDTH = 8

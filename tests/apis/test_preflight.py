@@ -68,6 +68,14 @@ def test_an_option_for_an_element_of_a_list(tmp_path, key, value):
         read_config(str(path), {"load_from": "x", key: value})
 
 
+def test_a_mistyped_key_in_the_file_is_warned_of(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("optim_wraper = dict(type='OptimWrapper')\ntest_pipeline = []\n")
+    with pytest.warns(UserWarning) as warned:
+        read_config(str(path))
+    assert [str(w.message) for w in warned] == [f"{path}: nothing reads 'optim_wraper'; did you mean 'optim_wrapper'?"]
+
+
 def test_a_variable_of_the_config_file_is_warned_of(config_file):
     with pytest.warns(UserWarning, match="'data_root' is a variable of the config file"):
         assert read_config(config_file, {"data_root": "x"}).data_root == "x"

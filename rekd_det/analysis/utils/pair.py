@@ -20,8 +20,8 @@ from rekd_det.apis.preflight import check_data
 from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix, weights_of
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.fixed_layers import fix_norms_and_dropout
 from rekd_det.utils.pair_config import classifies_images, is_pair, model_config
-from rekd_det.utils.randomness import fix_norms_and_dropout
 
 SEED = 0
 

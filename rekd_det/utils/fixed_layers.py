@@ -1,4 +1,4 @@
-"""Take the randomness out of a model in training mode."""
+"""Layers of a model in training mode that are put in eval mode, so that the model draws no random numbers."""
 
 from __future__ import annotations
 

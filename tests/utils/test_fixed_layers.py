@@ -4,7 +4,7 @@ import torch
 from mmcv.cnn.bricks import DropPath
 from torch import nn
 
-from rekd_det.utils.randomness import fix_norms_and_dropout
+from rekd_det.utils.fixed_layers import fix_norms_and_dropout
 
 
 class Attention(nn.Module):
