@@ -48,7 +48,7 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     choose_work_dir(cfg, args.work_dir, args.config)
     if args.amp:
         kind = cfg.optim_wrapper.get("type", "OptimWrapper")
-        name = kind if isinstance(kind, str) else kind.__name__
+        name = kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
         if name not in ("OptimWrapper", "AmpOptimWrapper", "BF16OptimWrapper"):
             raise PreflightError(f"--amp can't be combined with optim_wrapper.type={name}; leave one of the two out")
         if name == "BF16OptimWrapper":

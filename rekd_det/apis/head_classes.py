@@ -23,16 +23,15 @@ def check_head_classes(model: Any, classes: ClassNames | None) -> None:
         model: the config of a detector, or of a pair, whose student is meant; anything else is left alone.
         classes: what the data set names; None where the config does not say it.
     """
+    key, model = ("model.architecture", model["architecture"]) if is_pair(model) else ("model", model)
     if classes is None or not isinstance(model, Mapping) or model.get("language_model"):  # words are not categories
         return
-    key, model = ("model.architecture", model["architecture"]) if is_pair(model) else ("model", model)
     for name, head in _box_heads(model, key):
         count = head.get("num_classes")
         if isinstance(count, int) and count != len(classes.names):
-            source = classes.key if classes.default is None else f"{classes.default}, whose own names hold,"
+            source = classes.key if classes.default is None else f"{classes.default} ({classes.key} is not set)"
             raise HeadClassesError(
-                f"{name}.num_classes={count}, but {source} has {len(classes.names)} classes: give the head as many as "
-                f"{classes.key} names"
+                f"{name}.num_classes={count}, but {source} has {len(classes.names)} classes: both must be the same"
             )
 
 

@@ -46,7 +46,7 @@ def check_hooks(cfg: Config) -> None:
             _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
         elif issubclass(kind, EarlyStoppingHook):
             _check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
-        elif issubclass(kind, (PipelineSwitchHook, YOLOXModeSwitchHook)):
+        elif kind in (PipelineSwitchHook, YOLOXModeSwitchHook):
             _check_switchable(key, kind, cfg.get("train_dataloader") or {})
         elif issubclass(kind, StopDistillHook) and _counts_iterations(cfg.get("train_cfg") or {}):
             warnings.warn(
@@ -57,15 +57,16 @@ def check_hooks(cfg: Config) -> None:
 
 
 def _check_switchable(key: str, hook: type, loader: Mapping) -> None:
-    """Raise HookError if a hook that ends the mixing of images can't reach the data set that mixes them."""
+    """Raise HookError if a hook that changes the pipeline can't reach the data set whose pipeline it is."""
     dataset = loader.get("dataset")
     kind = dataset.get("type") if isinstance(dataset, Mapping) else None
     kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-    needed = "pipeline" if issubclass(hook, PipelineSwitchHook) else "update_skip_type_keys"
+    needed = "pipeline" if hook is PipelineSwitchHook else "update_skip_type_keys"
     if inspect.isclass(kind) and needed not in options_of(kind) | set(dir(kind)):
         raise HookError(
             f"{key}: {hook.__name__} changes train_dataloader.dataset, which is a {kind.__name__}: the data set inside "
-            "it would go on mixing images. Put the wrapper inside, or train for more epochs instead of repeating"
+            "it would keep its pipeline. Put the wrapper inside, train for more epochs instead of repeating, or write "
+            "a hook that reaches the data sets inside"
         )
 
 

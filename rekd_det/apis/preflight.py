@@ -22,7 +22,7 @@ from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
-from rekd_det.utils.pair_config import check_preprocessors, is_pair, package_config
+from rekd_det.utils.pair_config import check_preprocessors, is_pair, package_config, resolve_model_config
 
 # Keys at a config's top level that mmengine or the tools read: the Runner's arguments, and more.
 _READ_KEYS = {
@@ -65,9 +65,14 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         if close:
             warnings.warn(f"{path}: nothing reads '{key}'; did you mean '{close[0]}'?", stacklevel=2)
     if options:
+        _check_pair_options(cfg.get("model"), options)
         merge_options(cfg, options, path)
     if is_pair(cfg.get("model")):
-        check_preprocessors(cfg.get("data_preprocessor"), cfg.model.architecture)
+        student = resolve_model_config(cfg.model.architecture, "model.architecture")
+        check_preprocessors(cfg.get("data_preprocessor"), student)
+        outer = cfg.model.get("data_preprocessor")
+        if outer is not None and "type" not in outer:  # one with a type is MMRazor's way, for training and test
+            check_preprocessors(outer, student)
     return cfg
 
 
@@ -146,7 +151,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
             masks = "segm" in (evaluator.get("metric") or "")
             key = f"{split}_evaluator.ann_file"
             images = check_annotations(ann_file, key, masks, objects=split != "test", classes=classes)
-            if images is not None:
+            if images is not None and not evaluator.get("format_only"):
                 _check_same_images(key, ann_file, images, checked)
 
 
@@ -173,8 +178,6 @@ def check_work_dir(path: str, option: str = "--work-dir") -> None:
 def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
     for key in options:
         top, _, rest = key.partition(".")
-        if top == "model":
-            _check_pair_option(cfg.get("model"), rest)
         if top in _READ_KEYS:
             continue
         if top == "distill" and is_pair(cfg.get("model")):
@@ -194,15 +197,19 @@ def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
         )
 
 
-def _check_pair_option(model: Any, key: str) -> None:
+def _check_pair_options(model: Any, options: Mapping[str, Any]) -> None:
     """Raise PreflightError if a key of ``model`` is not one of ReKDDistill's, which a test would leave out silently."""
     if not is_pair(model) or str(model.get("type")).rpartition(".")[2] != ReKDDistill.__name__:
         return
     known = options_of(ReKDDistill) | {"type"}
-    if key and key.partition(".")[0] not in known:
+    for option in options:
+        first, _, key = option.partition(".")
+        name = key.partition(".")[0]
+        if first != "model" or not key or name in known:
+            continue
         raise PreflightError(
-            f"--cfg-options model.{key}: the model is a distillation, which has no such option"
-            f"{did_you_mean(key.partition('.')[0], known) or '.'} Options of the student are under model.architecture, "
+            f"--cfg-options {option}: the model is a distillation, which has no such option"
+            f"{did_you_mean(name, known) or '.'} Options of the student are under model.architecture, "
             "those of the teacher under model.teacher.cfg_options"
         )
 

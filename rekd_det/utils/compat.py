@@ -202,12 +202,13 @@ def _give_bf16_to_ops_as_fp32() -> None:
     and bf16's eight bits of mantissa would move a box at x = 1000 by several pixels. Results stay in fp32, which
     autocast takes everywhere. Other dtypes pass untouched.
     """
+    import mmcv.ops  # noqa: F401
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
     from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
 
     for name in _OPS_WITHOUT_BF16:
         module, _, function = name.partition(".")
-        op = getattr(importlib.import_module(f"mmcv.ops.{module}"), function, None)
+        op = getattr(sys.modules.get(f"mmcv.ops.{module}"), function, None)  # mmcv.ops has imported all it has
         if op is not None and not hasattr(op.forward, "__wrapped__"):
             op.forward = staticmethod(_bf16_to_fp32(op.forward))
     for extractor in (SingleRoIExtractor, GenericRoIExtractor):

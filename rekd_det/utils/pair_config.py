@@ -152,7 +152,7 @@ def _student_of(model: Mapping) -> ConfigDict:
 def check_preprocessors(outer: object, student: object) -> None:
     """Raise PairError if the data preprocessor beside a pair's student says something else than the student's own.
 
-    A training would take one of them, and a test the other.
+    Otherwise one of the two would be ignored silently, or a test would take another one than the training.
 
     Args:
         outer: of the pair, where it has no ``type``, or of the whole config; None: there is none.
@@ -162,12 +162,16 @@ def check_preprocessors(outer: object, student: object) -> None:
     if not isinstance(outer, Mapping) or not isinstance(own, Mapping):
         return
     keys = outer.keys() | own.keys() if "type" in outer else outer.keys()
-    if different := sorted(key for key in keys if outer.get(key) != own.get(key)):
+    if different := sorted(key for key in keys if _plain(outer.get(key)) != _plain(own.get(key))):
         raise PairError(
             f"model.architecture.data_preprocessor and the one beside the student (model.data_preprocessor or "
             f"data_preprocessor) differ in {', '.join(different)}: leave the second one out, and set the keys of "
             "model.architecture.data_preprocessor"
         )
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _check_spec_keys(spec: Mapping, name: str) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from study_files import TINY, shipped_plan
 
 from studies.runner.first_weights import write_first_weights
+from studies.runner.run import with_needs
 from studies.runner.run_study import report_study, run_study
 from studies.runner.study_file import read_study
 
@@ -74,7 +75,7 @@ def pretrained(tmp_path_factory):
 def trained(tmp_path_factory, pretrained):
     """Each backbone of the tiny study with other weights than its first ones, under the name of the first ones."""
     folder = tmp_path_factory.mktemp("trained")
-    for run in shipped_plan(pretrained).all():
+    for run in with_needs(shipped_plan(pretrained)):
         if run.arm == "pretrain":
             path = write_first_weights(run, folder)
             weights = {k: v + 1 for k, v in torch.load(path, weights_only=True)["state_dict"].items()}

@@ -12,7 +12,8 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
@@ -111,8 +112,9 @@ class ReKDRunner(Runner):
         the optimizer's own options.
         """
         model = self.model.module if is_model_wrapper(self.model) else self.model
-        own = isinstance(optim_wrapper, Mapping) and optim_wrapper.get("constructor")
-        if own in (None, False, "DefaultOptimWrapperConstructor") or not isinstance(model, ReKDDistill):
+        kind = isinstance(optim_wrapper, Mapping) and optim_wrapper.get("constructor")
+        kind = OPTIM_WRAPPER_CONSTRUCTORS.get(kind) if isinstance(kind, str) else kind
+        if not kind or kind is DefaultOptimWrapperConstructor or not isinstance(model, ReKDDistill):
             return super().build_optim_wrapper(optim_wrapper)
         whole, self.model = self.model, model.student
         try:

@@ -41,13 +41,15 @@ def check_wrapper(cfg: Config, wrapper: Mapping | None, model: nn.Module) -> Non
         )
     if model.calculate_student_loss:
         return
-    if any(getattr(module, "with_cp", False) for module in model.architecture.modules()):
+    target: Any = cfg if wrapper is None else wrapper
+    recomputes = any(getattr(module, "with_cp", False) for module in model.architecture.modules())
+    if recomputes and not target.get("static_graph"):
         raise InputError(
             "model.calculate_student_loss=False with several processes does not go with the backbone's with_cp=True: "
             "DDP then looks for weights without a gradient, and can't see into what with_cp computes a second time. "
-            "Leave one of the two out"
+            "Leave one of the two out, or set model_wrapper_cfg=dict(type='MMDistributedDataParallel', "
+            "static_graph=True)"
         )
-    target: Any = cfg if wrapper is None else wrapper
     if not target.get("find_unused_parameters"):
         target["find_unused_parameters"] = True
         print_log(

@@ -134,6 +134,10 @@ def test_a_constructor_that_knows_a_detectors_layers_gets_the_student(pair, tmp_
     )
     cfg = Config.fromfile(str(pair.pair))
     cfg.model.architecture.backbone = backbone
+    connector = dict(type="mmrazor.ConvModuleConnector", in_channel=16, out_channel=16)
+    cfg.model.distiller.feature_losses = dict(
+        loss_pkd=dict(type="mmrazor.PKDLoss", levels=[0], student_connector=connector)
+    )
     optimizer = dict(
         constructor="LearningRateDecayOptimizerConstructor",
         paramwise_cfg=dict(decay_rate=0.5, decay_type="layer_wise", num_layers=6),
@@ -146,5 +150,8 @@ def test_a_constructor_that_knows_a_detectors_layers_gets_the_student(pair, tmp_
     runner = RUNNERS.build(cfg)
     built = runner.build_optim_wrapper(runner.optim_wrapper)
     plain = build_optim_wrapper(runner.model.student, ConfigDict(optimizer))
-    rates = [[group["lr"] for group in wrapper.optimizer.param_groups] for wrapper in (built, plain)]
-    assert rates[0] == rates[1] and len(set(rates[0])) > 3
+    *rates, last = (group["lr"] for group in built.optimizer.param_groups)
+    assert rates == [group["lr"] for group in plain.optimizer.param_groups] and len(set(rates)) > 3
+    assert last == 0.1  # of the connector
+    trained = {id(p) for p in runner.model.parameters() if p.requires_grad}
+    assert trained == {id(p) for group in built.optimizer.param_groups for p in group["params"]}
