@@ -18,7 +18,8 @@ from rekd_det.analysis.pair_check.pair_check import Findings, check_pair
 from rekd_det.analysis.utils.pair import choose
 from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.apis.command_line import ToolParser, build_runner, exit_on_input_error
-from rekd_det.apis.preflight import PreflightError, check_data, read_config
+from rekd_det.apis.config_file import read_config
+from rekd_det.apis.preflight import PreflightError, check_data
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.pair_config import classifies_images, teacher_config
 

@@ -8,6 +8,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
+from rekd_det.apis.config_file import read_config
 from rekd_det.apis.export import (
     check_carried_config,
     check_distilled,
@@ -16,7 +17,7 @@ from rekd_det.apis.export import (
     export_student,
     stored_megabytes,
 )
-from rekd_det.apis.preflight import check_work_dir, read_config
+from rekd_det.apis.preflight import check_work_dir
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, load_checkpoint_file, meta_of
 from rekd_det.utils.config_text import parse_config_text

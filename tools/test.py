@@ -22,7 +22,8 @@ from rekd_det.apis.command_line import (
     exit_on_input_error,
     export_local_rank,
 )
-from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir, read_config
+from rekd_det.apis.config_file import read_config
+from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
 from rekd_det.engine.hooks import StudentWeightsHook
 from rekd_det.utils.checkpoint import check_checkpoint_file
 from rekd_det.utils.dataset_configs import plain_datasets

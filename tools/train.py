@@ -14,8 +14,9 @@ from rekd_det.apis.command_line import (
     exit_on_input_error,
     export_local_rank,
 )
+from rekd_det.apis.config_file import read_config
 from rekd_det.apis.hook_options import check_hooks
-from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir, read_config
+from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
 from rekd_det.engine.runner.start import decide_start
 
 

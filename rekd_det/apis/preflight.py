@@ -3,42 +3,19 @@
 They find what would fail minutes later, or silently do nothing, and report it in one message.
 """
 
-import difflib
-import inspect
 import os
 import os.path as osp
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from rekd_det.apis.annotations import check_annotations
 from rekd_det.apis.class_names import class_names, reads_as_coco
 from rekd_det.apis.head_classes import check_head_classes
-from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.dataset_configs import plain_datasets
-from rekd_det.utils.errors import InputError, did_you_mean
-from rekd_det.utils.options import options_of
-from rekd_det.utils.pair_config import check_preprocessors, is_pair, package_config, resolve_model_config
-
-# Keys at a config's top level that mmengine or the tools read: the Runner's arguments, and more.
-_READ_KEYS = {
-    *inspect.signature(Runner.__init__).parameters,
-    "_scope_",
-    "activation_checkpointing",
-    "compile",
-    "custom_imports",
-    "efficient_conv_bn_eval",
-    "find_unused_parameters",
-    "model_wrapper_cfg",
-    "runner_type",
-    "sync_bn",
-    "tta_model",
-    "tta_pipeline",
-}
+from rekd_det.utils.errors import InputError
 
 #: MMPretrain's data sets that fetch themselves where they are missing
 _DOWNLOADING = {"CIFAR10", "CIFAR100", "FashionMNIST", "MNIST"}
@@ -46,67 +23,6 @@ _DOWNLOADING = {"CIFAR10", "CIFAR100", "FashionMNIST", "MNIST"}
 
 class PreflightError(InputError):
     """A run that would fail; found before it starts."""
-
-
-def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file and merge the options of a command line into it.
-
-    Args:
-        path: The config file, or the name of a package's, such as 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'.
-        options: What ``--cfg-options`` gave: dotted keys and values.
-
-    Raises:
-        PreflightError: If there is no such file, or an option's first key names nothing.
-        PairError: If a package has no such config, or a pair has two data preprocessors that differ.
-    """
-    cfg = package_config(path, "config") if "::" in path else _config_of_file(path)
-    for key in cfg.keys() - _READ_KEYS:
-        close = difflib.get_close_matches(key, _READ_KEYS, n=1, cutoff=0.9)
-        if close:
-            warnings.warn(f"{path}: nothing reads '{key}'; did you mean '{close[0]}'?", stacklevel=2)
-    if options:
-        _check_pair_options(cfg.get("model"), options)
-        merge_options(cfg, options, path)
-    if is_pair(cfg.get("model")):
-        student = resolve_model_config(cfg.model.architecture, "model.architecture")
-        check_preprocessors(cfg.get("data_preprocessor"), student)
-        outer = cfg.model.get("data_preprocessor")
-        if outer is not None and "type" not in outer:  # one with a type is MMRazor's way, for training and test
-            check_preprocessors(outer, student)
-    return cfg
-
-
-def _config_of_file(path: str) -> Config:
-    if not osp.isfile(path):
-        raise PreflightError(f"config '{path}' does not exist (relative paths start at {os.getcwd()})")
-    if not path.endswith((".py", ".json", ".yaml", ".yml")):
-        raise PreflightError(f"config '{path}' is not a config: expected a .py, .json or .yaml file")
-    try:
-        return Config.fromfile(path)
-    except InputError:
-        raise
-    except Exception as error:  # a config is a program and may raise any exception
-        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise PreflightError(f"config '{path}' can't be read: {type(error).__name__}: {reason}") from error
-
-
-def merge_options(cfg: Config, options: Mapping[str, Any], path: str) -> None:
-    """Merge the options of a command line into a config that was read from ``path``.
-
-    Raises:
-        PreflightError: If an option's first key names nothing, or an option does not fit.
-    """
-    _check_options(cfg, options)
-    try:
-        cfg.merge_from_dict(dict(options))
-    except (KeyError, TypeError) as error:
-        raise PreflightError(f"--cfg-options do not fit '{path}': {error}") from error
-    except AttributeError as error:  # mmengine looks for keys in an element of a list, and in what has none
-        keys = [key for key in options if any(part.isdigit() for part in key.split("."))] or options
-        raise PreflightError(
-            f"--cfg-options {', '.join(keys)} can't be set in '{path}': after a number there must be a key of a dict, "
-            "as in param_scheduler.0.KEY=VALUE. To replace an element of a list, give the whole list"
-        ) from error
 
 
 def check_data(cfg: Config, splits: Iterable[str]) -> None:
@@ -173,45 +89,6 @@ def check_work_dir(path: str, option: str = "--work-dir") -> None:
         raise PreflightError(
             f"folder '{path}' cannot be written ({error.strerror}): choose another with {option}"
         ) from error
-
-
-def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    for key in options:
-        top, _, rest = key.partition(".")
-        if top in _READ_KEYS:
-            continue
-        if top == "distill" and is_pair(cfg.get("model")):
-            raise PreflightError(
-                f"--cfg-options {key}: `distill` is copied into `model` while the config is read, and changing it "
-                f"afterwards does nothing; write model.{rest or 'distiller'}=..."
-            )
-        if top not in cfg:
-            raise PreflightError(
-                f"--cfg-options {key}: the config has no '{top}'{did_you_mean(top, _READ_KEYS | set(cfg))}"
-            )
-        warnings.warn(
-            f"--cfg-options {key}: '{top}' is a variable of the config file, and what was computed "
-            f"from it stays; set the keys that use it (data_root: train_dataloader.dataset."
-            "data_root and the like)",
-            stacklevel=3,
-        )
-
-
-def _check_pair_options(model: Any, options: Mapping[str, Any]) -> None:
-    """Raise PreflightError if a key of ``model`` is not one of ReKDDistill's, which a test would leave out silently."""
-    if not is_pair(model) or str(model.get("type")).rpartition(".")[2] != ReKDDistill.__name__:
-        return
-    known = options_of(ReKDDistill) | {"type"}
-    for option in options:
-        first, _, key = option.partition(".")
-        name = key.partition(".")[0]
-        if first != "model" or not key or name in known:
-            continue
-        raise PreflightError(
-            f"--cfg-options {option}: the model is a distillation, which has no such option"
-            f"{did_you_mean(name, known) or '.'} Options of the student are under model.architecture, "
-            "those of the teacher under model.teacher.cfg_options"
-        )
 
 
 def _check_same_images(key: str, ann_file: str, theirs: Mapping[Any, str], read: Mapping[str, Mapping | None]) -> None:

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmrazor.registry import MODELS
 
-from rekd_det.apis.preflight import merge_options, read_config
+from rekd_det.apis.config_file import merge_options, read_config
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import is_pair

@@ -15,7 +15,8 @@ from rekd_det.analysis.utils.arguments import add_pair_arguments, check_counts, 
 from rekd_det.analysis.utils.figures import save
 from rekd_det.analysis.utils.pair import build_images, build_pair, check_images, choose, class_names, quiet
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
-from rekd_det.apis.preflight import check_work_dir, read_config
+from rekd_det.apis.config_file import read_config
+from rekd_det.apis.preflight import check_work_dir
 from rekd_det.utils.checkpoint import check_checkpoint_file
 
 

@@ -25,7 +25,8 @@ from rekd_det.analysis.utils.pair import (
 )
 from rekd_det.analysis.utils.tables import markdown, write_csv
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
-from rekd_det.apis.preflight import check_work_dir, read_config
+from rekd_det.apis.config_file import read_config
+from rekd_det.apis.preflight import check_work_dir
 
 
 def parse_args() -> argparse.Namespace:

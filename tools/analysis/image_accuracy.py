@@ -14,7 +14,7 @@ from rekd_det.analysis.utils.arguments import check_counts
 from rekd_det.analysis.utils.pair import AnalysisError
 from rekd_det.analysis.utils.students import add_student_arguments, count_students, show_students
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
-from rekd_det.apis.preflight import read_config
+from rekd_det.apis.config_file import read_config
 from rekd_det.utils.pair_config import classifies_images
 
 
