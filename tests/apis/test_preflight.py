@@ -6,13 +6,6 @@ from mmengine.config import Config
 
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
 
-CONFIG = """
-data_root = 'somewhere/'
-model = dict(type='FasterRCNN', backbone=dict(depth=50))
-train_dataloader = dict(batch_size=2)
-load_from = None
-"""
-
 
 @pytest.fixture
 def data_config(tmp_path: Path) -> Config:
