@@ -155,3 +155,10 @@ def test_a_constructor_that_knows_a_detectors_layers_gets_the_student(pair, tmp_
     assert last == 0.1  # of the connector
     trained = {id(p) for p in runner.model.parameters() if p.requires_grad}
     assert trained == {id(p) for group in built.optimizer.param_groups for p in group["params"]}
+
+
+def test_a_resume_inside_a_gradient_accumulation_says_what_is_lost(pair, tmp_path):
+    options = {"runner_type": "ReKDRunner", "optim_wrapper.accumulative_counts": 2}
+    train(pair.pair, tmp_path / "run", **options)
+    train(pair.pair, tmp_path / "run", **options, **{"resume": True, "train_cfg.max_iters": 3})
+    assert "the checkpoint is inside a gradient accumulation of 2 iterations" in log_of(tmp_path / "run")
