@@ -1,4 +1,4 @@
-# The loss of _base_/rekd_distill_sigmoid.py, whose beta was measured for RetinaNet alone.
+# The loss of _base_/rekd_distill_sigmoid.py, whose beta was measured for RetinaNet and GFL.
 _base_ = ["mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py", "./_base_/rekd_sigmoid.py"]
 model = dict(
     _delete_=True,

@@ -1,4 +1,4 @@
-# The loss of _base_/rekd_distill_sigmoid.py, whose beta was measured for RetinaNet alone.
+# The loss of _base_/rekd_distill_sigmoid.py, whose beta was measured for RetinaNet and GFL.
 _base_ = ["mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py", "./_base_/rekd_distill_sigmoid.py"]
 custom_hooks = [*_base_.custom_hooks, *_base_.rekd_hooks]
 auto_scale_lr = dict(base_batch_size=256)  # 8 x 32; mmdet's config keeps 16 from another schedule

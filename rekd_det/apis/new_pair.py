@@ -8,6 +8,7 @@ from mmengine.config import Config
 from rekd_det.models.adapters import ADAPTERS, RCNNAdapter
 from rekd_det.models.adapters.base import HEAD_ATTRIBUTES, HeadAdapter
 from rekd_det.models.adapters.dense.dense import RetinaAdapter
+from rekd_det.models.adapters.dense.gfl import GFLAdapter
 from rekd_det.utils.errors import InputError
 
 
@@ -48,8 +49,9 @@ def control_text(student_base: str) -> str:
 def supported_settings(student: Config) -> str:
     """One sentence that says which of the pair's settings a study of this project supports."""
     adapter = _adapter(student)
-    if issubclass(adapter, RetinaAdapter):
-        return "for RetinaNet, ReKD with these settings gained as much AP as KD on photographs, no more (docs/study.md)"
+    if issubclass(adapter, (RetinaAdapter, GFLAdapter)):
+        name = "RetinaNet" if issubclass(adapter, RetinaAdapter) else "GFL"
+        return f"for {name}, ReKD with these settings gained as much AP as KD on photographs, no more (docs/study.md)"
     if issubclass(adapter, RCNNAdapter):
         return (
             "top_k and beta were chosen for Faster R-CNN on generated images; on photographs ReKD with them was above "
