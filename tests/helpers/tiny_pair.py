@@ -85,6 +85,19 @@ model = dict(backbone=dict(base_channels=16), neck=dict(in_channels=[16, 32, 64,
 """
 
 
+#: a part of a config: images that are augmented at random, so that a resume has something to restore
+AUGMENTED = """
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackDetInputs'),
+]
+"""
+
+
 @dataclass(frozen=True)
 class TinyPair:
     """Paths of the config files, and of the folder that holds them and the data."""

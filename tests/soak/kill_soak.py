@@ -31,7 +31,7 @@ from forked_tool import start, start_distributed, wait  # noqa: E402
 from mmdet.registry import MODELS  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
-from tiny_pair import TinyPair, write_tiny_pair  # noqa: E402
+from tiny_pair import AUGMENTED, TinyPair, write_tiny_pair  # noqa: E402
 
 import rekd_det  # noqa: E402, F401
 from rekd_det.utils.atomic import replace_text  # noqa: E402
@@ -42,14 +42,7 @@ CONFIG = """
 _base_ = ['{pair}']
 custom_imports = dict(imports=['rekd_det', 'soak_hooks'], allow_failed_imports=False)
 runner_type = 'ReKDRunner'
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(64, 64), keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackDetInputs'),
-]
+{augmented}
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
 param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=6)]
@@ -90,7 +83,9 @@ class Soak:
         teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model)
         torch.save({"state_dict": teacher.state_dict()}, self.out / "teacher.pth")
         epochs = 2 * self.processes
-        (self.out / "config.py").write_text(CONFIG.format(pair=pair.pair, epochs=epochs, interval=INTERVAL))
+        (self.out / "config.py").write_text(
+            CONFIG.format(pair=pair.pair, epochs=epochs, interval=INTERVAL, augmented=AUGMENTED)
+        )
         begin = time.monotonic()
         codes = wait(*self.begin(self.out / "whole"))
         if any(codes):

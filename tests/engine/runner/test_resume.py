@@ -11,7 +11,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from same_bits import assert_equal
-from tiny_pair import TinyPair, write_tiny_pair
+from tiny_pair import AUGMENTED, TinyPair, write_tiny_pair
 
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
 from rekd_det.utils.checkpoint import CheckpointError
@@ -21,14 +21,7 @@ _RUN = """
 _base_ = ['{pair}']
 runner_type = 'ReKDRunner'
 train_dataloader = dict(num_workers={workers}, persistent_workers={workers} > 0)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(64, 64), keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackDetInputs'),
-]
+{augmented}
 train_dataloader['dataset'] = dict(pipeline=train_pipeline)
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
 param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=5)]
@@ -72,7 +65,7 @@ def whole(pair, tmp_path_factory):
         if (loop, workers) not in made:
             folder = tmp_path_factory.mktemp("whole")
             config = folder / "run.py"
-            config.write_text(_RUN.format(pair=pair.pair, workers=workers, loop=loop))
+            config.write_text(_RUN.format(pair=pair.pair, workers=workers, loop=loop, augmented=AUGMENTED))
             resume_runs.run(config, folder / "work", {})
             made[loop, workers] = config, folder / "work"
         return made[loop, workers]

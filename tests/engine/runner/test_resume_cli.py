@@ -13,7 +13,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from same_bits import assert_equal
-from tiny_pair import TinyPair, write_tiny_pair
+from tiny_pair import AUGMENTED, TinyPair, write_tiny_pair
 
 pytestmark = pytest.mark.slow
 
@@ -140,16 +140,9 @@ def test_inside_an_epoch_the_log_counts_on(runs):
     assert "The config differs" not in runs.said
 
 
-_RANDOM = """
+_RANDOM = f"""
 train_cfg = dict(max_iters=6, val_interval=3, val_begin=1)
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(64, 64), keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
-    dict(type='PackDetInputs'),
-]
+{AUGMENTED}
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(optimizer=dict(momentum=0.9))
 custom_hooks.append(dict(type='EMAHook', momentum=0.1))
