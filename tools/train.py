@@ -52,9 +52,8 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
         name = kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
         if name not in ("OptimWrapper", "AmpOptimWrapper", "BF16OptimWrapper"):
             raise PreflightError(f"--amp can't be combined with optim_wrapper.type={name}; leave one of the two out")
-        if name == "BF16OptimWrapper":
-            pass  # mixed precision already, as the config wants it
-        elif get_device() == "cpu":  # mmengine's AmpOptimWrapper has no CPU mode
+        # mmengine's AmpOptimWrapper has no CPU mode, and bf16 stays what the config wants.
+        if name == "BF16OptimWrapper" or get_device() == "cpu":
             cfg.optim_wrapper.type = "BF16OptimWrapper"
         else:
             cfg.optim_wrapper.type = "AmpOptimWrapper"

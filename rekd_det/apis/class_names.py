@@ -42,7 +42,7 @@ def reads_as_coco(dataset: Mapping) -> bool:
 
     LVIS, Objects365, the panoptic data sets and others have ways of their own.
     """
-    kind = _class_of(dataset)
+    kind = dataset_class(dataset)
     return (
         kind is not None
         and issubclass(kind, CocoDataset)
@@ -62,7 +62,7 @@ def class_names(dataset: Mapping, key: str) -> ClassNames | None:
     metainfo = dataset.get("metainfo")
     names, default = metainfo.get("classes") if isinstance(metainfo, Mapping) else None, None
     if names is None:
-        kind = _class_of(dataset)
+        kind = dataset_class(dataset)
         names, default = getattr(kind, "METAINFO", {}).get("classes"), getattr(kind, "__name__", None)
     if isinstance(names, str):  # of a file with a name on each line, or one name
         names = list_from_file(names) if osp.isfile(names) else [names]
@@ -101,7 +101,8 @@ def fault_in_names(classes: ClassNames, categories: Sequence[str]) -> str | None
     return None
 
 
-def _class_of(dataset: Mapping) -> Any:
+def dataset_class(dataset: Mapping) -> Any:
+    """The class of a data set's config; None where its type names none."""
     kind = dataset.get("type")
     if isinstance(kind, str):
         kind = DATASETS.get(kind)

@@ -9,11 +9,12 @@ from typing import Any
 
 from mmdet.engine.hooks import PipelineSwitchHook, YOLOXModeSwitchHook
 from mmdet.evaluation import CocoMetric
-from mmdet.registry import DATASETS, HOOKS, METRICS
+from mmdet.registry import HOOKS, METRICS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmrazor.engine.hooks import StopDistillHook
 
+from rekd_det.apis.class_names import dataset_class
 from rekd_det.evaluation import FasterCocoMetric
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
@@ -59,10 +60,9 @@ def check_hooks(cfg: Config) -> None:
 def _check_switchable(key: str, hook: type, loader: Mapping) -> None:
     """Raise HookError if a hook that changes the pipeline can't reach the data set whose pipeline it is."""
     dataset = loader.get("dataset")
-    kind = dataset.get("type") if isinstance(dataset, Mapping) else None
-    kind = DATASETS.get(kind) if isinstance(kind, str) else kind
+    kind = dataset_class(dataset) if isinstance(dataset, Mapping) else None
     needed = "pipeline" if hook is PipelineSwitchHook else "update_skip_type_keys"
-    if inspect.isclass(kind) and needed not in options_of(kind) | set(dir(kind)):
+    if kind is not None and needed not in options_of(kind) | set(dir(kind)):
         raise HookError(
             f"{key}: {hook.__name__} changes train_dataloader.dataset, which is a {kind.__name__}: the data set inside "
             "it would keep its pipeline. Put the wrapper inside, train for more epochs instead of repeating, or write "
