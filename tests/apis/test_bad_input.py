@@ -179,7 +179,8 @@ CASES = [
     ),
     Case(
         "key of the student in a test",
-        "--cfg-options model.test_cfg.rcnn.score_thr: the model is a distillation, which has no such option",
+        "--cfg-options model.test_cfg.rcnn.score_thr: the model is a distillation, which has no such option. "
+        "Options of the student are under model.architecture",
         ("model.test_cfg.rcnn.score_thr=0.9",),
         arguments=("{folder}/student.pth",),
         tool="test.py",
