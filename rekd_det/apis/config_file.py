@@ -139,6 +139,6 @@ def _check_pair_options(model: Any, options: Mapping[str, Any]) -> None:
         # A key of the student's is no typo, however similar one of the distillation's is.
         close = "" if name in model["architecture"] else did_you_mean(name, known)
         raise PreflightError(
-            f"--cfg-options {option}: the model is a distillation, which has no such option{close or '.'} Options of the student are under model.architecture, "
-            "those of the teacher under model.teacher.cfg_options"
+            f"--cfg-options {option}: the model is a distillation, which has no such option{close or '.'} Options of "
+            "the student are under model.architecture, those of the teacher under model.teacher.cfg_options"
         )
