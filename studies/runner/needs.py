@@ -70,10 +70,14 @@ class Backbones:
         student = config.model.architecture if is_pair(config.model) else config.model
         if "backbone" not in student:
             raise StudyError(f"pretrain: the detector {student.type} has no key 'backbone'")
-        key = digest_of(student.backbone)
+        own = copy.deepcopy(self._config)
+        own.model.backbone = _in_scope_of(own, student.backbone, config.get("default_scope", "mmdet"))
+        # Weights do not depend on which levels are read, so detectors that read other levels share a pre-training.
+        levels = self._config.model.backbone.get("out_indices")
+        if levels is not None and "out_indices" in own.model.backbone:
+            own.model.backbone.out_indices = levels
+        key = digest_of(own.model.backbone)
         if key not in self._known:
-            own = copy.deepcopy(self._config)
-            own.model.backbone = _in_scope_of(own, student.backbone, config.get("default_scope", "mmdet"))
             if "in_channels" in own.model.get("head", {}):
                 own.model.head.in_channels = _out_channels(own.model.backbone)
             pretrain = self._study.pretrain

@@ -49,6 +49,18 @@ def test_studies_share_equal_runs():
     assert len(set(folders.values())) == len(folders)  # no two arms or seeds are one run
 
 
+def test_detectors_that_read_other_levels_of_a_backbone_share_its_pre_training():
+    gfl, dino = (
+        {
+            run.folder
+            for run in with_needs(shipped_plan(ROOT / f"studies/groceries_{name}.yml"))
+            if run.arm == "pretrain"
+        }
+        for name in ("gfl", "dino")
+    )
+    assert gfl == dino and len(dino) == 2
+
+
 def test_an_arm_can_have_its_own_seeds(tmp_path):
     arms = {
         "alone": {"config": STUDENT, "seeds": [0, 1, 7]},
