@@ -10,8 +10,8 @@ rekd_hooks = [dict(type="mmrazor.PairCheckHook"), dict(type="mmrazor.DistillLogH
 # Not tuned on COCO, but with a small Faster R-CNN. On photographs (docs/study.md, "Faster R-CNN") beta 1 is 1.6 AP
 # above KD where the student overfits (5 seeds), and 0.4 with crops and a longer schedule (3 seeds, not significant).
 # No beta from 0.25 to 2 differs significantly from 1 (3 seeds); `foreground_only=True` and `top_k=0.95` lose 0.7. The
-# rest is from generated images (studies/results/README.md): with one seed, K 3 to 12, alpha 0.5 to 4 and tau 2
-# differed by no more than seeds do, and tau 4 was worse.
+# rest is from generated images (studies/results/README.md): with one seed, K 3 to 12, alpha 0.5 to 4 and tau 2 to 4
+# differed by no more than seeds do; tau 4 was lowest.
 distill = dict(
     type="rekd_det.ReKDDistill",
     distiller=dict(

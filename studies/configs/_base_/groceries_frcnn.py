@@ -1,4 +1,4 @@
-# The studies' Faster R-CNN for photographs of 128 pixels, whose objects are 29 to 95 pixels wide (90 % of them).
+# The studies' Faster R-CNN for photographs of 128 pixels, whose objects are 21 to 95 pixels wide (90 % of them).
 _base_ = "./frcnn.py"
 
 model = dict(
