@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,7 +223,6 @@ def draw_picture(data: Path, evaluation: Path, target: Path) -> None:
 @exit_on_input_error
 def main() -> None:
     # mmengine imports it whenever it reads an 'mmdet::' config; there is nothing to do about it here.
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     args = parse_args()
     started = time.monotonic()
     work = args.work_dir

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import warnings
 from os.path import relpath
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +86,6 @@ def _write_pair(out: Path, text: str) -> None:
 
 @exit_on_input_error
 def main() -> None:
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     args = parse_args()
     zoo = read_zoo()
     student, teacher = _side(args.student, "student", zoo), _side(args.teacher, "teacher", zoo)

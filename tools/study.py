@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,7 +76,6 @@ def parse_args() -> argparse.Namespace:
 @exit_on_input_error
 def main() -> None:
     # mmengine imports it whenever it reads an 'mmdet::' config; there is nothing to do about it here.
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     args = parse_args()
     study, root = read_study(args.study), args.out.absolute()
     if args.results is not None:

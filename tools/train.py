@@ -18,6 +18,7 @@ from rekd_det.apis.config_file import read_config
 from rekd_det.apis.hook_options import check_hooks
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
 from rekd_det.engine.runner.start import decide_start
+from rekd_det.utils.config_types import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,8 +49,7 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     choose_work_dir(cfg, args.work_dir, args.config)
     if args.amp:
-        kind = cfg.optim_wrapper.get("type", "OptimWrapper")
-        name = kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+        name = type_name(cfg.optim_wrapper.get("type", "OptimWrapper"))
         if name not in ("OptimWrapper", "AmpOptimWrapper", "BF16OptimWrapper"):
             raise PreflightError(f"--amp can't be combined with optim_wrapper.type={name}; leave one of the two out")
         # mmengine's AmpOptimWrapper has no CPU mode, and bf16 stays what the config wants.

@@ -6,7 +6,6 @@ typo, or another order, gives objects the labels of other classes, and nothing f
 
 from __future__ import annotations
 
-import inspect
 import os.path as osp
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -17,6 +16,7 @@ from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import DATASETS
 from mmengine.fileio import list_from_file
 
+from rekd_det.utils.config_types import type_class
 from rekd_det.utils.errors import did_you_mean
 
 #: how many names a message lists
@@ -103,10 +103,7 @@ def fault_in_names(classes: ClassNames, categories: Sequence[str]) -> str | None
 
 def dataset_class(dataset: Mapping) -> Any:
     """The class of a data set's config; None where its type names none."""
-    kind = dataset.get("type")
-    if isinstance(kind, str):
-        kind = DATASETS.get(kind)
-    return kind if inspect.isclass(kind) else None
+    return type_class(dataset.get("type"), DATASETS)
 
 
 def _list(names: Collection) -> str:

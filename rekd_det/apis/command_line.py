@@ -7,6 +7,7 @@ import os
 import os.path as osp
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -100,6 +101,7 @@ def exit_on_input_error(main: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(main)
     def guarded() -> None:
         ToolParser.traceback_wanted = False
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # mmengine's; it tells a user nothing
         try:
             main()
         except Exception as error:

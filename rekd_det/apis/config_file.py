@@ -1,7 +1,6 @@
 """Read a config file with the options of a command line, and report what would silently do nothing."""
 
 import difflib
-import inspect
 import os
 import os.path as osp
 import warnings
@@ -9,29 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from rekd_det.apis.preflight import PreflightError
+from rekd_det.engine.utils import RUNNER_KEYS
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
+from rekd_det.utils.config_types import type_name
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import check_preprocessors, is_pair, package_config, resolve_model_config
 
-# Keys at a config's top level that mmengine or the tools read: the Runner's arguments, and more.
-_READ_KEYS = {
-    *inspect.signature(Runner.__init__).parameters,
-    "_scope_",
-    "activation_checkpointing",
-    "compile",
-    "custom_imports",
-    "efficient_conv_bn_eval",
-    "find_unused_parameters",
-    "model_wrapper_cfg",
-    "runner_type",
-    "sync_bn",
-    "tta_model",
-    "tta_pipeline",
-}
+# Keys at a config's top level that mmengine or the tools read.
+_READ_KEYS = RUNNER_KEYS | {"_scope_", "custom_imports", "model_wrapper_cfg", "tta_model", "tta_pipeline"}
 
 
 def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
@@ -128,7 +115,7 @@ def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
 
 def _check_pair_options(model: Any, options: Mapping[str, Any]) -> None:
     """Raise PreflightError if a key of ``model`` is not one of ReKDDistill's, which a test would leave out silently."""
-    if not is_pair(model) or str(model.get("type")).rpartition(".")[2] != ReKDDistill.__name__:
+    if not is_pair(model) or type_name(model.get("type")) != ReKDDistill.__name__:
         return
     known = options_of(ReKDDistill) | {"type"}
     for option in options:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from mmrazor.engine.hooks import StopDistillHook
 
 from rekd_det.apis.class_names import dataset_class
 from rekd_det.evaluation import FasterCocoMetric
+from rekd_det.utils.config_types import type_class
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 
@@ -78,9 +78,8 @@ def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping, type]]:
     default = {f"default_hooks.{name}": hook for name, hook in (cfg.get("default_hooks") or {}).items()}
     custom = {f"custom_hooks.{index}": hook for index, hook in enumerate(cfg.get("custom_hooks") or [])}
     for key, hook in {**default, **custom}.items():
-        kind = hook.get("type") if isinstance(hook, Mapping) else None
-        kind = HOOKS.get(kind) if isinstance(kind, str) else kind
-        if inspect.isclass(kind):
+        kind = type_class(hook.get("type"), HOOKS) if isinstance(hook, Mapping) else None
+        if kind is not None:
             yield key, hook, kind
 
 
@@ -90,8 +89,7 @@ def _coco_names(cfg: Config) -> set[str] | None:
     evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators or []
     names = set()
     for evaluator in evaluators:
-        kind = evaluator.get("type") if isinstance(evaluator, Mapping) else None
-        kind = METRICS.get(kind) if isinstance(kind, str) else kind
+        kind = type_class(evaluator.get("type"), METRICS) if isinstance(evaluator, Mapping) else None
         kinds = evaluator.get("metric", "bbox") if kind in (CocoMetric, FasterCocoMetric) else "proposal"
         kinds = [kinds] if isinstance(kinds, str) else kinds
         if evaluator.get("metric_items") or not {"bbox", "segm"} >= set(kinds):

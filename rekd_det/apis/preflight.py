@@ -14,6 +14,7 @@ from mmengine.config import Config
 from rekd_det.apis.annotations import check_annotations
 from rekd_det.apis.class_names import class_names, reads_as_coco
 from rekd_det.apis.head_classes import check_head_classes
+from rekd_det.utils.config_types import type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
 
@@ -105,7 +106,7 @@ def _check_same_images(key: str, ann_file: str, theirs: Mapping[Any, str], read:
 
 def _check_dataset(key: str, dataset: Mapping, split: str) -> tuple[str, dict[Any, str] | None] | None:
     """Returns the annotation file that was looked into, and its images' names by id where they are known."""
-    if str(dataset.get("type")).rpartition(".")[2] in _DOWNLOADING and dataset.get("download", True):
+    if type_name(dataset.get("type")) in _DOWNLOADING and dataset.get("download", True):
         return None
     root, prefixes = dataset.get("data_root") or "", dataset.get("data_prefix") or {}
     paths: dict[str, tuple] = {"ann_file": (dataset.get("ann_file"), osp.isfile)}
@@ -132,7 +133,7 @@ def _check_dataset(key: str, dataset: Mapping, split: str) -> tuple[str, dict[An
 
 
 def _is_coco_metric(evaluator: Mapping) -> bool:
-    return str(evaluator.get("type")).rpartition(".")[2] in ("CocoMetric", "FasterCocoMetric")
+    return type_name(evaluator.get("type")) in ("CocoMetric", "FasterCocoMetric")
 
 
 def _check_exists(key: str, name: str, path: str, dataset: Mapping, exists: Callable[[str], bool]) -> None:

@@ -1,11 +1,23 @@
-"""What hooks and runner share."""
+"""What hooks, runner and the checks before a run share."""
 
 from __future__ import annotations
+
+import inspect
 
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
+
+#: keys at a config's top level that the Runner reads: its arguments, and what it looks up in the config
+RUNNER_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | {
+    "activation_checkpointing",
+    "compile",
+    "efficient_conv_bn_eval",
+    "find_unused_parameters",
+    "runner_type",
+    "sync_bn",
+}
 
 
 def distillation_of(runner: Runner) -> ReKDDistill:

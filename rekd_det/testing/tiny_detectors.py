@@ -19,6 +19,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from rekd_det.utils.config_types import type_name
 from rekd_det.utils.fixed_layers import fix_norms_and_dropout
 from rekd_det.utils.pair_config import resolve_model_config
 
@@ -209,7 +210,7 @@ def _shrink_teacher_inside(model: ConfigDict) -> None:
 
 
 def _shrink_backbone(model: ConfigDict, options: Mapping) -> None:
-    kind = str(model.backbone.type).rpartition(".")[2]
+    kind = type_name(model.backbone.type)
     if kind in _KEPT_BACKBONES or "shared_head" in model.get("roi_head", {}):  # a C4 head is the backbone's last stage
         return
     _BACKBONES.get(kind, _to_small_resnet)(model)

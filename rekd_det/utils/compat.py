@@ -1,7 +1,6 @@
-"""The only place with workarounds for particular versions of torch, mmengine and mmrazor.
+"""Workarounds for particular versions of torch, mmengine, mmcv and mmrazor, called once by ``import rekd_det``.
 
-:func:`apply` is called once, by ``import rekd_det``. Each mend first looks whether the thing it mends is broken, and
-leaves everything else alone.
+Each mends one thing that is broken in the versions of requirements.txt, and leaves everything else alone.
 """
 
 from __future__ import annotations
@@ -70,16 +69,10 @@ def _let_mmrazor_take_a_newer_mmcv() -> None:
         mmcv.__version__ = own
 
 
-def _mmrazor_needs_names_torch_lost() -> bool:
-    # MMRazor 1.0 imports these three; torch 2 made them private. MMRazor's guard then turns *every* name of that import
-    # into a placeholder that raises as soon as the module body uses it.
-    from torch.ao.quantization import fuser_method_mappings as mappings
-
-    return not all(hasattr(mappings, n) for n in ("reverse2", "reverse3", "reverse_sequential_wrapper2"))
-
-
 def _mend_mmrazor_import() -> None:
-    if _RAZOR_BACKENDS in sys.modules or not _mmrazor_needs_names_torch_lost():
+    # MMRazor 1.0 imports names that torch 2 made private. Its guard then turns *every* name of that import into a
+    # placeholder that raises as soon as the module body uses it.
+    if _RAZOR_BACKENDS in sys.modules:
         return
     # Quantization backends play no part in distillation; MMRazor itself uses these four `None` on torch < 1.13.
     stand_in = types.ModuleType(_RAZOR_BACKENDS, "Stand-in: MMRazor 1.0's original needs torch < 2.")
@@ -94,8 +87,6 @@ def _allow_training_state_in_checkpoints() -> None:
     That is the message hub (``HistoryBuffer``) with NumPy arrays and scalars, as :mod:`plain_arrays` reads them.
     ``weights_only`` itself is never switched off, so a checkpoint that carries anything else is refused.
     """
-    if not hasattr(torch.serialization, "add_safe_globals"):  # torch < 2.4 knows no allow-list
-        return
     from mmengine.logging.history_buffer import HistoryBuffer
 
     HistoryBuffer()  # its first instance registers the statistics

@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 
+from rekd_det.utils.config_types import type_class
 from rekd_det.utils.errors import InputError
 
 _SPEC_KEYS = {"cfg_path", "cfg_options", "pretrained"}
@@ -247,7 +248,5 @@ def _drop_distillation_hooks(cfg: Config) -> None:
 
 
 def _is_distillation_hook(hook: object) -> bool:
-    kind = hook.get("type") if isinstance(hook, Mapping) else type(hook)
-    if isinstance(kind, str):
-        kind = HOOKS.get(kind)
+    kind = type_class(hook.get("type") if isinstance(hook, Mapping) else type(hook), HOOKS)
     return getattr(kind, "__module__", "").partition(".")[0] in ("rekd_det", "mmrazor")

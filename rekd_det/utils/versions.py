@@ -6,7 +6,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 
 #: packages that bring a module, the usual one first, then the maintained fork
-_PACKAGES = dict(mmcv=("mmcv", "onedl-mmcv", "mmcv-full"), mmdet=("mmdet", "onedl-mmdetection"))
+_PACKAGES = dict(mmcv=("mmcv", "onedl-mmcv"), mmdet=("mmdet", "onedl-mmdetection"))
 
 
 def check() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from rekd_det.utils.config_types import type_name
 from rekd_det.utils.pair_config import resolve_model_config
 
 #: keys of a config that decide what is trained and what its test gives
@@ -108,8 +109,7 @@ def data_roots(config: Any) -> set[str]:
 
 
 def _name(hook: Any) -> str:
-    kind = hook.get("type") if isinstance(hook, Mapping) else type(hook)
-    return (kind if isinstance(kind, str) else getattr(kind, "__name__", "")).rpartition(".")[2]
+    return type_name(hook.get("type") if isinstance(hook, Mapping) else type(hook))
 
 
 def _plain(value: Any, roots: list[str], key: str = "") -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -26,9 +26,5 @@ def hardware() -> dict[str, object]:
 def versions() -> dict[str, str]:
     """Of this package, of Python and of what decides a training's result."""
     found = {"rekd_det": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # mmcv is also distributed as mmcv-lite and the like
-            found[name] = "unknown"
-    return found
+    # The modules know their versions, whichever package brought them: the maintained forks have other names.
+    return found | {name: importlib.import_module(name).__version__ for name in _PACKAGES}

@@ -34,13 +34,13 @@ class Processes:
     """Runs programs, several at once from as many threads, until it is stopped.
 
     Args:
-        lock: file descriptor that every program inherits, see :func:`hold`; None for no lock.
+        lock: file descriptor that every program inherits, see :func:`hold`.
         silence_s: a program that writes nothing for as many seconds is killed.
     """
 
-    def __init__(self, lock: int | None = None, silence_s: float = SILENCE_S) -> None:
+    def __init__(self, lock: int, silence_s: float = SILENCE_S) -> None:
         self._silence_s = silence_s
-        self._inherited = () if lock is None else (lock,)
+        self._inherited = (lock,)
         self._guard = threading.Lock()
         self._alive: set[subprocess.Popen] = set()
         self._stopped = False

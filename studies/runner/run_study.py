@@ -46,8 +46,8 @@ def run_study(
         jobs: runs at once, see :func:`studies.runner.slots.make_slots`.
         only: names of arms; the others are left for another time. None given: all.
         silence_s: a training or a test that says nothing for as many seconds is killed and has failed.
-        launcher: how one training is started; with another than 'none', one run follows the other.
         budget_s: seconds after which it ends by itself; only runs that fit start. None: no limit.
+        launcher: how one training is started; with another than 'none', one run follows the other.
 
     Returns:
         How many runs failed.

@@ -51,16 +51,6 @@ def test_custom_imports_is_all_a_config_needs(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_mmrazor_is_left_alone_where_torch_has_the_names_that_it_imports(monkeypatch):
-    from torch.ao.quantization import fuser_method_mappings
-
-    monkeypatch.delitem(sys.modules, compat._RAZOR_BACKENDS)
-    for name in ("reverse2", "reverse3", "reverse_sequential_wrapper2"):
-        monkeypatch.setattr(fuser_method_mappings, name, lambda f: f, raising=False)
-    compat._mend_mmrazor_import()
-    assert compat._RAZOR_BACKENDS not in sys.modules
-
-
 def test_an_mmrazor_that_is_already_there_is_kept(monkeypatch):
     original = object()
     monkeypatch.setitem(sys.modules, compat._RAZOR_BACKENDS, original)

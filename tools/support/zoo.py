@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from rekd_det.apis.zoo_models import ZOO
 from rekd_det.models.adapters.base import HEAD_ATTRIBUTES
+from rekd_det.utils.config_types import type_name
 
 #: models without a detector: they embed boxes, or only propose them
 _NO_DETECTOR = ("BaseReID", "RPN")
@@ -45,7 +46,7 @@ class ZooConfig:
         inner = box_head[0] if isinstance(box_head, list) else box_head or head
         stages = ("as_two_stage", "with_box_refine")
         return (
-            *(_type(part) for part in (self.model, head, inner, inner.get("loss_cls") or {})),
+            *(type_name(part.get("type")) for part in (self.model, head, inner, inner.get("loss_cls") or {})),
             *(name for name in stages if self.model.get(name)),
         )
 
@@ -93,11 +94,6 @@ def _read(file: Path) -> ZooConfig | None:
         # What wraps a detector preprocesses for it, frames or several views at once.
         model = dict(data_preprocessor=dict(type="DetDataPreprocessor", pad_size_divisor=32)) | dict(model["detector"])
     # Some files hold a schedule, test-time augmentation or a model that is not a detector.
-    if not isinstance(model, Mapping) or "type" not in model or _type(model) in _NO_DETECTOR:
+    if not isinstance(model, Mapping) or "type" not in model or type_name(model["type"]) in _NO_DETECTOR:
         return None
     return ZooConfig(path, model)
-
-
-def _type(part: Any) -> str:
-    kind = part.get("type", "") if isinstance(part, Mapping) else ""
-    return (kind if isinstance(kind, str) else kind.__name__).rpartition(".")[2]

@@ -26,6 +26,7 @@ from rekd_det.analysis.pair_check.pair_measure import (
     step_seconds,
     synthetic_batch,
 )
+from rekd_det.apis.export import count_parameters
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
@@ -119,7 +120,7 @@ def _build(cfg: Config, found: Findings) -> ReKDDistill:
     found.row("loss", model.distiller.loss)
     if model.distiller.box_loss is not None:
         found.row("box loss", model.distiller.box_loss)
-    ratio = _count(model.teacher) / _count(model.student)
+    ratio = count_parameters(model.teacher) / count_parameters(model.student)
     if ratio < 1:
         found.notes.append(
             f"the teacher has {ratio:.2f} times the student's parameters: were model.teacher and model.architecture "
@@ -312,12 +313,8 @@ def _drop_pretrained(config: Any) -> set[str]:
     return dropped
 
 
-def _count(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 def _millions(module: torch.nn.Module) -> str:
-    return f"{_count(module) / 1e6:.1f}"
+    return f"{count_parameters(module) / 1e6:.1f}"
 
 
 def _some(names: tuple[str, ...] | None) -> str:

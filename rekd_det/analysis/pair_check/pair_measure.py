@@ -14,6 +14,7 @@ from mmengine.logging import MessageHub
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from rekd_det.apis.export import count_parameters
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.log_names import is_loss
 
@@ -148,7 +149,7 @@ def detector_cost(detector: Any, batch: Mapping) -> Cost:
             hook.remove()
         detector.train(was_training)
     return Cost(
-        parameters=sum(p.numel() for p in detector.parameters()),
+        parameters=count_parameters(detector),
         size=tuple(image.shape[-2:]),
         feature_flops=feature_flops,
         total_flops=total,

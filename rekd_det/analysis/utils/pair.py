@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from rekd_det.apis.preflight import check_data
 from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix, weights_of
+from rekd_det.utils.config_types import type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.fixed_layers import fix_norms_and_dropout
@@ -101,7 +102,7 @@ def build_images(cfg: Config, split: str) -> Dataset:
     loading = _find(cfg.train_dataloader.dataset, "LoadAnnotations")
     if loading is None:
         raise AnalysisError("train_dataloader.dataset: no pipeline in it has a LoadAnnotations")
-    pipeline = [t for t in _pipeline(cfg.val_dataloader.dataset) if t["type"].rpartition(".")[2] != "LoadAnnotations"]
+    pipeline = [t for t in _pipeline(cfg.val_dataloader.dataset) if type_name(t["type"]) != "LoadAnnotations"]
     pipeline.insert(1, loading)  # behind the image
     return DATASETS.build(_plain(cfg[f"{split}_dataloader"].dataset, pipeline))
 
@@ -158,7 +159,7 @@ def _pipeline(dataset: Mapping) -> list:
 def _find(node: Any, kind: str) -> Any:
     """The first transform of a type in a data set's config, wrappers and nested data sets included."""
     if isinstance(node, Mapping):
-        if str(node.get("type")).rpartition(".")[2] == kind:
+        if type_name(node.get("type")) == kind:
             return node
         node = list(node.values())
     if isinstance(node, (list, tuple)):

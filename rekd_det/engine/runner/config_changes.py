@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
+from rekd_det.engine.utils import RUNNER_KEYS
 from rekd_det.utils.config_text import parse_config_text
 from rekd_det.utils.errors import InputError
 
@@ -20,14 +19,6 @@ _RESTORED = re.compile(
     r"|optim_wrapper\.(.+\.)?(optimizer\.(?!type$).*|paramwise_cfg(\..*)?)"
     r"|param_scheduler\.(.+\.)?(?!type$)[^.]+"
 )
-_READ = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}) | {
-    "activation_checkpointing",
-    "compile",
-    "efficient_conv_bn_eval",
-    "find_unused_parameters",
-    "runner_type",
-    "sync_bn",
-}
 # Where a training starts and what started it. They differ in nearly every resume, and change nothing in it.
 _OF_THE_START = {"work_dir", "load_from", "resume", "launcher", "experiment_name"}
 _MOST = 40
@@ -90,7 +81,7 @@ def compare(old: Mapping, new: Mapping, seed: int | None = None) -> Iterator[Cha
         after["randomness.seed"] = seed
     for key in sorted({*before, *after}):
         top = key.partition(".")[0]
-        if top not in _READ - _OF_THE_START or before.get(key, _ABSENT) == after.get(key, _ABSENT):
+        if top not in RUNNER_KEYS - _OF_THE_START or before.get(key, _ABSENT) == after.get(key, _ABSENT):
             continue
         was, now = (repr(values[key]) if key in values else _ABSENT for values in (before, after))
         yield Change(key, was, now, restored=_RESTORED.fullmatch(key) is not None)

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import RUNNERS
+from mmengine.registry import HOOKS, LOOPS, RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
@@ -30,10 +30,9 @@ from rekd_det.engine.runner.wrapping import check_wrapper
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, is_local
+from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import custom_imports
-
-_EPOCH_LOOPS = ("EpochBasedTrainLoop", "mmengine.EpochBasedTrainLoop", EpochBasedTrainLoop)
 
 
 @RUNNERS.register_module()
@@ -112,8 +111,7 @@ class ReKDRunner(Runner):
         """
         model = self.model.module if is_model_wrapper(self.model) else self.model
         kind = isinstance(optim_wrapper, Mapping) and optim_wrapper.get("constructor")
-        name = kind.rpartition(".")[2] if isinstance(kind, str) else getattr(kind, "__name__", None)
-        if name in (None, "DefaultOptimWrapperConstructor") or not isinstance(model, ReKDDistill):
+        if type_name(kind) in ("", "DefaultOptimWrapperConstructor") or not isinstance(model, ReKDDistill):
             return super().build_optim_wrapper(optim_wrapper)
         whole, self.model = self.model, model.student
         try:
@@ -131,7 +129,7 @@ class ReKDRunner(Runner):
         """Register mmengine's default hooks, with SafeCheckpointHook in place of CheckpointHook."""
         hooks = dict(hooks or {})
         checkpoint = hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))
-        if isinstance(checkpoint, Mapping) and checkpoint.get("type") in ("CheckpointHook", CheckpointHook):
+        if isinstance(checkpoint, Mapping) and type_class(checkpoint.get("type"), HOOKS) is CheckpointHook:
             hooks["checkpoint"] = {**checkpoint, "type": SafeCheckpointHook}
         super().register_default_hooks(hooks)
         self._generators, self._position = GeneratorsHook(), PositionHook()
@@ -145,7 +143,9 @@ class ReKDRunner(Runner):
             different = self._randomness_cfg.get("diff_rank_seed", False)
             loader = self.build_dataloader(config, seed=self.seed, diff_rank_seed=different)
             self._train_dataloader = SeededLoader.around(loader, self.seed)
-        if isinstance(loop, Mapping) and (loop.get("by_epoch") or loop.get("type") in _EPOCH_LOOPS):
+        if isinstance(loop, Mapping) and (
+            loop.get("by_epoch") or type_class(loop.get("type"), LOOPS) is EpochBasedTrainLoop
+        ):
             loop = {**{k: v for k, v in loop.items() if k != "by_epoch"}, "type": ResumableEpochLoop}
         try:
             return super().build_train_loop(loop)

@@ -67,9 +67,13 @@ def _start_group(cfg: Config | dict) -> None:
 
 def _find(work_dir: str, named: str | None) -> tuple[str | None, tuple | None]:
     path = named or find_latest_checkpoint(work_dir)
-    if path is not None and can_be_checked(path):
+    if path is None:
+        return None, None
+    if is_local(path):
+        return path, _identity(path)  # which checks it
+    if can_be_checked(path):
         check_resumable(path)
-    return path, _identity(path) if path is not None and is_local(path) else None
+    return path, None
 
 
 def _identity(path: str) -> tuple:

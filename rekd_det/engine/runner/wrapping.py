@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
+from rekd_det.utils.config_types import type_name
 from rekd_det.utils.errors import InputError
 
 
@@ -27,7 +28,7 @@ def check_wrapper(cfg: Config, wrapper: Mapping | None, model: nn.Module) -> Non
     if not isinstance(model, ReKDDistill):
         return
     kind: Any = (wrapper or {}).get("type", "MMDistributedDataParallel")
-    name = kind if isinstance(kind, str) else kind.__name__
+    name = type_name(kind)
     if "FullySharded" in name or "FSDP" in name:
         raise InputError(
             f"model_wrapper_cfg.type='{name}' is not supported: a distillation calls single layers of both heads, past "

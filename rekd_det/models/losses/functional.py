@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Stands for -inf: exp() of it is 0 in every dtype, and 0 * _MASKED is 0 where 0 * inf is NaN.
-_MASKED = -1.0e9
-# Below every logit, masked ones included.
-_OUT = 2 * _MASKED
+#: stands for -inf: exp() of it is 0 in every dtype, and 0 * MASKED is 0 where 0 * inf is NaN
+MASKED = -1.0e9
+#: below every logit, masked ones included: a class taken out of a tail that is masked altogether
+OUT = 2 * MASKED
 
 
 class TopKTerms(NamedTuple):
@@ -100,7 +100,7 @@ def sigmoid_terms(student: Tensor, teacher: Tensor, top_index: Tensor, tau: floa
     # The tail, given that some of it is present, is an exponential family in its logits: its mean is `given`, its log
     # partition function is the log-odds of A. So no small A is divided by, and no difference of small numbers is taken.
     kl_tail = (given_t * (t - s)).sum(1) - log_odds_t + log_odds_s
-    alive = t.masked_fill(in_top, _MASKED).amax(1) > 0.5 * _MASKED
+    alive = t.masked_fill(in_top, MASKED).amax(1) > 0.5 * MASKED
     per_class = kl_bernoulli(student, teacher, tau)
     p = t.sigmoid()
     return TopKTerms(
@@ -125,7 +125,7 @@ def some_present(logits: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
     Where the largest logit is below ``RARE``, the odds are proportional to ``exp(logit)``: all logits are then shifted
     up to it, and the log-odds back, so that nothing underflows.
     """
-    logits = logits.masked_fill(~tail, _OUT)
+    logits = logits.masked_fill(~tail, OUT)
     shift = (RARE[logits.dtype] - logits.detach().amax(1, keepdim=True)).clamp(min=0.0)
     shifted = logits + shift
     none = F.logsigmoid(-shifted).sum(1, keepdim=True)  # log(1 - A)
@@ -227,7 +227,7 @@ def standardized(logits: Tensor) -> Tensor:
     Logit standardization (Sun et al., CVPR 2024). Masked classes (-inf) stay so and are left out of the mean.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    there = logits >= _MASKED
+    there = logits >= MASKED
     count = there.sum(1, keepdim=True)
     x = logits.masked_fill(~there, 0.0)
     x = (x - x.sum(1, keepdim=True) / count.clamp(min=1)).masked_fill(~there, 0.0)
@@ -265,7 +265,7 @@ def _as_mask(top_index: Tensor, shape: torch.Size) -> Tensor:
 def scaled(logits: Tensor, tau: float) -> Tensor:
     """``logits / tau`` in fp32 (or fp64), where a masked class (-inf) is finite and has no gradient."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    return (logits / tau).masked_fill(logits < _MASKED, _MASKED)
+    return (logits / tau).masked_fill(logits < MASKED, MASKED)
 
 
 def _log_softmax(logits: Tensor, tau: float) -> Tensor:
@@ -273,13 +273,13 @@ def _log_softmax(logits: Tensor, tau: float) -> Tensor:
 
 
 def _masked_logsumexp(x: Tensor, mask: Tensor) -> Tensor:
-    """``logsumexp`` over the classes in the mask, ``(N,)``; about ``_MASKED`` where the mask is empty."""
-    return torch.logsumexp(x.masked_fill(~mask, _MASKED), dim=1)
+    """``logsumexp`` over the classes in the mask, ``(N,)``; about ``MASKED`` where the mask is empty."""
+    return torch.logsumexp(x.masked_fill(~mask, MASKED), dim=1)
 
 
 def _kl_within(t: Tensor, s: Tensor, t_mass: Tensor, s_mass: Tensor, mask: Tensor) -> Tensor:
     """KL between the distributions renormalised inside the mask, ``(N,)``; 0 where the teacher has nothing in it."""
-    log_p = (t - t_mass[:, None]).masked_fill(~mask, _MASKED)
-    log_q = (s - s_mass[:, None]).masked_fill(~mask, _MASKED)
+    log_p = (t - t_mass[:, None]).masked_fill(~mask, MASKED)
+    log_q = (s - s_mass[:, None]).masked_fill(~mask, MASKED)
     kl = (log_p.exp() * (log_p - log_q)).sum(1)
-    return kl.masked_fill(t_mass < 0.5 * _MASKED, 0.0)
+    return kl.masked_fill(t_mass < 0.5 * MASKED, 0.0)

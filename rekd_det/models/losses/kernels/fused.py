@@ -17,15 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rekd_det.models.losses.functional import RARE, adaptive_k, keep_share, topk_index
+from rekd_det.models.losses.functional import MASKED, OUT, RARE, adaptive_k, keep_share, topk_index
 from rekd_det.models.losses.kernels.function import LossInputs, computes_early
 from rekd_det.models.losses.kernels.spec import KDSpec
 from rekd_det.models.losses.kernels.threads import on_threads
 
-# A logit below this is a masked class. As in the oracle: exp() of it is 0, and products with it stay finite.
-_MASKED = -1.0e9
-# Where a class is taken out of the tail, it must stay below a tail that is masked altogether.
-_OUT = 2 * _MASKED
 # 2048 rows of 80 classes: a handful of fp32 temporaries of this size share a core's L2 cache.
 _CPU_BLOCK = 2048 * 80
 _DEVICE_BLOCK = 1 << 22
@@ -144,15 +140,15 @@ def _load(inputs: LossInputs, spec: KDSpec, part: slice, memory: Tensor) -> _Blo
     for side, source in ((t, inputs.teacher[part]), (s, inputs.student[part])):
         logits = side[:, :num_logits]
         if source.dtype == side.dtype:
-            torch.clamp(source, min=_MASKED, out=logits)
+            torch.clamp(source, min=MASKED, out=logits)
         else:
-            logits.copy_(source).clamp_(min=_MASKED)
+            logits.copy_(source).clamp_(min=MASKED)
         if spec.activation == "implicit_bg":
             side[:, num_logits:].zero_()
     masked = None
     # Elsewhere than on CPU the look at the minimum would wait for the device.
-    if not on_cpu or float(s.amin()) <= _MASKED:
-        masked = inputs.student[part] < _MASKED
+    if not on_cpu or float(s.amin()) <= MASKED:
+        masked = inputs.student[part] < MASKED
 
     if inputs.weight is None:
         weight = torch.ones((), dtype=t.dtype, device=t.device).expand(t.shape[0], 1)
@@ -174,7 +170,7 @@ def _top_set(x: Tensor, spec: KDSpec, scratch: Tensor) -> tuple[Tensor, Tensor |
     background = None
     if spec.background is not None:
         background = x[:, spec.background].clone()
-        x[:, spec.background] = _OUT
+        x[:, spec.background] = OUT
     keep = None
     if spec.share is None:
         top = _top_k(x, spec.top_k, *scratch)
@@ -270,10 +266,10 @@ def _sides(
 ) -> _Sides:
     """Shift ``x`` in place and exponentiate it into ``e``, except the columns ``outside`` ``(2, R, K)`` that count."""
     if outside is not None:
-        _put(x, outside, keep, _OUT)
+        _put(x, outside, keep, OUT)
     top = x.amax(2, keepdim=True)
     x.sub_(top)
-    alive = top[0] > 0.5 * _MASKED
+    alive = top[0] > 0.5 * MASKED
     if tau != 1.0:
         x.div_(tau)
         top = top / tau
@@ -302,7 +298,7 @@ def _grad(sides: _Sides, on_kl: Tensor, on_mass: Tensor) -> Tensor:
 def _softmax_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: bool) -> tuple[Tensor, Tensor | None]:
     weight = block.row_weight
     index = None if block.top is None else block.top.expand(2, *block.top.shape)
-    top = None if index is None else _sides(_take(block.x, index, block.keep, _OUT), None, spec.tau)
+    top = None if index is None else _sides(_take(block.x, index, block.keep, OUT), None, spec.tau)
     tail = _sides(block.x, block.e, spec.tau, index, block.keep)
     kl_tail = _kl(tail)
     if top is None:
@@ -343,15 +339,15 @@ def _sigmoid_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: b
     top_grad = None
     if block.top is not None:
         index = block.top.expand(2, *block.top.shape)
-        t, s = _take(x, index, block.keep, _OUT)
+        t, s = _take(x, index, block.keep, OUT)
         top_total = t.sigmoid().sum(1, keepdim=True)
         kl, top_grad = _bernoulli(t, s)
         kl_top = kl.sum(1, keepdim=True)
-        _put(x, index, block.keep, _OUT)
+        _put(x, index, block.keep, OUT)
 
     # As in the oracle: a tail whose categories are all rare is shifted up, where nothing underflows.
     top = x.amax(2, keepdim=True)
-    alive = top[0] > 0.5 * _MASKED / spec.tau  # x is divided by tau already, masked classes too
+    alive = top[0] > 0.5 * MASKED / spec.tau  # x is divided by tau already, masked classes too
     shift = (RARE[x.dtype] - top).clamp_(min=0.0)
     y = torch.add(x, shift, out=block.e).clamp_(min=_RARE_FLOOR[x.dtype])
     none = F.logsigmoid(-y).sum(2, keepdim=True)

@@ -451,25 +451,25 @@ class TritonEngine:
     """
 
     def forward(
-        self, rows: LossInputs, spec: KDSpec, scale: float | Tensor, with_grad: bool
+        self, inputs: LossInputs, spec: KDSpec, scale: float | Tensor, with_grad: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        early = with_grad and computes_early(rows)
-        grad = torch.empty_like(rows.student, memory_format=torch.contiguous_format) if early else None
-        matrix = spec.matrix(rows.student.device)
+        early = with_grad and computes_early(inputs)
+        grad = torch.empty_like(inputs.student, memory_format=torch.contiguous_format) if early else None
+        matrix = spec.matrix(inputs.student.device)
         coef = matrix.sum(0) * scale
-        partial = _launch(rows, spec, coef, None, grad, with_sums=True)
+        partial = _launch(inputs, spec, coef, None, grad, with_sums=True)
         assert partial is not None
         sums = partial.sum(0)
         return (matrix * sums[:4]).sum(1) * scale, sums[4], grad
 
     def backward(
-        self, rows: LossInputs, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
+        self, inputs: LossInputs, spec: KDSpec, scale: float | Tensor, upstream: Tensor, buffer: Tensor | None
     ) -> Tensor:
         upstream = upstream.contiguous()
         coef = (upstream[:, None] * spec.matrix(upstream.device)).sum(0) * scale
         if buffer is None:
-            grad = torch.empty_like(rows.student, memory_format=torch.contiguous_format)
-            _launch(rows, spec, coef, None, grad, with_sums=False)
+            grad = torch.empty_like(inputs.student, memory_format=torch.contiguous_format)
+            _launch(inputs, spec, coef, None, grad, with_sums=False)
             return grad
         if buffer.numel():
             factor = upstream[0]
@@ -479,19 +479,19 @@ class TritonEngine:
                     buffer, upstream, factor, buffer.numel(), J=len(spec.parts), BLOCK=_SCALE_BLOCK
                 )
         if len(spec.parts) > 1:
-            _launch(rows, spec, coef, upstream, buffer, with_sums=False)
+            _launch(inputs, spec, coef, upstream, buffer, with_sums=False)
         return buffer
 
 
 def _launch(
-    rows: LossInputs, spec: KDSpec, coef: Tensor, upstream: Tensor | None, grad: Tensor | None, with_sums: bool
+    inputs: LossInputs, spec: KDSpec, coef: Tensor, upstream: Tensor | None, grad: Tensor | None, with_sums: bool
 ) -> Tensor | None:
     """Run the kernel over all rows; the sums of each program ``(programs, 5)`` if asked for.
 
     With ``upstream`` the kernel leaves ``grad`` as it is where all of ``upstream`` are equal.
     """
     # Columns of a row must be adjacent; rows may lie apart.
-    student, teacher = (x if x.stride(1) == 1 else x.contiguous() for x in (rows.student, rows.teacher))
+    student, teacher = (x if x.stride(1) == 1 else x.contiguous() for x in (inputs.student, inputs.teacher))
     num_rows, num_logits = student.shape
     at = tile(spec, num_logits, student.element_size())
     # Like an index of Python: -1 is the last column, the implicit background where there is one.
@@ -504,8 +504,8 @@ def _launch(
             _rows_kernel[(programs,)](
                 student,
                 teacher,
-                student if rows.labels is None else rows.labels.contiguous(),
-                student if rows.weight is None else rows.weight.contiguous(),
+                student if inputs.labels is None else inputs.labels.contiguous(),
+                student if inputs.weight is None else inputs.weight.contiguous(),
                 coef,
                 coef if upstream is None else upstream,
                 student if grad is None else grad,
@@ -519,7 +519,7 @@ def _launch(
                 spec.share or 0.0,
                 skip,
                 **constants(
-                    spec, num_logits, at, rows.weight is not None, grad is not None, with_sums, upstream is not None
+                    spec, num_logits, at, inputs.weight is not None, grad is not None, with_sums, upstream is not None
                 ),
                 num_warps=at.warps,
                 **OPTIONS,
