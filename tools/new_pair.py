@@ -99,9 +99,9 @@ def main() -> None:
     config = Config.fromfile(student.file)
     _check_targets(out, control, (student, teacher), args.force)
     _write_pair(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint))
-    kept = control.exists() and not args.force and control.read_text(encoding="utf-8") != control_text(base)
+    kept = control.exists() and not args.force and control.read_text(encoding="utf-8") != control_text(config, base)
     if not kept:
-        _write(control, control_text(base))
+        _write(control, control_text(config, base))
     print(f"student     {student.description}")
     print(f"teacher     {teacher.description}")
     print(f"checkpoint  {checkpoint}")

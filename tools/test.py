@@ -89,12 +89,13 @@ def enable_tta(cfg: Config) -> None:
     if "tta_model" not in cfg:
         warnings.warn("no `tta_model` in the config: merging by NMS at IoU 0.5", stacklevel=2)
         nms = dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
-        cfg.tta_model = dict(type="DetTTAModel", tta_cfg=nms)
+        cfg.tta_model = dict(type="mmdet.DetTTAModel", tta_cfg=nms)
     datasets = [dataset for _, dataset in plain_datasets(cfg.test_dataloader.dataset)]
     pipeline = datasets[0].pipeline
     if "tta_pipeline" not in cfg:
         warnings.warn("no `tta_pipeline` in the config: testing with and without flip", stacklevel=2)
-        flips = [dict(type="RandomFlip", prob=prob) for prob in (1.0, 0.0)]
+        package = "mmpretrain" if classifies_images(cfg) else "mmdet"  # the config's scope may be unset
+        flips = [dict(type=f"{package}.RandomFlip", prob=prob) for prob in (1.0, 0.0)]
         pack = deepcopy(pipeline[-1])
         if not classifies_images(cfg):
             pack.meta_keys = (

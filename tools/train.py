@@ -15,6 +15,7 @@ from rekd_det.apis.command_line import (
     export_local_rank,
 )
 from rekd_det.apis.config_file import read_config
+from rekd_det.apis.first_weights import check_first_weights
 from rekd_det.apis.hook_options import check_hooks
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
 from rekd_det.engine.runner.start import decide_start
@@ -74,12 +75,17 @@ def main() -> None:
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
     cfg = read_config(args.config, args.cfg_options)
+    asked = dict(resume=cfg.get("resume", False), load_from=cfg.get("load_from"))
     apply_arguments(cfg, args)
     check_work_dir(cfg.work_dir)
     note = decide_start(cfg, auto=args.resume == "auto")
+    check_first_weights(cfg)
     check_hooks(cfg)
     check_data(cfg, ("train", "val"))
     runner = build_runner(cfg)
+    # The Runner has saved a config that resumes: a training from it would continue this one's checkpoint.
+    runner.cfg.merge_from_dict(asked)
+    runner.dump_config()
     if note is not None:
         runner.logger.warning(note)
     runner.train()

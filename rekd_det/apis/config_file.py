@@ -9,13 +9,11 @@ from typing import Any
 
 from mmengine.config import Config
 
+from rekd_det.apis.pair_keys import check_pair_keys, check_pair_options
 from rekd_det.apis.preflight import PreflightError
 from rekd_det.engine.utils import RUNNER_KEYS
-from rekd_det.models.algorithms.rekd_distill import ReKDDistill
-from rekd_det.utils.config_types import type_name
 from rekd_det.utils.errors import InputError, did_you_mean
-from rekd_det.utils.options import options_of
-from rekd_det.utils.pair_config import check_preprocessors, is_pair, package_config, resolve_model_config
+from rekd_det.utils.pair_config import is_pair, package_config
 
 # Keys at a config's top level that mmengine or the tools read.
 _READ_KEYS = RUNNER_KEYS | {"_scope_", "custom_imports", "model_wrapper_cfg", "tta_model", "tta_pipeline"}
@@ -29,16 +27,15 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         options: What ``--cfg-options`` gave: dotted keys and values.
 
     Raises:
-        PreflightError: If there is no such file, or an option's first key names nothing.
+        PreflightError: If there is no such file, an option names nothing, or a key does not go with a pair.
         PairError: If a package has no such config, or a pair has two data preprocessors that differ.
     """
     cfg = package_config(path, "config") if "::" in path else _config_of_file(path)
     _warn_of_mistyped_keys(cfg, path)
     if options:
-        _check_pair_options(cfg.get("model"), options)
+        check_pair_options(cfg.get("model"), options)
         merge_options(cfg, options, path)
-    if is_pair(cfg.get("model")):
-        _check_one_preprocessor(cfg)
+    check_pair_keys(cfg)
     return cfg
 
 
@@ -61,15 +58,6 @@ def _warn_of_mistyped_keys(cfg: Config, path: str) -> None:
         close = difflib.get_close_matches(key, _READ_KEYS, n=1, cutoff=0.9)
         if close:
             warnings.warn(f"{path}: nothing reads '{key}'; did you mean '{close[0]}'?", stacklevel=3)
-
-
-def _check_one_preprocessor(cfg: Config) -> None:
-    """Raise PairError if a pair has a data preprocessor beside its student's own that says something else."""
-    student = resolve_model_config(cfg.model.architecture, "model.architecture")
-    check_preprocessors(cfg.get("data_preprocessor"), student)
-    outer = cfg.model.get("data_preprocessor")
-    if outer is not None and "type" not in outer:  # one with a type is MMRazor's way, for training and test
-        check_preprocessors(outer, student)
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any], path: str) -> None:
@@ -110,22 +98,4 @@ def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
             f"from it stays; set the keys that use it (data_root: train_dataloader.dataset."
             "data_root and the like)",
             stacklevel=3,
-        )
-
-
-def _check_pair_options(model: Any, options: Mapping[str, Any]) -> None:
-    """Raise PreflightError if a key of ``model`` is not one of ReKDDistill's, which a test would leave out silently."""
-    if not is_pair(model) or type_name(model.get("type")) != ReKDDistill.__name__:
-        return
-    known = options_of(ReKDDistill) | {"type"}
-    for option in options:
-        first, _, key = option.partition(".")
-        name = key.partition(".")[0]
-        if first != "model" or not key or name in known:
-            continue
-        # A key of the student's is no typo, however similar one of the distillation's is.
-        close = "" if name in model["architecture"] else did_you_mean(name, known)
-        raise PreflightError(
-            f"--cfg-options {option}: the model is a distillation, which has no such option{close or '.'} Options of "
-            "the student are under model.architecture, those of the teacher under model.teacher.cfg_options"
         )

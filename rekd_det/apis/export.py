@@ -144,7 +144,7 @@ def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = F
         for key, value in weights.items():
             if value.is_floating_point():
                 weights[key] = value.half()
-    init_default_scope(cfg.get("default_scope", "mmdet"))
+    init_default_scope(cfg.get("default_scope") or "mmdet")
     student = MODELS.build(copy.deepcopy(cfg.model))
     load_weights(student, weights, source)
     meta = meta_of(checkpoint)

@@ -15,7 +15,7 @@ from mmrazor.engine.hooks import StopDistillHook
 
 from rekd_det.apis.class_names import dataset_class
 from rekd_det.evaluation import FasterCocoMetric
-from rekd_det.utils.config_types import type_class
+from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 
@@ -71,7 +71,7 @@ def _check_switchable(key: str, hook: type, loader: Mapping) -> None:
 
 
 def _counts_iterations(train_cfg: Mapping) -> bool:
-    return str(train_cfg.get("type")).endswith("IterBasedTrainLoop") or train_cfg.get("by_epoch") is False
+    return type_name(train_cfg.get("type")) == "IterBasedTrainLoop" or train_cfg.get("by_epoch") is False
 
 
 def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping, type]]:

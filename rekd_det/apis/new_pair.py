@@ -9,6 +9,7 @@ from rekd_det.models.adapters import ADAPTERS, RCNNAdapter
 from rekd_det.models.adapters.base import HEAD_ATTRIBUTES, HeadAdapter
 from rekd_det.models.adapters.dense.dense import RetinaAdapter
 from rekd_det.models.adapters.dense.gfl import GFLAdapter
+from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError
 
 
@@ -37,13 +38,21 @@ def pair_text(student: Config, student_base: str, our_bases: str, teacher: str, 
         f'    teacher=dict(cfg_path="{teacher}"),',
         f'    teacher_ckpt="{checkpoint}",',
         ")",
+        *_own_start(student),
     ]
     return "\n".join(lines) + "\n"
 
 
-def control_text(student_base: str) -> str:
+def control_text(student: Config, student_base: str) -> str:
     """A config that trains the student alone, on the same data with the same schedule."""
-    return f'# Control: the student without distillation.\n_base_ = "{student_base}"\n'
+    lines = ["# Control: the student without distillation.", f'_base_ = "{student_base}"', *_own_start(student)]
+    return "\n".join(lines) + "\n"
+
+
+def _own_start(student: Config) -> list[str]:
+    """Lines for a student whose config a run has saved: its folder and its checkpoints are not the new training's."""
+    lines = ["work_dir = None"] if student.get("work_dir") else []
+    return lines + (["resume = False", "load_from = None"] if student.get("resume") else [])
 
 
 def supported_settings(student: Config) -> str:
@@ -76,8 +85,8 @@ def _head(student: Config) -> dict:
 
 def _adapter(student: Config) -> type[HeadAdapter]:
     head = _head(student)
-    kind = MODELS.get(head["type"]) if head and isinstance(head.get("type"), str) else None
+    kind = type_class(head.get("type"), MODELS)
     if kind not in ADAPTERS:
-        named = head["type"] if head else f"a model without {', '.join(HEAD_ATTRIBUTES)}"
+        named = type_name(head["type"]) if head else f"a model without {', '.join(HEAD_ATTRIBUTES)}"
         raise InputError(f"the student's {named} has no adapter, so it can't be distilled; see docs/support.md")
     return ADAPTERS[kind]

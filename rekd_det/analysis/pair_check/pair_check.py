@@ -30,6 +30,7 @@ from rekd_det.apis.export import count_parameters
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
+from rekd_det.utils.config_types import type_name
 from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config
 
 #: a note is added if the distillation's share of the gradient is outside this range
@@ -77,7 +78,7 @@ def check_pair(cfg: Config, size: tuple[int, int] | None = None) -> Findings:
     if not is_pair(cfg.get("model")):
         raise PairError("this config is not a pair: `model` needs the keys `architecture` and `teacher`")
     found = Findings()
-    init_default_scope(cfg.get("default_scope", "mmdet"))
+    init_default_scope(cfg.get("default_scope") or "mmdet")
     found.section("Pair")
     try:
         model = _build(cfg, found)
@@ -248,7 +249,7 @@ def _check_schedule(cfg: Config, found: Findings) -> None:
             f"the learning rate is meant for {base} images per step, {base // images} GPUs at {images} per GPU; "
             "with another number of GPUs train with --auto-scale-lr"
         )
-    if not str(cfg.get("runner_type")).endswith("ReKDRunner"):
+    if type_name(cfg.get("runner_type")) != "ReKDRunner":
         found.notes.append("without runner_type='rekd_det.ReKDRunner' a resumed training is not exact")
 
 
@@ -257,7 +258,7 @@ def _data_classes(cfg: Config) -> tuple[str, ...] | None:
     while isinstance(dataset, Mapping):
         names = (dataset.get("metainfo") or {}).get("classes")
         if names is None and isinstance(dataset.get("type"), str):
-            scope = cfg.get("default_scope", "mmdet")
+            scope = cfg.get("default_scope") or "mmdet"
             kind = DATASETS.get(dataset["type"] if "." in dataset["type"] else f"{scope}.{dataset['type']}")
             names = getattr(kind, "METAINFO", {}).get("classes")
         if names is not None:

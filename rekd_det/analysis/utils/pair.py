@@ -48,7 +48,7 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
     """
     if not is_pair(cfg.get("model")):
         raise AnalysisError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
-    init_default_scope(cfg.get("default_scope", "mmdet"))
+    init_default_scope(cfg.get("default_scope") or "mmdet")
     torch.manual_seed(SEED)
     model = MODELS.build(model_config(cfg))
     if model.distiller.loss is None:

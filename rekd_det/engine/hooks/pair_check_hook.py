@@ -19,8 +19,10 @@ class PairCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Raise InputError where the categories differ in number or order, if logits are distilled."""
-        classes = runner.train_dataloader.dataset.metainfo.get("classes")
-        if classes is None:
+        infos = getattr(runner.train_dataloader.dataset, "metainfo", None) or {}
+        # Joined data sets whose metainfo differs in any key have a list of them.
+        named = [info["classes"] for info in (infos if isinstance(infos, list) else [infos]) if info.get("classes")]
+        if not named:
             return
         model = distillation_of(runner)
         if model.distiller.adapter is None:
@@ -32,7 +34,10 @@ class PairCheckHook(Hook):
                 logger="current",
             )
             return
-        check_categories(tuple(classes), teacher)
+        for classes in named:
+            if isinstance(classes, str):
+                raise InputError(f"metainfo.classes of the data set is a string; for one category write ('{classes}',)")
+            check_categories(tuple(classes), teacher)
 
 
 def check_categories(data: tuple[str, ...], teacher: tuple[str, ...]) -> None:

@@ -56,8 +56,9 @@ class ReKDRunner(Runner):
 
     It is exact on the CPU, and on a GPU if its kernels are deterministic (``randomness.deterministic``). As with
     mmengine's own Runner, these are lost, and the log says so: the running statistics of ``DynamicRoIHead``, the images
-    in the caches of ``CachedMosaic`` and ``CachedMixUp``, gradients accumulated so far. With several processes, a
-    third-party hook that saves a checkpoint itself gets one without the states of the random generators.
+    in the caches of ``CachedMosaic`` and ``CachedMixUp``, gradients accumulated so far, the count of
+    ``EarlyStoppingHook``. With several processes, a third-party hook that saves a checkpoint itself gets one without
+    the states of the random generators.
     """
 
     # mmengine assigns these in methods that mypy does not look into.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rekd_det.models.teachers.lean import LeanOptions, make_lean
 from rekd_det.models.teachers.teacher import TeacherInput, build_teacher
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError
-from rekd_det.utils.pair_config import check_preprocessors
+from rekd_det.utils.pair_config import check_preprocessors, resolve_model_config
 
 _TEACHER_PREFIX = "teacher."
 
@@ -69,6 +69,9 @@ class ReKDDistill(SingleTeacherDistill):
                     f"model.{key}: ReKDDistill trains the student and keeps the teacher frozen in eval mode; "
                     "leave the key out"
                 )
+        architecture = kwargs.get("architecture")
+        if isinstance(architecture, Mapping) and "type" not in architecture:
+            kwargs["architecture"] = resolve_model_config(architecture, "model.architecture")
         teacher = _share_preprocessor(teacher, kwargs)
         MODELS.build(copy.deepcopy(distiller))  # finds a mistake in its options before the teacher is downloaded
         options = LeanOptions(
