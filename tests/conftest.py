@@ -2,6 +2,8 @@
 
 import functools
 import os
+import sys
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,7 @@ if not torch.cuda.is_available():
 import mmengine.config.config
 import mmengine.config.utils
 import pytest
+from load_tool import TOOLS, load_tool
 from mmengine.registry import init_default_scope
 from mmengine.visualization import Visualizer
 
@@ -50,6 +53,19 @@ def no_old_visualizer():
     yield
     for kind in (Visualizer, *Visualizer.__subclasses__()):
         kind._instance_dict.clear()
+
+
+@pytest.fixture
+def run_tool(monkeypatch):
+    """``run_tool("train.py", ...)`` does in this process what ``python tools/train.py ...`` would do."""
+
+    def run(tool: str | Path, *arguments: object) -> None:
+        path = TOOLS / tool
+        monkeypatch.syspath_prepend(str(path.parent))
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        load_tool(path).main()
+
+    return run
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 """The tools of tools/analysis on a tiny pair, and what its training logs."""
 
 import csv
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,7 +33,6 @@ from rekd_det.structures import LogitMeaning
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / "tools" / "analysis"
 CATEGORIES = 12
 
 
@@ -51,16 +48,12 @@ def pair(tmp_path_factory) -> TinyPair:
 
 
 @pytest.fixture
-def tool(monkeypatch, tmp_path, capsys):
+def tool(run_tool, monkeypatch, tmp_path, capsys):
     """Run a tool in this process; returns what it printed."""
 
     def run(name: str, *arguments: object) -> str:
-        spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        module.main()
+        run_tool(f"analysis/{name}.py", *arguments)
         return capsys.readouterr().out
 
     return run

@@ -1,11 +1,7 @@
 """tools/check_pair.py: what it measures, what it prints, and the mistakes it finds."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from load_tool import load_tool
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from tiny import build, build_pair, perturb, tiny_rcnn
@@ -14,8 +10,6 @@ from torch import nn
 
 from rekd_det.analysis.pair_check.pair_check import _train_scale
 from rekd_det.analysis.pair_check.pair_measure import detector_cost, loss_shares, step_flops, synthetic_batch
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "check_pair.py"
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +26,13 @@ def pair(tmp_path_factory) -> TinyPair:
 
 
 @pytest.fixture
-def check(pair, monkeypatch, capsys):
+def check(run_tool, capsys):
     """Run the tool here; returns its exit code and what it printed."""
 
     def call(*arguments: object) -> tuple[object, str]:
-        monkeypatch.setattr(sys, "argv", ["check", *map(str, arguments), "--size", "64", "96"])
         code: object = 0
         try:
-            load_tool(TOOL).main()
+            run_tool("check_pair.py", *arguments, "--size", 64, 96)
         except SystemExit as left:
             code = left.code
         return code, capsys.readouterr().out

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from load_tool import load_tool
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from tiny_pair import TinyPair, write_tiny_pair
@@ -505,7 +504,7 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_refused_with_one_message(case, pair, unformatted_configs, tmp_path, monkeypatch, capsys):
+def test_refused_with_one_message(case, pair, unformatted_configs, tmp_path, monkeypatch, run_tool, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOCAL_RANK", "0")
     for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
@@ -514,10 +513,9 @@ def test_refused_with_one_message(case, pair, unformatted_configs, tmp_path, mon
     arguments = [config, *case.arguments]
     if case.options:
         arguments += ["--cfg-options", *case.options]
-    monkeypatch.setattr(sys, "argv", [case.tool, *(a.format(folder=pair.folder) for a in arguments)])
     before = files(pair.folder)
     with pytest.raises(SystemExit) as left:
-        load_tool(ROOT / "tools" / case.tool).main()
+        run_tool(case.tool, *(a.format(folder=pair.folder) for a in arguments))
     assert isinstance(left.value.code, str), capsys.readouterr().out[-2000:]
     assert left.value.code.startswith("error: ")
     assert case.message.format(folder=pair.folder) in left.value.code

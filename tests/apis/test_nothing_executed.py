@@ -1,18 +1,15 @@
 """A forged checkpoint, whatever way it comes to the command line: refused by name, or read without running it."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from http_folder import http_folder
-from load_tool import load_tool
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from tiny_pair import TinyPair, write_tiny_pair
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TRACE = "made-by-a-checkpoint"
 RUNS = f"import os\nos.mkdir({TRACE!r})\n"
 
@@ -46,11 +43,6 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def call(monkeypatch, tool: str, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-    load_tool(TOOLS / tool).main()
-
-
 WAYS = {
     "teacher_ckpt": ("train.py", "pair", ["--cfg-options", "model.teacher_ckpt={code}"]),
     "load_from": ("train.py", "pair", ["--cfg-options", "load_from={code}"]),
@@ -75,13 +67,13 @@ WAYS = {
 
 @pytest.mark.parametrize("by", ["url", "file"])
 @pytest.mark.parametrize("way", WAYS)
-def test_refused_by_name(way, by, pair, here, monkeypatch, capsys):
+def test_refused_by_name(way, by, pair, here, run_tool, capsys):
     tool, config, arguments = WAYS[way]
     with http_folder(pair.folder / "site") as (address, _):
         code = f"{address}/code.pth" if by == "url" else f"{pair.folder}/site/code.pth"
         named = [getattr(pair, config)] if config else []
         with pytest.raises(SystemExit) as left:
-            call(monkeypatch, tool, *named, *(a.format(code=code) for a in arguments))
+            run_tool(tool, *named, *(a.format(code=code) for a in arguments))
     said = f"{left.value.code}\n{capsys.readouterr().out}"
     assert f"checkpoint '{code}' carries code (posix.mkdir)" in said
     assert left.value.code != 0
@@ -91,9 +83,9 @@ def test_refused_by_name(way, by, pair, here, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["ReKDRunner", "Runner"])
 @pytest.mark.parametrize("by", ["url", "file"])
-def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pair, here, monkeypatch):
+def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pair, here, run_tool):
     common = ["--cfg-options", f"runner_type={runner}", "val_dataloader=None", "val_cfg=None", "val_evaluator=None"]
-    call(monkeypatch, "train.py", pair.pair, "--work-dir", "first", *common)
+    run_tool("train.py", pair.pair, "--work-dir", "first", *common)
     checkpoint = torch.load("first/iter_2.pth", weights_only=True)
     checkpoint["meta"].update(config=RUNS, cfg=RUNS)
     checkpoint["message_hub"]["runtime_info"]["cfg"] = RUNS
@@ -101,6 +93,6 @@ def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pai
     with http_folder(here) as (address, _):
         source = f"{address}/forged.pth" if by == "url" else "forged.pth"
         more = ["--resume", source, *common, "train_cfg.max_iters=4"]
-        call(monkeypatch, "train.py", pair.pair, "--work-dir", "second", *more)
+        run_tool("train.py", pair.pair, "--work-dir", "second", *more)
     assert torch.load("second/iter_4.pth", weights_only=True)["meta"]["iter"] == 4
     assert not Path(TRACE).exists()
