@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from tiny import build, build_pair, perturb, tiny_rcnn
 from tiny_pair import TinyPair, write_tiny_pair
@@ -14,15 +13,7 @@ from rekd_det.analysis.pair_check.pair_measure import detector_cost, loss_shares
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> TinyPair:
-    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
-    cfg = Config.fromfile(str(pair.teacher))
-    torch.manual_seed(0)
-    teacher = MODELS.build(cfg.model)
-    meta = dict(dataset_meta=dict(classes=cfg.metainfo.classes))
-    torch.save({"state_dict": teacher.state_dict(), "meta": meta}, pair.folder / "teacher.pth")
-    student = MODELS.build(Config.fromfile(str(pair.student)).model)
-    torch.save({"state_dict": student.state_dict()}, pair.folder / "student.pth")
-    return pair
+    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture

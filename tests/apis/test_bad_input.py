@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from tiny_pair import TinyPair, write_tiny_pair
 
@@ -30,14 +29,11 @@ def pair(tmp_path_factory) -> TinyPair:
     """A sound pair, and beside it every file that is wrong in one way."""
     pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
     folder = pair.folder
-    cfg = Config.fromfile(str(pair.teacher))
-    torch.manual_seed(0)
-    teacher = MODELS.build(cfg.model).state_dict()
-    student = MODELS.build(Config.fromfile(str(pair.student)).model).state_dict()
-    a, b, *others = cfg.metainfo.classes
-    for name, classes in {"teacher": cfg.metainfo.classes, "reordered_teacher": [b, a, *others]}.items():
-        torch.save({"state_dict": teacher, "meta": dict(dataset_meta=dict(classes=classes))}, folder / f"{name}.pth")
-    torch.save({"state_dict": student}, folder / "student.pth")
+    checkpoints = [torch.load(folder / f"{name}.pth", weights_only=True) for name in ("teacher", "student")]
+    teacher, student = (checkpoint["state_dict"] for checkpoint in checkpoints)
+    a, b, *others = checkpoints[0]["meta"]["dataset_meta"]["classes"]
+    reordered = dict(dataset_meta=dict(classes=[b, a, *others]))
+    torch.save({"state_dict": teacher, "meta": reordered}, folder / "reordered_teacher.pth")
     torch.save({"state_dict": {f"architecture.{k}": v for k, v in student.items()}}, folder / "distilled.pth")
     torch.save({"state_dict": {k: v * float("nan") for k, v in teacher.items()}}, folder / "nan_teacher.pth")
     torch.save({"state_dict": {k: v * float("nan") for k, v in student.items()}}, folder / "nan_student.pth")

@@ -3,9 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
 from tiny_pair import TinyPair, write_tiny_pair
 
 _OWN = """
@@ -44,8 +41,6 @@ class OwnHook(Hook):
 def pair(tmp_path_factory) -> TinyPair:
     pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
     (pair.folder / "own_parts.py").write_text(_OWN)
-    teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model).state_dict()
-    torch.save({"state_dict": teacher}, pair.folder / "teacher.pth")
     for name, text in {
         "backbone": "model = dict(architecture=dict(backbone=dict(type='OwnBackbone')))",
         "loss": "model = dict(architecture=dict(roi_head=dict(bbox_head=dict(loss_cls=dict(type='OwnLoss')))))",

@@ -180,9 +180,6 @@ class Checkpoints:
         from tiny_pair import write_tiny_pair
 
         pair = write_tiny_pair(folder)
-        torch.manual_seed(0)
-        teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model).state_dict()
-        torch.save({"state_dict": teacher}, folder / "teacher.pth")
         self.cfg = Config.fromfile(str(pair.pair))
         options = ["--work-dir", str(folder / "run"), "--cfg-options", "runner_type=ReKDRunner", "val_cfg=None"]
         options += ["val_dataloader=None", "val_evaluator=None"]

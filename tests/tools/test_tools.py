@@ -15,7 +15,6 @@ import pytest
 import torch
 from forked_tool import free_port
 from load_tool import TOOLS, load_tool
-from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from tiny_pair import TinyPair, write_tiny_pair
 
@@ -31,14 +30,7 @@ def no_launcher(monkeypatch):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> TinyPair:
-    """Configs, images and an untrained teacher's checkpoint."""
-    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
-    torch.manual_seed(0)
-    teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model)
-    torch.save({"state_dict": teacher.state_dict()}, pair.folder / "teacher.pth")
-    student = MODELS.build(Config.fromfile(str(pair.student)).model)
-    torch.save({"state_dict": student.state_dict()}, pair.folder / "student.pth")
-    return pair
+    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 def start(*command: object, cwd: Path, **environment: str) -> subprocess.Popen:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import RUNNERS
@@ -24,15 +23,7 @@ _WIDE = {
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> TinyPair:
-    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
-    torch.manual_seed(0)
-    torch.save(
-        {"state_dict": MODELS.build(Config.fromfile(str(pair.teacher)).model).state_dict()}, pair.folder / "teacher.pth"
-    )
-    torch.save(
-        {"state_dict": MODELS.build(Config.fromfile(str(pair.student)).model).state_dict()}, pair.folder / "student.pth"
-    )
-    return pair
+    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 def train(config: Path, work_dir: Path, **options) -> tuple[Runner, Path]:
