@@ -9,19 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from forged import Call
 from mmengine.config import Config
 from tiny_pair import TinyPair, write_tiny_pair
 
 ROOT = Path(__file__).resolve().parents[2]
 LOSS = "model.distiller.loss"
 TRAIN_SET = "train_dataloader.dataset"
-
-
-class Code:
-    """Pickles as a call."""
-
-    def __reduce__(self):
-        return os.mkdir, ("made-by-a-checkpoint",)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +32,7 @@ def pair(tmp_path_factory) -> TinyPair:
     torch.save({"state_dict": {k: v * float("nan") for k, v in teacher.items()}}, folder / "nan_teacher.pth")
     torch.save({"state_dict": {k: v * float("nan") for k, v in student.items()}}, folder / "nan_student.pth")
     torch.save({"state_dict": {"w": torch.zeros(3)}}, folder / "other.pth")
-    torch.save({"state_dict": student, "meta": Code()}, folder / "code.pth")
+    torch.save({"state_dict": student, "meta": Call(os.mkdir, "made-by-a-checkpoint")}, folder / "code.pth")
     torch.save({"epoch": 3}, folder / "weightless.pth")
     (folder / "empty.pth").touch()
     (folder / "text.pth").write_text("not found\n")

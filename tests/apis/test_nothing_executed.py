@@ -5,18 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from forged import Call
 from http_folder import http_folder
 from tiny_pair import TinyPair, write_tiny_pair
 
 TRACE = "made-by-a-checkpoint"
 RUNS = f"import os\nos.mkdir({TRACE!r})\n"
-
-
-class Code:
-    """Pickles as a call."""
-
-    def __reduce__(self):
-        return os.mkdir, (TRACE,)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +19,8 @@ def pair(tmp_path_factory) -> TinyPair:
     pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
     site = pair.folder / "site"
     site.mkdir()
-    torch.save({**torch.load(pair.folder / "teacher.pth", weights_only=True), "meta": Code()}, site / "code.pth")
+    checkpoint = torch.load(pair.folder / "teacher.pth", weights_only=True)
+    torch.save({**checkpoint, "meta": Call(os.mkdir, TRACE)}, site / "code.pth")
     return pair
 
 

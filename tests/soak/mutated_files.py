@@ -84,20 +84,11 @@ class Watch:
             raise Executed(f"{self.seen} {TRACE}: {Path(TRACE).exists()}")
 
 
-class Call:
-    """Pickles as a call of anything."""
-
-    def __init__(self, *call: Any) -> None:
-        self.call = call
-
-    def __reduce__(self) -> tuple:
-        return self.call[0], self.call[1:]
-
-
 def calls() -> list[Any]:
     """Objects that run something when a careless loader reads them."""
     from functools import partial
 
+    from forged import Call
     from mmengine.logging import HistoryBuffer
 
     return [
