@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
-from tiny import batch, build, build_pair, perturb, tiny_rcnn
+from tiny import batch, build_pair, perturb, tiny_rcnn
 from tiny_pair import TinyPair, write_tiny_pair
 from torch.utils.data import Subset
 
@@ -319,7 +319,7 @@ def test_browse_shows_what_the_detectors_say(pair):
 
 
 def test_an_rcnn_teacher_classifies_the_very_boxes():
-    model = build_pair(tiny_rcnn(), teacher=perturb(build(tiny_rcnn())))
+    model = build_pair(tiny_rcnn(), teacher=perturb(build_tiny(tiny_rcnn())))
     data = batch(model, shapes=((3, 64, 96),), num_items=(3,))
     feats = model.teacher.extract_feat(data["inputs"])
     ask = TeacherScores(model, feats, data["data_samples"][0])
