@@ -91,14 +91,6 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, read, zipped
     assert not trace.exists()
 
 
-def test_the_log_history_of_a_training_checkpoint_loads(tmp_path):
-    history = HistoryBuffer([1.0, 3.0], [1, 1])
-    content = {**weights(), "message_hub": {"loss": history, "scalar": np.float64(2.0)}}
-    hub = load_checkpoint_file(save(tmp_path / "a", content))["message_hub"]
-    assert hub["loss"].mean() == 2.0
-    assert hub["scalar"] == 2.0
-
-
 def test_reading_one_takes_nothing_from_what_torch_may_load(tmp_path):
     # As mmengine's fork did: a checkpoint that was read through mmengine could not be read by torch.load afterwards.
     path = save(tmp_path / "a", {**weights(), "message_hub": {"loss": HistoryBuffer([1.0], [1])}})
