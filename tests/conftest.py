@@ -18,6 +18,7 @@ import pytest
 from load_tool import TOOLS, load_tool
 from mmengine.registry import init_default_scope
 from mmengine.visualization import Visualizer
+from tiny_pair import TinyPair, write_tiny_pair
 
 import rekd_det  # noqa: F401  registers everything
 
@@ -66,6 +67,12 @@ def run_tool(monkeypatch):
         load_tool(path).main()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> TinyPair:
+    """A tiny pair of detectors in a folder, with its images and untrained checkpoints."""
+    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from tiny import batch, build_pair, perturb, tiny_rcnn
-from tiny_pair import TinyPair, write_tiny_pair
+from tiny_pair import TinyPair
 from torch.utils.data import Subset
 
 from rekd_det.analysis.teacher.box_scores import MIN_SCORE, TeacherScores
@@ -34,11 +34,6 @@ from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tin
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = 12
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> TinyPair:
-    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture

@@ -4,16 +4,10 @@ import pytest
 import torch
 from mmengine.config import Config
 from tiny import build, build_pair, perturb, tiny_rcnn
-from tiny_pair import TinyPair, write_tiny_pair
 from torch import nn
 
 from rekd_det.analysis.pair_check.pair_check import _train_scale
 from rekd_det.analysis.pair_check.pair_measure import detector_cost, loss_shares, step_flops, synthetic_batch
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> TinyPair:
-    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture

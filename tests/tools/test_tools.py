@@ -16,7 +16,6 @@ import torch
 from forked_tool import free_port
 from load_tool import TOOLS, load_tool
 from mmengine.config import Config, DictAction
-from tiny_pair import TinyPair, write_tiny_pair
 
 ROOT = TOOLS.parent
 THEIR_TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
@@ -26,11 +25,6 @@ THEIR_TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
 def no_launcher(monkeypatch):
     """The tools export LOCAL_RANK; take it back after each test."""
     monkeypatch.setenv("LOCAL_RANK", "0")
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> TinyPair:
-    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 def start(*command: object, cwd: Path, **environment: str) -> subprocess.Popen:

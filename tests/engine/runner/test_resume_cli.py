@@ -11,7 +11,7 @@ import forked_tool
 import pytest
 import torch
 from same_bits import assert_equal
-from tiny_pair import AUGMENTED, TinyPair, write_tiny_pair
+from tiny_pair import AUGMENTED, TinyPair
 
 pytestmark = pytest.mark.slow
 
@@ -65,11 +65,6 @@ class Runs:
 
     def checkpoint(self, name: str, folder: str = "run") -> dict:
         return torch.load(self.folder / folder / name, weights_only=True)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> TinyPair:
-    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import RUNNERS
-from tiny_pair import TinyPair, write_tiny_pair
 
 from rekd_det.models.utils.finite_guard import FiniteGuard, NonFiniteLoss
 from rekd_det.utils.errors import InputError
@@ -18,11 +17,6 @@ _WIDE = {
     "neck.in_channels": [32, 64, 128, 256],
     "roi_head.bbox_head.fc_out_channels": 512,
 }
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> TinyPair:
-    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 def train(config: Path, work_dir: Path, **options) -> Path:
