@@ -2,6 +2,8 @@
 
 import functools
 import os
+import sys
+from pathlib import Path
 
 import torch
 
@@ -13,8 +15,10 @@ if not torch.cuda.is_available():
 import mmengine.config.config
 import mmengine.config.utils
 import pytest
+from load_tool import TOOLS, load_tool
 from mmengine.registry import init_default_scope
 from mmengine.visualization import Visualizer
+from tiny_pair import TinyPair, write_tiny_pair
 
 import rekd_det  # noqa: F401  registers everything
 
@@ -50,6 +54,25 @@ def no_old_visualizer():
     yield
     for kind in (Visualizer, *Visualizer.__subclasses__()):
         kind._instance_dict.clear()
+
+
+@pytest.fixture
+def run_tool(monkeypatch):
+    """``run_tool("train.py", ...)`` does in this process what ``python tools/train.py ...`` would do."""
+
+    def run(tool: str | Path, *arguments: object) -> None:
+        path = TOOLS / tool
+        monkeypatch.syspath_prepend(str(path.parent))
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        load_tool(path).main()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> TinyPair:
+    """A tiny pair of detectors in a folder, with its images and untrained checkpoints."""
+    return write_tiny_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture

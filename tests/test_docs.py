@@ -2,13 +2,11 @@
 
 import ast
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from importlinter.api import read_configuration
-from load_tool import load_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "studies/results/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,9 +76,8 @@ def test_the_model_index_is_whole():
         assert not any("Results" in m for m in index["Models"])
 
 
-def test_the_reference_is_up_to_date(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["make_reference.py", "--check"])
-    load_tool(ROOT / "tools/make_reference.py").main()  # leaves with an error if not
+def test_the_reference_is_up_to_date(run_tool):
+    run_tool("make_reference.py", "--check")  # leaves with an error if not
 
 
 def test_mim_finds_the_index_and_the_configs_in_the_package():

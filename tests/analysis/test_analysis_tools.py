@@ -1,10 +1,8 @@
 """The tools of tools/analysis on a tiny pair, and what its training logs."""
 
 import csv
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +18,8 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
-from tiny import batch, build, build_pair, perturb, tiny_rcnn
-from tiny_pair import TinyPair, write_tiny_pair
+from tiny import batch, build_pair, perturb, tiny_rcnn
+from tiny_pair import TinyPair
 from torch.utils.data import Subset
 
 from rekd_det.analysis.teacher.box_scores import MIN_SCORE, TeacherScores
@@ -35,32 +33,16 @@ from rekd_det.structures import LogitMeaning
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / "tools" / "analysis"
 CATEGORIES = 12
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> TinyPair:
-    """Configs, images, an untrained teacher's checkpoint and an untrained student's."""
-    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
-    for seed, (name, config) in enumerate((("teacher", pair.teacher), ("student", pair.student))):
-        torch.manual_seed(seed)
-        model = MODELS.build(Config.fromfile(str(config)).model)
-        torch.save({"state_dict": model.state_dict()}, pair.folder / f"{name}.pth")
-    return pair
-
-
 @pytest.fixture
-def tool(monkeypatch, tmp_path, capsys):
+def tool(run_tool, monkeypatch, tmp_path, capsys):
     """Run a tool in this process; returns what it printed."""
 
     def run(name: str, *arguments: object) -> str:
-        spec = importlib.util.spec_from_file_location(f"tool_{name}", TOOLS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        module.main()
+        run_tool(f"analysis/{name}.py", *arguments)
         return capsys.readouterr().out
 
     return run
@@ -332,7 +314,7 @@ def test_browse_shows_what_the_detectors_say(pair):
 
 
 def test_an_rcnn_teacher_classifies_the_very_boxes():
-    model = build_pair(tiny_rcnn(), teacher=perturb(build(tiny_rcnn())))
+    model = build_pair(tiny_rcnn(), teacher=perturb(build_tiny(tiny_rcnn())))
     data = batch(model, shapes=((3, 64, 96),), num_items=(3,))
     feats = model.teacher.extract_feat(data["inputs"])
     ask = TeacherScores(model, feats, data["data_samples"][0])

@@ -1,4 +1,4 @@
-"""What is refused in an annotation file is in test_bad_input.py; here is what is not."""
+"""Which annotation files pass, and which entries and masks are refused; the command lines are in test_bad_input.py."""
 
 import json
 

@@ -1,15 +1,9 @@
 """What ``--cfg-options`` reads, and what it says about what it can't."""
 
-import sys
-from pathlib import Path
-
 import pytest
-from load_tool import load_tool
 from mmengine.config import DictAction
 
 from rekd_det.apis.command_line import ToolParser, add_common_arguments
-
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
 def read(*pairs: str) -> dict:
@@ -65,12 +59,9 @@ def test_tuples_make_a_list():
     assert read("k=/x (a,b)/y") == {"k": "/x (a,b)/y"}
 
 
-def refused(tool: str, words, monkeypatch, capsys) -> str:
-    path = TOOLS / f"{tool}.py"
-    monkeypatch.syspath_prepend(str(path.parent))
-    monkeypatch.setattr(sys, "argv", [tool, "pair.py", "--cfg-options", *words])
+def refused(tool: str, words, run_tool, capsys) -> str:
     with pytest.raises(SystemExit) as left:
-        load_tool(path).main()
+        run_tool(f"{tool}.py", "pair.py", "--cfg-options", *words)
     assert left.value.code == 2
     return capsys.readouterr().err
 
@@ -85,10 +76,10 @@ def refused(tool: str, words, monkeypatch, capsys) -> str:
         (["a=[8"], "'a=[8': the brackets do not match"),
     ],
 )
-def test_what_is_no_option_ends_a_tool_with_its_usage(words, message, monkeypatch, capsys):
-    assert f"error: argument --cfg-options: {message}" in refused("train", words, monkeypatch, capsys)
+def test_what_is_no_option_ends_a_tool_with_its_usage(words, message, run_tool, capsys):
+    assert f"error: argument --cfg-options: {message}" in refused("train", words, run_tool, capsys)
 
 
 @pytest.mark.parametrize("tool", ["test", "check_pair", "analysis/head_tail", "benchmark/step", "benchmark/levels"])
-def test_all_tools_say_so(tool, monkeypatch, capsys):
-    assert "error: argument --cfg-options: 'a' is not KEY=VALUE" in refused(tool, ["a", "3"], monkeypatch, capsys)
+def test_all_tools_say_so(tool, run_tool, capsys):
+    assert "error: argument --cfg-options: 'a' is not KEY=VALUE" in refused(tool, ["a", "3"], run_tool, capsys)

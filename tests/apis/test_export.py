@@ -10,7 +10,7 @@ from pathlib import Path
 import mmdet
 import pytest
 import torch
-from load_tool import load_tool
+from load_tool import TOOLS
 from mmdet.apis import DetInferencer
 from mmdet.registry import MODELS
 from mmengine.config import Config
@@ -21,7 +21,6 @@ from rekd_det.apis.export import stock_config
 from rekd_det.utils.config_text import parse_config_text
 from rekd_det.utils.errors import InputError
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 THEIR_TEST = Path(mmdet.__file__).parent / ".mim" / "tools" / "test.py"
 
@@ -41,13 +40,12 @@ def pair(tmp_path_factory) -> TinyPair:
 
 
 @pytest.fixture
-def export(pair, tmp_path, monkeypatch, capsys):
+def export(tmp_path, run_tool, capsys):
     """Run the tool here; returns the exported file and what was printed."""
 
     def call(*arguments: object) -> tuple[Path, str]:
         target = tmp_path / "student.pth"
-        monkeypatch.setattr(sys, "argv", ["export", "-o", str(target), *map(str, arguments)])
-        load_tool(TOOLS / "export_student.py").main()
+        run_tool("export_student.py", "-o", target, *arguments)
         return target, capsys.readouterr().out
 
     return call
@@ -93,16 +91,15 @@ def test_the_config_can_be_given(export, pair, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["iter_6.pth", "link.pth", "iter_8.pth"])
-def test_a_checkpoint_that_can_be_resumed_is_not_written_over(pair, tmp_path, monkeypatch, name):
+def test_a_checkpoint_that_can_be_resumed_is_not_written_over(pair, tmp_path, monkeypatch, run_tool, name):
     monkeypatch.chdir(tmp_path)
     for copied in ("iter_6.pth", "iter_8.pth"):
         shutil.copy(pair.folder / "iter_6.pth", copied)
     Path("link.pth").symlink_to("iter_6.pth")
     before = Path(name).read_bytes()
-    monkeypatch.setattr(sys, "argv", ["export", "iter_6.pth", "-o", str(tmp_path / name)])
     message = "holds the state of a training" if name == "iter_8.pth" else "is the checkpoint that is exported"
     with pytest.raises(SystemExit, match=f"{name}' {message}.*: name another file, e.g. student.pth"):
-        load_tool(TOOLS / "export_student.py").main()
+        run_tool("export_student.py", "iter_6.pth", "-o", tmp_path / name)
     assert Path(name).read_bytes() == before
 
 

@@ -1,16 +1,9 @@
 """What is said when a run fails: one message, and never without a way to where the error was raised."""
 
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-from load_tool import load_tool
-from mmdet.registry import MODELS
-from mmengine.config import Config
 from tiny_pair import TinyPair, write_tiny_pair
-
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 _OWN = """
 from mmdet.models.backbones import ResNet
@@ -48,8 +41,6 @@ class OwnHook(Hook):
 def pair(tmp_path_factory) -> TinyPair:
     pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
     (pair.folder / "own_parts.py").write_text(_OWN)
-    teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model).state_dict()
-    torch.save({"state_dict": teacher}, pair.folder / "teacher.pth")
     for name, text in {
         "backbone": "model = dict(architecture=dict(backbone=dict(type='OwnBackbone')))",
         "loss": "model = dict(architecture=dict(roi_head=dict(bbox_head=dict(loss_cls=dict(type='OwnLoss')))))",
@@ -62,16 +53,15 @@ def pair(tmp_path_factory) -> TinyPair:
 
 
 @pytest.fixture
-def train(pair, tmp_path, monkeypatch, capfd):
+def train(pair, tmp_path, monkeypatch, run_tool, capfd):
     """Run the tool; returns how it ended and what it wrote to stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.syspath_prepend(str(pair.folder))
 
     def call(config: str, *arguments: str) -> tuple[BaseException, str]:
-        monkeypatch.setattr(sys, "argv", ["train", str(pair.folder / f"{config}.py"), *arguments])
         with pytest.raises((SystemExit, ValueError, TypeError)) as left:
-            load_tool(TOOLS / "train.py").main()
+            run_tool("train.py", pair.folder / f"{config}.py", *arguments)
         return left.value, capfd.readouterr().err
 
     return call

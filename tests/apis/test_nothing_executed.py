@@ -1,39 +1,26 @@
 """A forged checkpoint, whatever way it comes to the command line: refused by name, or read without running it."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forged import Call
 from http_folder import http_folder
-from load_tool import load_tool
-from mmdet.registry import MODELS
-from mmengine.config import Config
 from tiny_pair import TinyPair, write_tiny_pair
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
 TRACE = "made-by-a-checkpoint"
 RUNS = f"import os\nos.mkdir({TRACE!r})\n"
-
-
-class Code:
-    """Pickles as a call."""
-
-    def __reduce__(self):
-        return os.mkdir, (TRACE,)
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> TinyPair:
     """A sound pair, its trained checkpoint, and forged files in ``site``."""
     pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
-    torch.manual_seed(0)
-    teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model).state_dict()
-    torch.save({"state_dict": teacher}, pair.folder / "teacher.pth")
     site = pair.folder / "site"
     site.mkdir()
-    torch.save({"state_dict": teacher, "meta": Code()}, site / "code.pth")
+    checkpoint = torch.load(pair.folder / "teacher.pth", weights_only=True)
+    torch.save({**checkpoint, "meta": Call(os.mkdir, TRACE)}, site / "code.pth")
     return pair
 
 
@@ -44,11 +31,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr("mmengine.runner.loops.time.sleep", lambda seconds: None)
     return tmp_path
-
-
-def call(monkeypatch, tool: str, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-    load_tool(TOOLS / tool).main()
 
 
 WAYS = {
@@ -75,13 +57,13 @@ WAYS = {
 
 @pytest.mark.parametrize("by", ["url", "file"])
 @pytest.mark.parametrize("way", WAYS)
-def test_refused_by_name(way, by, pair, here, monkeypatch, capsys):
+def test_refused_by_name(way, by, pair, here, run_tool, capsys):
     tool, config, arguments = WAYS[way]
     with http_folder(pair.folder / "site") as (address, _):
         code = f"{address}/code.pth" if by == "url" else f"{pair.folder}/site/code.pth"
         named = [getattr(pair, config)] if config else []
         with pytest.raises(SystemExit) as left:
-            call(monkeypatch, tool, *named, *(a.format(code=code) for a in arguments))
+            run_tool(tool, *named, *(a.format(code=code) for a in arguments))
     said = f"{left.value.code}\n{capsys.readouterr().out}"
     assert f"checkpoint '{code}' carries code (posix.mkdir)" in said
     assert left.value.code != 0
@@ -91,9 +73,9 @@ def test_refused_by_name(way, by, pair, here, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["ReKDRunner", "Runner"])
 @pytest.mark.parametrize("by", ["url", "file"])
-def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pair, here, monkeypatch):
+def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pair, here, run_tool):
     common = ["--cfg-options", f"runner_type={runner}", "val_dataloader=None", "val_cfg=None", "val_evaluator=None"]
-    call(monkeypatch, "train.py", pair.pair, "--work-dir", "first", *common)
+    run_tool("train.py", pair.pair, "--work-dir", "first", *common)
     checkpoint = torch.load("first/iter_2.pth", weights_only=True)
     checkpoint["meta"].update(config=RUNS, cfg=RUNS)
     checkpoint["message_hub"]["runtime_info"]["cfg"] = RUNS
@@ -101,6 +83,6 @@ def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pai
     with http_folder(here) as (address, _):
         source = f"{address}/forged.pth" if by == "url" else "forged.pth"
         more = ["--resume", source, *common, "train_cfg.max_iters=4"]
-        call(monkeypatch, "train.py", pair.pair, "--work-dir", "second", *more)
+        run_tool("train.py", pair.pair, "--work-dir", "second", *more)
     assert torch.load("second/iter_4.pth", weights_only=True)["meta"]["iter"] == 4
     assert not Path(TRACE).exists()

@@ -52,9 +52,3 @@ def test_a_split_that_is_not_used_is_not_checked(data_config):
 def test_the_work_dir_is_created(tmp_path):
     check_work_dir(str(tmp_path / "a/b"))
     assert list((tmp_path / "a/b").iterdir()) == []
-
-
-def test_a_work_dir_that_cannot_be(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(PreflightError, match=r"file/b' cannot be written.*--work-dir"):
-        check_work_dir(str(tmp_path / "file/b"))

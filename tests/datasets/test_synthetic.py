@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from load_tool import load_tool
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -24,8 +23,6 @@ from rekd_det.datasets.synthetic.coco_writer import uncompressed_rle
 from rekd_det.datasets.synthetic.contact_sheet import comparison_sheet, contact_sheet
 from rekd_det.datasets.synthetic.geometry import arms, place, polygon_area, rasterise, ring
 from rekd_det.datasets.synthetic.shapes import category_frequencies
-
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_shapes_coco.py"
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -303,21 +300,16 @@ def test_sheets_have_a_panel_per_image(tiny):
     assert changed[:, 1].max() < 2 * (panel + gap)
 
 
-def run_tool(monkeypatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["make_shapes_coco.py", *map(str, arguments)])
-    load_tool(TOOL).main()
-
-
-def test_command_line(tmp_path, monkeypatch):
+def test_command_line(tmp_path, run_tool):
     target = tmp_path / "data"
-    run_tool(monkeypatch, target, "--preset", "tiny", "--train", 7, "--seed", 3, "--contact-sheet")
+    run_tool("make_shapes_coco.py", target, "--preset", "tiny", "--train", 7, "--seed", 3, "--contact-sheet")
     assert (target / "contact_sheet.png").is_file()
     info = json.loads((target / "annotations/instances_train2017.json").read_text())["info"]
     assert (info["train"], info["seed"], info["version"]) == (7, 3, coco_writer.GENERATOR_VERSION)
 
 
-def test_command_line_reports_errors_without_a_traceback(tmp_path, monkeypatch):
+def test_command_line_reports_errors_without_a_traceback(tmp_path, run_tool):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(SystemExit) as left:  # with a text: Python prints it and ends with status 1
-        run_tool(monkeypatch, tmp_path, "--preset", "tiny")
+        run_tool("make_shapes_coco.py", tmp_path, "--preset", "tiny")
     assert str(left.value.code).startswith(f"error: {tmp_path} is not empty")

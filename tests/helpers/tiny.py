@@ -1,14 +1,11 @@
 """Tiny detectors and batches for the tests: real mmdet classes, few channels, few proposals."""
 
-import copy
-import io
-from contextlib import redirect_stdout
-
 import torch
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import ConfigDict
 
+from rekd_det.testing.tiny_detectors import build_tiny as build
 from rekd_det.utils.pair_config import resolve_model_config
 
 FASTER = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"
@@ -43,15 +40,6 @@ def tiny_rcnn(cfg_path: str = FASTER, width: int = 16, num_classes: int = NUM_CL
     for stage in stages if isinstance(stages, list) else [stages]:
         stage.sampler.num = 24
     return model
-
-
-def build(config: ConfigDict, seed: int = 0) -> torch.nn.Module:
-    """A detector with deterministic random weights, in training mode."""
-    torch.manual_seed(seed)
-    model = MODELS.build(copy.deepcopy(config))
-    with redirect_stdout(io.StringIO()):  # mmengine prints a paragraph per parameter
-        model.init_weights()
-    return model.train()
 
 
 def build_pair(config: ConfigDict, loss: dict | None = None, teacher=None, **kwargs) -> torch.nn.Module:

@@ -9,6 +9,8 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
+from rekd_det.utils.fixed_layers import fix_norms_and_dropout
+
 NUM_CLASSES = 10
 SIDE = 32
 #: what a head is given by the backbone that it was made for
@@ -94,10 +96,7 @@ def classifier(model, seed=0):
 
 def settled(model):
     """Norms and dropouts in eval mode: a teacher that is a copy then computes the same."""
-    fixed = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
-    for module in model.modules():
-        if isinstance(module, fixed):
-            module.eval()
+    fix_norms_and_dropout(model)
     return model
 
 

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
 from mmengine.fileio import load
 
 from rekd_det.datasets.synthetic import build_dataset
@@ -122,7 +125,7 @@ class TinyPair:
 
 
 def write_tiny_pair(folder: Path) -> TinyPair:
-    """Generate the images and write the configs. ``teacher.pth`` is left to the caller."""
+    """Generate the images, and write the configs and untrained checkpoints ``teacher.pth`` and ``student.pth``."""
     pair = TinyPair(folder)
     build_dataset(pair.data, "tiny", workers=1)
     names = load(str(pair.data / "annotations/instances_train2017.json"))["categories"]
@@ -130,4 +133,9 @@ def write_tiny_pair(folder: Path) -> TinyPair:
     pair.student.write_text(_STUDENT.format(data=pair.data, classes=classes, count=len(classes)))
     pair.teacher.write_text(_TEACHER)
     pair.pair.write_text(_PAIR.format(folder=folder))
+    torch.manual_seed(0)
+    for config in (pair.teacher, pair.student):
+        model = MODELS.build(Config.fromfile(str(config)).model)
+        meta = dict(dataset_meta=dict(classes=classes))
+        torch.save({"state_dict": model.state_dict(), "meta": meta}, config.with_suffix(".pth"))
     return pair

@@ -84,20 +84,11 @@ class Watch:
             raise Executed(f"{self.seen} {TRACE}: {Path(TRACE).exists()}")
 
 
-class Call:
-    """Pickles as a call of anything."""
-
-    def __init__(self, *call: Any) -> None:
-        self.call = call
-
-    def __reduce__(self) -> tuple:
-        return self.call[0], self.call[1:]
-
-
 def calls() -> list[Any]:
     """Objects that run something when a careless loader reads them."""
     from functools import partial
 
+    from forged import Call
     from mmengine.logging import HistoryBuffer
 
     return [
@@ -180,9 +171,6 @@ class Checkpoints:
         from tiny_pair import write_tiny_pair
 
         pair = write_tiny_pair(folder)
-        torch.manual_seed(0)
-        teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model).state_dict()
-        torch.save({"state_dict": teacher}, folder / "teacher.pth")
         self.cfg = Config.fromfile(str(pair.pair))
         options = ["--work-dir", str(folder / "run"), "--cfg-options", "runner_type=ReKDRunner", "val_cfg=None"]
         options += ["val_dataloader=None", "val_evaluator=None"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -200,10 +199,9 @@ def test_launchers_that_can_not_be(arguments, message):
 # --- hours ----------------------------------------------------------------------------------
 
 
-def test_gpu_hours_count_the_student_and_what_the_distillation_adds(tmp_path, monkeypatch, capsys):
+def test_gpu_hours_count_the_student_and_what_the_distillation_adds(tmp_path, run_tool, capsys):
     study(tmp_path, arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR}})
-    monkeypatch.setattr(sys, "argv", ["study.py", str(tmp_path / "study.yml"), "--estimate", "2"])
-    runpy.run_path(str(ROOT / "tools/study.py"), run_name="__main__")
+    run_tool("study.py", tmp_path / "study.yml", "--estimate", 2)
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     found = {cells[0].lstrip("| "): [cell.rstrip(" |") for cell in cells] for cells in rows}
     alone, pair, total = (float(found[name][3]) for name in ("alone", "kd", "all"))
@@ -214,14 +212,12 @@ def test_gpu_hours_count_the_student_and_what_the_distillation_adds(tmp_path, mo
     assert not (tmp_path / "work_dirs").exists()
 
 
-def test_gpu_hours_of_some_arms_alone(tmp_path, monkeypatch, capsys):
+def test_gpu_hours_of_some_arms_alone(tmp_path, run_tool, capsys):
     study(tmp_path, arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR}})
-    command = ["study.py", str(tmp_path / "study.yml"), "--estimate", "2", "--only", "alone"]
-    monkeypatch.setattr(sys, "argv", command)
-    runpy.run_path(str(ROOT / "tools/study.py"), run_name="__main__")
+    command = ["study.py", tmp_path / "study.yml", "--estimate", 2, "--only"]
+    run_tool(*command, "alone")
     printed = capsys.readouterr().out
     assert "| alone | 0 |" in printed and "| alone | 0 | - |" not in printed  # the pair counts its student's operations
     assert "| kd |" not in printed
-    command[-1] = "alnoe"
     with pytest.raises(SystemExit, match="no arm is called 'alnoe'"):
-        runpy.run_path(str(ROOT / "tools/study.py"), run_name="__main__")
+        run_tool(*command, "alnoe")

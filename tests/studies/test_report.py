@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import csv
-import runpy
-import sys
 
 import pytest
-from study_files import PAIR, STUDENT, TOOL, line, write
+from study_files import PAIR, STUDENT, line, write
 
 from studies.runner.report import write_report
 from studies.runner.statistics import deviation, paired_difference
@@ -93,9 +91,8 @@ def test_the_tables_hold_the_same(reported):
     assert runs[0]["bbox_mAP_l"] == ""
 
 
-def test_a_report_of_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["study.py", str(write(tmp_path)), "--out", str(tmp_path), "--report"])
-    runpy.run_path(str(TOOL), run_name="__main__")
+def test_a_report_of_nothing(tmp_path, run_tool, capsys):
+    run_tool("study.py", write(tmp_path), "--out", tmp_path, "--report")
     assert f"report: {tmp_path / 's' / 'report.md'}" in capsys.readouterr().out
     text = (tmp_path / "s" / "report.md").read_text()
     assert "0 of 4 runs are finished" in text
@@ -103,8 +100,7 @@ def test_a_report_of_nothing(tmp_path, monkeypatch, capsys):
     assert "No run has finished." in text
 
 
-def test_a_report_of_some_arms_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["study.py", str(write(tmp_path)), "--report", "--only", "kd"])
+def test_a_report_of_some_arms_is_refused(tmp_path, run_tool, capsys):
     with pytest.raises(SystemExit):
-        runpy.run_path(str(TOOL), run_name="__main__")
+        run_tool("study.py", write(tmp_path), "--report", "--only", "kd")
     assert "--report covers all arms; leave out --only" in capsys.readouterr().err

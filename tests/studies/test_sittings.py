@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-import runpy
 import shutil
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +20,7 @@ from studies.runner.spec import StudyError
 
 
 @pytest.fixture
-def sitting(fake, pretrained, tmp_path, monkeypatch):
+def sitting(fake, pretrained, tmp_path, run_tool):
     """``sitting(out, *arguments)`` calls tools/study.py with the fake programs; ``keep(out)`` commits what it gave."""
     tool = fake.tools / "study.py"
     tool.write_text(TOOL.read_text())
@@ -30,9 +28,7 @@ def sitting(fake, pretrained, tmp_path, monkeypatch):
     results.mkdir()
 
     def call(out: str, *arguments: str, study: Path = pretrained) -> None:
-        command = ["study.py", str(study), "--out", str(tmp_path / out), "--results", str(results), *arguments]
-        monkeypatch.setattr(sys, "argv", command)
-        runpy.run_path(str(tool), run_name="__main__")
+        run_tool(tool, study, "--out", tmp_path / out, "--results", results, *arguments)
 
     def keep(out: str, change=lambda lines: lines) -> None:
         lines = (tmp_path / out / "tiny/results.jsonl").read_text().splitlines()

@@ -175,8 +175,3 @@ def test_a_default_that_every_arm_overrides_does_not_make_another_run(tmp_path):
         return make_plan(read_study(write(tmp_path, arms=arms, baseline="kd")))[0].digest
 
     assert digest(0.25) == digest(2.0)
-
-
-def test_a_pair_can_not_be_the_teacher(tmp_path):
-    with pytest.raises(StudyError, match="a teacher learns alone unless it names its own"):
-        make_plan(read_study(write(tmp_path, teacher={"config": PAIR})))

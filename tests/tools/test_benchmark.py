@@ -1,32 +1,22 @@
 """The benchmarks run, name what they ran on, and count memory correctly. No test looks at a time."""
 
 import csv
-import runpy
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from load_tool import TOOLS
 from tiny import tiny_rcnn
 
 from rekd_det.testing.tiny_detectors import tiny_config
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools" / "benchmark"
-
 
 @pytest.fixture(autouse=True)
-def tools_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-
-
-def main(tool, monkeypatch, *argv):
-    monkeypatch.setattr(sys, "argv", [tool, *map(str, argv)])
+def path_and_threads(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS / "benchmark"))
     threads = torch.get_num_threads()
-    try:
-        runpy.run_path(str(TOOLS / tool), run_name="__main__")
-    finally:
-        torch.set_num_threads(threads)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pair_file(folder, config):
@@ -51,10 +41,10 @@ def pair_file(folder, config):
     ids=["faster_rcnn", "retinanet", "fovea"],
 )
 @pytest.mark.slow
-def test_steps(config, also, tmp_path, monkeypatch):
+def test_steps(config, also, tmp_path, run_tool):
     out, profile = tmp_path / "step.csv", tmp_path / "profile.txt"
     pair = pair_file(tmp_path, config)
-    main("step.py", monkeypatch, pair, "--quick", "--variants", "folded", "--out", out, "--profile", profile)
+    run_tool("benchmark/step.py", pair, "--quick", "--variants", "folded", "--out", out, "--profile", profile)
     rows = {r["contender"]: r for r in csv.DictReader(out.open())}
     assert set(rows) == {"student", "floor", "ours", "ours folded", *also}
     ours = rows["ours"]
@@ -66,11 +56,11 @@ def test_steps(config, also, tmp_path, monkeypatch):
     assert "teacher backbone" in profile.read_text()
 
 
-def test_a_config_that_is_no_pair_is_refused(tmp_path, monkeypatch):
+def test_a_config_that_is_no_pair_is_refused(tmp_path, run_tool):
     path = tmp_path / "plain.py"
     path.write_text(f"model = {tiny_rcnn().to_dict()!r}\n")
     with pytest.raises(SystemExit, match=r"plain\.py is not a pair: its model needs `architecture` and `teacher`"):
-        main("step.py", monkeypatch, path, "--quick")
+        run_tool("benchmark/step.py", path, "--quick")
 
 
 def test_live_bytes():
@@ -118,18 +108,18 @@ def test_changes_of_logits():
     assert changed["kl_per_row"] == pytest.approx(kl / 2, rel=1e-4)
 
 
-def test_flatten_times_both(tmp_path, monkeypatch):
+def test_flatten_times_both(tmp_path, run_tool):
     out = tmp_path / "flatten.csv"
-    main("flatten.py", monkeypatch, "--device", "cpu", "--repeats", 1, "--out", out)
+    run_tool("benchmark/flatten.py", "--device", "cpu", "--repeats", 1, "--out", out)
     rows = {r["what"]: r for r in csv.DictReader(out.open())}
     assert set(rows) == {"copies", "loss"}
     assert {r["rows"] for r in rows.values()} == {"201600"}
 
 
-def test_levels_counts_the_copies_of_all_rows(tmp_path, monkeypatch):
+def test_levels_counts_the_copies_of_all_rows(tmp_path, run_tool):
     out = tmp_path / "levels.csv"
     pair = pair_file(tmp_path, tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"))
-    main("levels.py", monkeypatch, pair, "--device", "cpu", "--size", 320, 320, "--out", out)
+    run_tool("benchmark/levels.py", pair, "--device", "cpu", "--size", 320, 320, "--out", out)
     levels, whole = csv.DictReader(out.open())
     assert (levels["rows"], whole["rows"]) == ("levels", "one tensor")
     rows = 9 * (40**2 + 20**2 + 10**2 + 5**2 + 3**2)
@@ -143,8 +133,8 @@ def test_levels_counts_the_copies_of_all_rows(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_the_compiled_loss_is_a_candidate(tmp_path, monkeypatch):
+def test_the_compiled_loss_is_a_candidate(tmp_path, run_tool):
     out = tmp_path / "loss.csv"
     case = ("--case", 64, 8, 2, "--dtypes", "float32", "--repeats", 1)
-    main("loss.py", monkeypatch, "--device", "cpu", "--compile", *case, "--out", out)
+    run_tool("benchmark/loss.py", "--device", "cpu", "--compile", *case, "--out", out)
     assert [r["backend"] for r in csv.DictReader(out.open())] == ["naive", "torch_kl", "eager", "fused", "compiled"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from load_tool import load_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
@@ -25,12 +25,7 @@ TOOL = ROOT / "tools" / "demo.py"
 
 @pytest.fixture(scope="module")
 def demo():
-    spec = importlib.util.spec_from_file_location("demo", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["demo"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["demo"]
+    return load_tool(TOOL)
 
 
 def read(name: str) -> Config:

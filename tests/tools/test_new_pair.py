@@ -5,21 +5,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from load_tool import load_tool
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "new_pair.py"
 
 
-def call(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["new_pair.py", *map(str, arguments)])
-    load_tool(TOOL).main()
-
-
-def refused(monkeypatch, *arguments) -> str:
+def refused(run_tool, *arguments) -> str:
     with pytest.raises(SystemExit) as error:
-        call(monkeypatch, *arguments)
+        run_tool("new_pair.py", *arguments)
     return str(error.value.code)
 
 
@@ -31,9 +25,9 @@ def refused(monkeypatch, *arguments) -> str:
         ("rekd_yolox_s_nano_coco", "yolox_nano_8xb8-300e_coco", "yolox_s_8xb8-300e_coco"),
     ],
 )
-def test_two_names_make_the_pair_that_is_shipped(shipped, student, teacher, tmp_path, monkeypatch):
+def test_two_names_make_the_pair_that_is_shipped(shipped, student, teacher, tmp_path, run_tool):
     path = tmp_path / "pair.py"
-    call(monkeypatch, student, teacher, "--out", path)
+    run_tool("new_pair.py", student, teacher, "--out", path)
     made, ours = Config.fromfile(path), Config.fromfile(ROOT / f"configs/{shipped}.py")
     assert made.model == ours.model
     assert made.custom_hooks == ours.custom_hooks
@@ -54,13 +48,13 @@ def test_the_command_line_says_what_to_do_next(tmp_path):
     assert "is there already" in again.stderr and "--force" in again.stderr
 
 
-def test_files_serve_as_well_as_names(tmp_path, monkeypatch):
+def test_files_serve_as_well_as_names(tmp_path, run_tool):
     for name in ("student", "teacher"):
         (tmp_path / f"{name}.py").write_text("_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n")
     out = tmp_path / "sub" / "pair.py"
     student, teacher = tmp_path / "student.py", tmp_path / "teacher.py"
-    assert "--checkpoint" in refused(monkeypatch, student, teacher, "--out", out)
-    call(monkeypatch, student, teacher, "--checkpoint", "teacher.pth", "--out", out)
+    assert "--checkpoint" in refused(run_tool, student, teacher, "--out", out)
+    run_tool("new_pair.py", student, teacher, "--checkpoint", "teacher.pth", "--out", out)
     model = Config.fromfile(out).model
     assert model.teacher.cfg_path == str(teacher) and model.teacher_ckpt == "teacher.pth"
     assert model.architecture.type == "RetinaNet"
@@ -74,17 +68,17 @@ def own(tmp_path):
     return [tmp_path / "own.py", tmp_path / "student_own.py", "--checkpoint", "x.pth"]
 
 
-def test_a_control_that_was_edited_is_kept(own, monkeypatch, tmp_path, capsys):
-    call(monkeypatch, *own, "--out", tmp_path / "sub" / "pair.py")
+def test_a_control_that_was_edited_is_kept(own, run_tool, tmp_path, capsys):
+    run_tool("new_pair.py", *own, "--out", tmp_path / "sub" / "pair.py")
     control = tmp_path / "sub" / "student_own.py"
     written = control.read_text()
-    call(monkeypatch, *own, "--out", tmp_path / "sub" / "pair2.py")
+    run_tool("new_pair.py", *own, "--out", tmp_path / "sub" / "pair2.py")
     assert "kept" not in capsys.readouterr().out
     control.write_text(written + "optim_wrapper = dict(optimizer=dict(lr=0.02))\n")
-    call(monkeypatch, *own, "--out", tmp_path / "sub" / "pair3.py")
+    run_tool("new_pair.py", *own, "--out", tmp_path / "sub" / "pair3.py")
     assert "lr=0.02" in control.read_text()
     assert "kept as it was" in capsys.readouterr().out
-    call(monkeypatch, *own, "--out", tmp_path / "sub" / "pair3.py", "--force")
+    run_tool("new_pair.py", *own, "--out", tmp_path / "sub" / "pair3.py", "--force")
     assert control.read_text() == written
     assert "kept" not in capsys.readouterr().out
 
@@ -97,26 +91,26 @@ def test_a_control_that_was_edited_is_kept(own, monkeypatch, tmp_path, capsys):
         ("pair.py", "student_own.py' would be written over"),  # as the control
     ],
 )
-def test_the_configs_it_reads_and_the_control_are_no_target(own, monkeypatch, tmp_path, out, message):
+def test_the_configs_it_reads_and_the_control_are_no_target(own, run_tool, tmp_path, out, message):
     before = {path: path.read_text() for path in own[:2]}
-    assert message in refused(monkeypatch, *own, "--out", tmp_path / out, "--force")
+    assert message in refused(run_tool, *own, "--out", tmp_path / out, "--force")
     assert {path: path.read_text() for path in own[:2]} == before
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["own.py", "student_own.py"]
 
 
-def test_a_student_that_sets_what_the_base_sets_is_refused(own, monkeypatch, tmp_path):
+def test_a_student_that_sets_what_the_base_sets_is_refused(own, run_tool, tmp_path):
     with own[0].open("a") as student:
         student.write("runner_type = 'rekd_det.ReKDRunner'\n")
-    said = refused(monkeypatch, *own, "--out", tmp_path / "sub" / "pair.py")
+    said = refused(run_tool, *own, "--out", tmp_path / "sub" / "pair.py")
     assert "Duplicate key is not allowed" in said and "remove runner_type from the student's" in said
     assert not list(tmp_path.glob("sub/*.py"))
 
 
-def test_a_mistyped_name_gets_the_nearest(monkeypatch, tmp_path):
-    message = refused(monkeypatch, "retinanet_r18_fpn_1x", "x", "--out", tmp_path / "p.py")
+def test_a_mistyped_name_gets_the_nearest(run_tool, tmp_path):
+    message = refused(run_tool, "retinanet_r18_fpn_1x", "x", "--out", tmp_path / "p.py")
     assert "student 'retinanet_r18_fpn_1x'" in message and "retinanet_r18_fpn_1x_coco" in message
 
 
-def test_a_head_without_an_adapter_is_named(monkeypatch, tmp_path):
+def test_a_head_without_an_adapter_is_named(run_tool, tmp_path):
     dino = "grounding_dino_swin-t_finetune_16xb2_1x_coco"
-    assert "GroundingDINOHead has no adapter" in refused(monkeypatch, dino, dino, "--out", tmp_path / "p.py")
+    assert "GroundingDINOHead has no adapter" in refused(run_tool, dino, dino, "--out", tmp_path / "p.py")

@@ -4,7 +4,6 @@ PyTorch's index and a GPU can't be had in a test: programs that stand in for Pyt
 were asked.
 """
 
-import importlib.util
 import json
 import stat
 import subprocess
@@ -23,6 +22,7 @@ from environment.cuda_toolkit import (
 )
 from environment.stacks import STACKS
 from fast_cases import fast_if
+from load_tool import load_tool
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,10 +34,7 @@ CPU = dict(version="2.13.0+cpu", cuda=None, gpus=[], include="")
 def setup_env(monkeypatch, tmp_path) -> ModuleType:
     """tools/setup_env.py, with an environment of its own that does not exist yet."""
     monkeypatch.setattr(sys, "version_info", (3, 11, 0))  # whatever runs the tests
-    spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_tool(ROOT / "tools" / "setup_env.py")
     monkeypatch.setattr(module, "VENV", str(tmp_path / ".venv"))
     monkeypatch.setattr(module, "VENV_PYTHON", str(tmp_path / ".venv/bin/python"))
     monkeypatch.setattr(module, "STAMP", str(tmp_path / ".venv/setup-stamp"))

@@ -14,13 +14,10 @@ import mmdet
 import pytest
 import torch
 from forked_tool import free_port
-from load_tool import load_tool
-from mmdet.registry import MODELS
+from load_tool import TOOLS, load_tool
 from mmengine.config import Config, DictAction
-from tiny_pair import TinyPair, write_tiny_pair
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / "tools"
+ROOT = TOOLS.parent
 THEIR_TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
 
 
@@ -28,18 +25,6 @@ THEIR_TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
 def no_launcher(monkeypatch):
     """The tools export LOCAL_RANK; take it back after each test."""
     monkeypatch.setenv("LOCAL_RANK", "0")
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> TinyPair:
-    """Configs, images and an untrained teacher's checkpoint."""
-    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
-    torch.manual_seed(0)
-    teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model)
-    torch.save({"state_dict": teacher.state_dict()}, pair.folder / "teacher.pth")
-    student = MODELS.build(Config.fromfile(str(pair.student)).model)
-    torch.save({"state_dict": student.state_dict()}, pair.folder / "student.pth")
-    return pair
 
 
 def start(*command: object, cwd: Path, **environment: str) -> subprocess.Popen:
@@ -121,14 +106,13 @@ def test_every_flag_of_mmdetection_is_there_and_means_the_same(monkeypatch, name
 
 
 @pytest.fixture
-def call(monkeypatch, pair, tmp_path):
+def call(monkeypatch, run_tool, tmp_path):
     """Run a tool's main() here, and return what it says on leaving with an error."""
 
     def run_main(tool: str, *arguments: object) -> str:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
         with pytest.raises(SystemExit) as left:
-            load_tool(TOOLS / tool).main()
+            run_tool(tool, *arguments)
         assert left.value.code not in (0, None)
         return str(left.value.code)
 

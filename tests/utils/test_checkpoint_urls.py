@@ -10,6 +10,7 @@ from pathlib import Path
 import mmengine.hub
 import pytest
 import torch
+from forged import Call
 from http_folder import http_folder
 from mmengine.fileio import dump, load
 from mmengine.model import BaseModule
@@ -20,13 +21,7 @@ from rekd_det.utils import compat
 from rekd_det.utils.checkpoint import CheckpointError, check_checkpoint_file, load_checkpoint_file
 
 READERS = [load_checkpoint_file, check_checkpoint_file]
-
-
-class Code:
-    """Pickles as a call."""
-
-    def __reduce__(self):
-        return os.mkdir, ("made-by-a-checkpoint",)
+CODE = Call(os.mkdir, "made-by-a-checkpoint")
 
 
 def content(value: float) -> dict:
@@ -44,7 +39,7 @@ def site(tmp_path, monkeypatch):
         (folder / name).mkdir(parents=True)
     torch.save(content(1), folder / "a" / "epoch_12.pth")
     torch.save(content(2), folder / "b" / "epoch_12.pth")
-    torch.save({**content(3), "meta": Code()}, folder / "code.pth")
+    torch.save({**content(3), "meta": CODE}, folder / "code.pth")
     (folder / "page.pth").write_text("<html>please log in</html>")
     with http_folder(folder) as (address, asked):
         yield folder, address, asked
@@ -189,7 +184,7 @@ def tables(site, tmp_path, monkeypatch):
     home = Path(os.environ["MMENGINE_HOME"])
     home.mkdir(parents=True)
     dump({"own": "own.pth"}, str(home / "open_mmlab.json"))
-    torch.save(Code(), home / "own.pth")
+    torch.save(CODE, home / "own.pth")
 
 
 SCHEMES = ["torchvision", "modelzoo", "open-mmlab", "openmmlab", "mmcls"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forged import Call
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmengine.fileio import dump, load
@@ -15,15 +16,7 @@ from mmengine.structures import InstanceData
 
 from rekd_det.utils.errors import InputError
 
-
-class Code:
-    """Pickles as a call."""
-
-    def __init__(self, *call):
-        self.call = call or (os.mkdir, "made-by-a-file")
-
-    def __reduce__(self):
-        return self.call[0], self.call[1:]
+MKDIR = Call(os.mkdir, "made-by-a-file")
 
 
 class Own:
@@ -59,11 +52,11 @@ def test_what_openmmlab_writes_is_read(protocol):
 @pytest.mark.parametrize(
     "code",
     [
-        Code(),
-        Code(getattr, InstanceData, "to_dict"),
-        Code(eval, "1"),
-        np.array([Code()], dtype=object),
-        Code(torch.storage._load_from_bytes, b""),
+        MKDIR,
+        Call(getattr, InstanceData, "to_dict"),
+        Call(eval, "1"),
+        np.array([MKDIR], dtype=object),
+        Call(torch.storage._load_from_bytes, b""),
         Own(),
     ],
     ids=["mkdir", "getattr", "eval", "in an array", "bytes that are no tensor", "own class"],
@@ -77,9 +70,9 @@ def test_a_pickle_that_calls_something_is_refused(name, code):
 
 
 def test_a_tensor_inside_a_pickle_carries_no_code():
-    torch.save(Code(), "a.pth")
+    torch.save(MKDIR, "a.pth")
     with open("a.pkl", "wb") as file:
-        pickle.dump(Code(torch.storage._load_from_bytes, Path("a.pth").read_bytes()), file)
+        pickle.dump(Call(torch.storage._load_from_bytes, Path("a.pth").read_bytes()), file)
     with pytest.raises(InputError):
         load("a.pkl")
     assert not Path("made-by-a-file").exists()
@@ -100,7 +93,7 @@ def test_yaml_calls_nothing_and_keeps_tuples():
     assert not Path("made-by-a-file").exists()
 
 
-@pytest.mark.parametrize("content", [np.array([[0, 0], [0, Code()]], dtype=object), None], ids=["code", "empty"])
+@pytest.mark.parametrize("content", [np.array([[0, 0], [0, MKDIR]], dtype=object), None], ids=["code", "empty"])
 def test_the_hierarchy_of_openimages_calls_nothing(content):
     if content is None:
         Path("tree.npy").touch()

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from forged import Call
 from mmengine.fileio import load
 from mmengine.logging import HistoryBuffer
 
@@ -13,16 +14,6 @@ from rekd_det.utils.errors import InputError
 
 _reconstruct, _scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _frombuffer = np.empty(1).__reduce_ex__(5)[0]
-
-
-class Call:
-    """Pickles as a call, and as a state that is set on its result."""
-
-    def __init__(self, function, *args, state=None):
-        self.reduced = (function, args) if state is None else (function, args, state)
-
-    def __reduce__(self):
-        return self.reduced
 
 
 def dtype(code, *changes):

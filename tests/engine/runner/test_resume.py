@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import resume_runs
 import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
 from same_bits import assert_equal
-from tiny_pair import AUGMENTED, TinyPair, write_tiny_pair
+from tiny_pair import AUGMENTED
 
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
 from rekd_det.utils.checkpoint import CheckpointError
@@ -45,15 +43,6 @@ _INSIDE_EPOCHS = """
 train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2, val_interval=1)
 default_hooks = dict(checkpoint=dict(by_epoch=False, interval=3))
 """
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> TinyPair:
-    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
-    torch.manual_seed(0)
-    teacher = MODELS.build(Config.fromfile(str(pair.teacher)).model)
-    torch.save({"state_dict": teacher.state_dict()}, pair.folder / "teacher.pth")
-    return pair
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,8 @@ from pathlib import Path
 import forked_tool
 import pytest
 import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
 from same_bits import assert_equal
-from tiny_pair import AUGMENTED, TinyPair, write_tiny_pair
+from tiny_pair import AUGMENTED, TinyPair
 
 pytestmark = pytest.mark.slow
 
@@ -67,16 +65,6 @@ class Runs:
 
     def checkpoint(self, name: str, folder: str = "run") -> dict:
         return torch.load(self.folder / folder / name, weights_only=True)
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> TinyPair:
-    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
-    torch.manual_seed(0)
-    for name in ("teacher", "student"):
-        model = MODELS.build(Config.fromfile(str(pair.folder / f"{name}.py")).model)
-        torch.save({"state_dict": model.state_dict()}, pair.folder / f"{name}.pth")
-    return pair
 
 
 @pytest.fixture

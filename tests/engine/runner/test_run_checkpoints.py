@@ -4,12 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
-from tiny_pair import TinyPair, write_tiny_pair
 
 from rekd_det.models.utils.finite_guard import FiniteGuard, NonFiniteLoss
 from rekd_det.utils.errors import InputError
@@ -22,21 +19,8 @@ _WIDE = {
 }
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> TinyPair:
-    pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
-    torch.manual_seed(0)
-    torch.save(
-        {"state_dict": MODELS.build(Config.fromfile(str(pair.teacher)).model).state_dict()}, pair.folder / "teacher.pth"
-    )
-    torch.save(
-        {"state_dict": MODELS.build(Config.fromfile(str(pair.student)).model).state_dict()}, pair.folder / "student.pth"
-    )
-    return pair
-
-
-def train(config: Path, work_dir: Path, **options) -> tuple[Runner, Path]:
-    """One iteration in this process; returns the runner and its checkpoint."""
+def train(config: Path, work_dir: Path, **options) -> Path:
+    """One iteration in this process; returns its checkpoint."""
     cfg = Config.fromfile(str(config))
     optimizer = dict(type="SGD", lr=0.001, momentum=0.9)
     cfg.merge_from_dict(
@@ -50,9 +34,8 @@ def train(config: Path, work_dir: Path, **options) -> tuple[Runner, Path]:
         }
     )
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    runner = RUNNERS.build(cfg)
-    runner.train()
-    return runner, work_dir / "iter_1.pth"
+    RUNNERS.build(cfg).train()
+    return work_dir / "iter_1.pth"
 
 
 def log_of(work_dir: Path) -> str:
@@ -61,9 +44,9 @@ def log_of(work_dir: Path) -> str:
 
 def test_a_checkpoint_is_as_large_as_plain_mmdets(pair, tmp_path):
     wide = {f"model.{k}": v for k, v in _WIDE.items()}
-    _, plain = train(pair.student, tmp_path / "plain", runner_type="Runner", **wide)
+    plain = train(pair.student, tmp_path / "plain", runner_type="Runner", **wide)
     wide = {f"model.architecture.{k}": v for k, v in _WIDE.items()}
-    runner, distilled = train(pair.pair, tmp_path / "distilled", runner_type="ReKDRunner", **wide)
+    distilled = train(pair.pair, tmp_path / "distilled", runner_type="ReKDRunner", **wide)
     assert plain.stat().st_size > 10e6
     assert distilled.stat().st_size == pytest.approx(plain.stat().st_size, rel=0.02)
 
@@ -72,14 +55,13 @@ def test_a_checkpoint_is_as_large_as_plain_mmdets(pair, tmp_path):
     assert {k.removeprefix("architecture.") for k in ours["state_dict"]} == set(theirs["state_dict"])
     assert all(k.startswith("architecture.") for k in ours["state_dict"])
     assert len(ours["optimizer"]["state"]) == len(theirs["optimizer"]["state"])
-    assert sum(p.numel() for p in runner.model.teacher.parameters()) > 0
 
 
 @pytest.mark.parametrize("runner_type", ["Runner", "ReKDRunner"])
 def test_a_plain_students_checkpoint_is_loaded_and_counted(pair, tmp_path, runner_type):
     options = {"runner_type": runner_type, "optim_wrapper.optimizer": dict(type="SGD", lr=0.0)}
     start = torch.load(pair.folder / "student.pth", weights_only=True)["state_dict"]
-    _, path = train(pair.pair, tmp_path, load_from=str(pair.folder / "student.pth"), **options)
+    path = train(pair.pair, tmp_path, load_from=str(pair.folder / "student.pth"), **options)
     weights = torch.load(path, weights_only=True)["state_dict"]
     for key, value in start.items():
         if "running" not in key and "num_batches" not in key:
@@ -90,7 +72,7 @@ def test_a_plain_students_checkpoint_is_loaded_and_counted(pair, tmp_path, runne
 
 
 def test_a_distilled_checkpoint_is_loaded_and_counted(pair, tmp_path):
-    _, first = train(pair.pair, tmp_path / "first", runner_type="ReKDRunner")
+    first = train(pair.pair, tmp_path / "first", runner_type="ReKDRunner")
     train(pair.pair, tmp_path / "second", runner_type="ReKDRunner", load_from=str(first))
     count = len(torch.load(first, weights_only=True)["state_dict"])
     assert f"{count} of {count} weights in the checkpoint match the student's {count}" in log_of(tmp_path / "second")
@@ -115,7 +97,7 @@ def test_feature_maps_alone_are_distilled_from_a_teacher_of_other_categories(pai
         train(pair.pair, tmp_path / "logits", **options)
     features = {"loss_pkd": dict(type="mmrazor.PKDLoss")}
     options |= {"model.distiller.loss": None, "model.distiller.feature_losses": features}
-    _, checkpoint = train(pair.pair, tmp_path / "features", **options)
+    checkpoint = train(pair.pair, tmp_path / "features", **options)
     assert checkpoint.is_file()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmdet.models.losses import KnowledgeDistillationKLDivLoss
 from one_step import assert_no_pull, distillation
-from tiny import build, tiny_rcnn, total
+from tiny import tiny_rcnn, total
 from zoo_pairs import level_major, perturbed_pair, zoo_pair
 
 from rekd_det.models.adapters.dense.dense import true_rows
@@ -227,7 +227,7 @@ def test_heads_whose_boxes_are_numbers(path, head):
 
 def test_an_rcnn_is_refused():
     with pytest.raises(ValueError, match=r"model\.distiller\.box_loss: StandardRoIHead .*no reg_max"):
-        pair_of(build(tiny_rcnn()), build(tiny_rcnn()), box_loss=LD)
+        pair_of(build_tiny(tiny_rcnn()), build_tiny(tiny_rcnn()), box_loss=LD)
 
 
 def test_a_teacher_that_teaches_the_classes_alone():

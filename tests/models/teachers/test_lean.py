@@ -7,7 +7,7 @@ import torch
 from mmcv.cnn import build_conv_layer
 from mmengine.config import ConfigDict
 from one_step import run_step
-from tiny import batch, build, build_pair, perturb, tiny_rcnn, total
+from tiny import batch, build_pair, perturb, tiny_rcnn, total
 from torch import nn
 from zoo_pairs import zoo_pair
 
@@ -37,7 +37,7 @@ def family(request):
     if request.param == "retinanet":
         config = tiny_config(RETINA)
         return config, lively(perturb(build_tiny(config, seed=5)))
-    return tiny_rcnn(), lively(perturb(build(tiny_rcnn(), seed=5)))
+    return tiny_rcnn(), lively(perturb(build_tiny(tiny_rcnn(), seed=5)))
 
 
 def step_of(family, **options):
@@ -143,7 +143,7 @@ def test_checkpoints_and_copies_do_not_know(family):
 
 def test_the_checkpoint_is_loaded_before_folding(tmp_path):
     config = tiny_rcnn()
-    teacher = lively(perturb(build(config, seed=5)))
+    teacher = lively(perturb(build_tiny(config, seed=5)))
     torch.save(dict(state_dict=teacher.state_dict()), tmp_path / "teacher.pth")
     loaded = dict(teacher=config, teacher_ckpt=str(tmp_path / "teacher.pth"))
     model = build_pair(config, **loaded, teacher_fuse_bn=True)
@@ -240,7 +240,7 @@ def deformable():
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_mmcv_operators_work_in_fp32(deformable, dtype):
     # Random offsets would turn the smallest change into a large one; settled norms and untrained offsets do not.
-    teacher = settle(build(deformable), torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
+    teacher = settle(build_tiny(deformable), torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
     _, plain = step_of((tiny_rcnn(), teacher))
     model, lean = step_of((tiny_rcnn(), teacher), teacher_dtype=dtype)
     op = model.teacher.backbone.layer2[0].conv2
@@ -251,7 +251,7 @@ def test_mmcv_operators_work_in_fp32(deformable, dtype):
 
 def test_deformable_convolutions_refuse_channels_last(deformable):
     with pytest.raises(ValueError, match=r"model\.teacher_channels_last: the teacher's backbone has operators of mmcv"):
-        build_pair(tiny_rcnn(), teacher=build(deformable), teacher_channels_last=True)
+        build_pair(tiny_rcnn(), teacher=build_tiny(deformable), teacher_channels_last=True)
 
 
 HEADS = [

@@ -71,25 +71,14 @@ def test_built_from_cfg_path(saved, tmp_path):
     assert type(teacher).__name__ == "FasterRCNN"
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda w: w.pop("roi_head.bbox_head.fc_cls.bias"),
-            r"missing in the checkpoint \(1\): roi_head.bbox_head.fc_cls.bias",
-        ),
-        (lambda w: w.update(extra=torch.zeros(1)), r"unknown to the model \(1\): extra"),
-        (lambda w: w.update({"rpn_head.rpn_cls.bias": torch.zeros(9)}), "size mismatch for rpn_head.rpn_cls.bias"),
-    ],
-)
-def test_weights_that_do_not_match_are_listed(saved, tmp_path, change, message):
+def test_weights_that_do_not_match_are_listed(saved, tmp_path):
     config, path, _ = saved
     weights = torch.load(path)["state_dict"]
-    change(weights)
+    del weights["roi_head.bbox_head.fc_cls.bias"]
     torch.save(dict(state_dict=weights), tmp_path / "bad.pth")
-    with pytest.raises(CheckpointError, match=message) as error:
+    message = r"(?s)model.teacher_ckpt=.*missing in the checkpoint \(1\): roi_head.bbox_head.fc_cls.bias"
+    with pytest.raises(CheckpointError, match=message):
         build_teacher(config, str(tmp_path / "bad.pth"))
-    assert "model.teacher_ckpt" in str(error.value)
 
 
 def test_other_architectures_checkpoint_is_refused(saved):
