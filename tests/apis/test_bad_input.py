@@ -56,6 +56,7 @@ def _write_configs(folder: Path) -> None:
     a, b, *others = Config.fromfile(str(folder / "pair.py")).metainfo.classes
     derived = {
         "no_ckpt": "model = dict(teacher_ckpt=None)",
+        "shards": "runner_type = 'FlexibleRunner'\nstrategy = dict(type='FSDPStrategy')",
         "no_head": "model = dict(architecture=dict(_delete_=True, cfg_path='mmdet::rpn/rpn_r50_fpn_1x_coco.py'))",
         "spec_keys": "model = dict(teacher=dict(backbone=dict(depth=50)))",
         "pretrained": "model = dict(teacher=dict(pretrained=True))",
@@ -459,6 +460,15 @@ CASES = [
         arguments=("{folder}/teacher.pth",),
         tool="test.py",
     ),
+    Case(
+        "a detector alone from distilled weights",
+        "'{folder}/distilled.pth' is of a distillation",
+        ("load_from={folder}/distilled.pth",),
+        config="student.py",
+    ),
+    Case("MMRazor's loop", "val_cfg.type: MMRazor's loop", ("val_cfg.type=mmrazor.SingleTeacherDistillValLoop",)),
+    Case("no such module", "the student's is 'architecture.backbone'", ("activation_checkpointing=['backbone']",)),
+    Case("shards", "strategy.type='FSDPStrategy' is not supported", config="shards.py"),
     Case("check without a pair", "this config is not a pair", config="student.py", tool="check_pair.py"),
     Case("check on no images", "--limit must be at least 1, got 0", arguments=("--limit", "0"), tool="check_pair.py"),
     Case("check too small", "at least 64 pixels", arguments=("--size", "8", "8"), tool="check_pair.py"),

@@ -48,6 +48,15 @@ def test_the_command_line_says_what_to_do_next(tmp_path):
     assert "is there already" in again.stderr and "--force" in again.stderr
 
 
+def test_a_student_whose_config_a_run_has_saved_starts_anew(tmp_path, run_tool):
+    start = "work_dir = 'runs/student'\nresume = True\nload_from = 'runs/student/epoch_1.pth'\n"
+    student, out = tmp_path / "student.py", tmp_path / "pair.py"
+    student.write_text(f"_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n{start}")
+    run_tool("new_pair.py", student, "retinanet_r101_fpn_2x_coco", "--out", out)
+    for made in (Config.fromfile(out), Config.fromfile(tmp_path / "student_student.py")):
+        assert (made.work_dir, made.resume, made.load_from) == (None, False, None)
+
+
 def test_files_serve_as_well_as_names(tmp_path, run_tool):
     for name in ("student", "teacher"):
         (tmp_path / f"{name}.py").write_text("_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n")

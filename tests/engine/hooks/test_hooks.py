@@ -118,6 +118,19 @@ def test_other_categories_are_an_error(model, data, teacher, message):
         PairCheckHook().before_train(runner_of(model, train_dataloader=data_of(tuple(data))))
 
 
+def test_each_of_several_joined_data_sets_is_checked(model):
+    model.teacher_classes = tuple("abc")
+    joined = SimpleNamespace(metainfo=[dict(classes=tuple("abc"), palette=[1]), dict(classes=tuple("acb"))])
+    with pytest.raises(ValueError, match="category 1 is 'c' in the data set"):
+        PairCheckHook().before_train(runner_of(model, train_dataloader=SimpleNamespace(dataset=joined)))
+
+
+def test_one_category_without_its_comma_is_an_error(model):
+    model.teacher_classes = ("cell",)
+    with pytest.raises(ValueError, match=r"metainfo\.classes of the data set is a string.* write \('cell',\)"):
+        PairCheckHook().before_train(runner_of(model, train_dataloader=data_of("cell")))
+
+
 @pytest.mark.parametrize(("data", "teacher"), [(None, ("a",)), (("a",), None)])
 def test_unknown_categories_are_not_an_error(model, data, teacher):
     model.teacher_classes = teacher

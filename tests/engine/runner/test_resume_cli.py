@@ -10,6 +10,7 @@ from pathlib import Path
 import forked_tool
 import pytest
 import torch
+from mmengine.config import Config
 from same_bits import assert_equal
 from tiny_pair import AUGMENTED, TinyPair
 
@@ -108,6 +109,22 @@ def test_on_more_processes_it_trains_all_epochs_that_are_left_and_says_what_chan
     assert "model.distiller.loss.top_k: was 2, is 3; used: 3, the config's" in runs.said
     assert "train_cfg.max_epochs: was 2, is 4; used: 4, the config's" in runs.said
     assert re.search(r"\[3\]\[1/2\]  lr: 1\.0000e-03", runs.said)
+
+
+def test_the_config_that_a_resumed_run_saves_starts_anew_elsewhere(runs, two_iterations):
+    shutil.copytree(two_iterations, runs.folder / "run")
+    runs.config(_ITERS)
+    assert runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3") == [0], runs.said
+    saved = Config.fromfile(runs.folder / "run" / "config.py")
+    assert (saved.resume, saved.load_from) == (False, None)
+
+
+def test_a_pair_does_not_resume_a_detector_alone(runs):
+    (runs.folder / "config.py").write_text(f"_base_ = ['{runs.pair.student}']\n{_ITERS}")
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    runs.config(_ITERS)
+    assert runs.train("--work-dir", "run", "--resume") == [1]
+    assert "iter_2.pth' is of a detector alone, not of a distillation, so this pair can't resume from it" in runs.said
 
 
 def test_inside_an_epoch_of_other_batches_it_starts_that_epoch_again(runs):

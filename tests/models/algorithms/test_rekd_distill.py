@@ -26,6 +26,13 @@ def test_is_an_mmrazor_algorithm(model):
     assert model.student is model.architecture
 
 
+def test_a_student_by_the_file_of_its_config(tmp_path):
+    file = tmp_path / "student.py"
+    file.write_text(f"default_scope = 'mmdet'\nmodel = {tiny_rcnn().to_dict()!r}\n")
+    student = build_pair(tiny_rcnn(), architecture=dict(cfg_path=str(file))).student
+    assert student.state_dict().keys() == build(tiny_rcnn()).state_dict().keys()
+
+
 def test_losses_are_one_flat_dict(model):
     losses = model(**batch(model), mode="loss")
     own = {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox", "acc"}
