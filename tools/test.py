@@ -89,7 +89,7 @@ def enable_tta(cfg: Config) -> None:
     if "tta_model" not in cfg:
         warnings.warn("no `tta_model` in the config: merging by NMS at IoU 0.5", stacklevel=2)
         nms = dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
-        cfg.tta_model = dict(type="mmdet.DetTTAModel", tta_cfg=nms)
+        cfg.tta_model = dict(type="DetTTAModel", tta_cfg=nms)
     datasets = [dataset for _, dataset in plain_datasets(cfg.test_dataloader.dataset)]
     pipeline = datasets[0].pipeline
     if "tta_pipeline" not in cfg:
