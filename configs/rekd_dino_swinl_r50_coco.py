@@ -1,4 +1,5 @@
-# The loss of _base_/rekd_distill_sigmoid.py; docs/study.md has nothing on query heads.
+# The loss of _base_/rekd_distill_sigmoid.py. A small DINO gained 2.6 AP with it and 2.8 with KD (one seed,
+# studies/results/groceries_dino).
 _base_ = ["mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py", "./_base_/rekd_sigmoid.py"]
 model = dict(
     _delete_=True,
