@@ -20,6 +20,7 @@ from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.apis.command_line import ToolParser, build_runner, exit_on_input_error
 from rekd_det.apis.config_file import read_config
 from rekd_det.apis.preflight import PreflightError, check_data
+from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.pair_config import classifies_images, teacher_config
 
@@ -81,7 +82,7 @@ def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
 
 def spread(cfg: Config, dataset: ConfigDict, limit: int) -> list[int]:
     """Evenly spread over a classifier's data set, which is sorted by class."""
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with DefaultScope.overwrite_default_scope(default_scope(cfg)):
         images = DATASETS.build(copy.deepcopy(dataset))
     return list(choose(images, limit).indices)
 

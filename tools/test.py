@@ -26,6 +26,7 @@ from rekd_det.apis.config_file import read_config
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
 from rekd_det.engine.hooks import StudentWeightsHook
 from rekd_det.utils.checkpoint import check_checkpoint_file
+from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.pair_config import classifies_images, student_config, teacher_config
 
@@ -94,8 +95,7 @@ def enable_tta(cfg: Config) -> None:
     pipeline = datasets[0].pipeline
     if "tta_pipeline" not in cfg:
         warnings.warn("no `tta_pipeline` in the config: testing with and without flip", stacklevel=2)
-        package = "mmpretrain" if classifies_images(cfg) else "mmdet"  # the config's scope may be unset
-        flips = [dict(type=f"{package}.RandomFlip", prob=prob) for prob in (1.0, 0.0)]
+        flips = [dict(type=f"{default_scope(cfg)}.RandomFlip", prob=prob) for prob in (1.0, 0.0)]
         pack = deepcopy(pipeline[-1])
         if not classifies_images(cfg):
             pack.meta_keys = (

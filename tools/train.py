@@ -83,9 +83,10 @@ def main() -> None:
     check_hooks(cfg)
     check_data(cfg, ("train", "val"))
     runner = build_runner(cfg)
-    # The Runner has saved a config that resumes: a training from it would continue this one's checkpoint.
-    runner.cfg.merge_from_dict(asked)
-    runner.dump_config()
+    if cfg.get("resume"):
+        # The Runner has saved a config that resumes: a training from it would continue this one's checkpoint.
+        runner.cfg.merge_from_dict(asked)
+        runner.dump_config()
     if note is not None:
         runner.logger.warning(note)
     runner.train()

@@ -18,12 +18,14 @@ from torch import nn
 from rekd_det.utils.checkpoint import (
     STUDENT_PREFIX,
     CheckpointError,
+    is_distilled,
     load_checkpoint_file,
     load_weights,
     meta_of,
     strip_student_prefix,
     weights_of,
 )
+from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import custom_imports, is_pair, student_config
 from rekd_det.utils.registered_names import check_registered
@@ -112,8 +114,7 @@ def check_target(path: str, source: str) -> None:
 
 def check_distilled(checkpoint: Mapping, source: str) -> None:
     """Raise CheckpointError, naming ``source``, unless a checkpoint is of a distillation."""
-    state = weights_of(checkpoint)
-    if not any(key.removeprefix("module.").startswith(STUDENT_PREFIX) for key in state):
+    if not is_distilled(weights_of(checkpoint)):
         raise CheckpointError(
             f"{source} is not of a distillation: none of its weights starts with '{STUDENT_PREFIX}'. A plain "
             "detector's checkpoint needs no export; give one that tools/train.py wrote for a pair"
@@ -144,7 +145,7 @@ def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = F
         for key, value in weights.items():
             if value.is_floating_point():
                 weights[key] = value.half()
-    init_default_scope(cfg.get("default_scope") or "mmdet")
+    init_default_scope(default_scope(cfg))
     student = MODELS.build(copy.deepcopy(cfg.model))
     load_weights(student, weights, source)
     meta = meta_of(checkpoint)

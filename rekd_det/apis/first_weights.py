@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmengine.config import Config
 
-from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, can_be_checked, check_checkpoint_file, weights_of
+from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, check_checkpoint_file, is_distilled, weights_of
 from rekd_det.utils.pair_config import is_pair
 
 
@@ -18,17 +18,17 @@ def check_first_weights(cfg: Config) -> None:
         CheckpointError: it names the file and what to do instead.
     """
     path, model = cfg.get("load_from"), cfg.get("model") or {}
-    if not path or not can_be_checked(path):
+    pair = is_pair(model)
+    judged = cfg.get("resume") if pair else "architecture" not in model  # a pair may start from weights of both kinds
+    if not judged or not path or not can_be_checked(path):
         return
-    weights = weights_of(check_checkpoint_file(path))
-    distilled = any(key.removeprefix("module.").startswith(STUDENT_PREFIX) for key in weights)
-    if is_pair(model):
-        if cfg.get("resume") and not distilled:
-            raise CheckpointError(
-                f"'{path}' is of a detector alone, not of a distillation, so this pair can't resume from it. Give the "
-                "pair another work_dir, or start from these weights with load_from"
-            )
-    elif distilled and "architecture" not in model:
+    distilled = is_distilled(weights_of(check_checkpoint_file(path)))
+    if pair and not distilled:
+        raise CheckpointError(
+            f"'{path}' is of a detector alone, not of a distillation, so this pair can't resume from it. Give the "
+            "pair another work_dir, or start from these weights with load_from"
+        )
+    if distilled and not pair:
         raise CheckpointError(
             f"'{path}' is of a distillation: a detector alone would take none of its weights. Take the student out of "
             "it first, with tools/export_student.py"

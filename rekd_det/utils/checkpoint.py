@@ -263,5 +263,10 @@ def weights_of(checkpoint: Mapping) -> Mapping:
     return checkpoint.get("state_dict", checkpoint)
 
 
+def is_distilled(weights: Mapping) -> bool:
+    """Whether weights are of a distillation: the student's are under ``architecture.``."""
+    return any(key.removeprefix(_WRAPPER_PREFIX).startswith(STUDENT_PREFIX) for key in weights)
+
+
 def _without_prefix(mapping: Mapping, prefix: str) -> dict:
     return {key[len(prefix) :]: value for key, value in mapping.items() if key.startswith(prefix)}

@@ -1,11 +1,17 @@
-"""What the ``type`` in a config names: a class, or the name that a registry knows it by."""
+"""What the ``type`` in a config names, a class or the name that a registry knows it by, and where it is looked up."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.registry import Registry
+
+
+def default_scope(config: Mapping) -> str:
+    """The package in whose registries a config's names are looked up; mmengine's new style leaves it unset."""
+    return config.get("default_scope") or "mmdet"
 
 
 def type_name(kind: Any) -> str:

@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 from mmrazor.registry import MODELS
 
 from rekd_det.apis.config_file import merge_options, read_config
+from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import is_pair
@@ -33,7 +34,7 @@ def read_arm_config(arm: Arm) -> Config:
         config = copy.deepcopy(_file(str(arm.config), arm.config.stat().st_mtime_ns))
         merge_options(config, arm.options, str(arm.config))
         if is_pair(config.get("model")):
-            init_default_scope(config.get("default_scope", "mmdet"))
+            init_default_scope(default_scope(config))
             _check_keys(config.model)
             MODELS.build(copy.deepcopy(config.model.distiller))
     except (InputError, ValueError, TypeError, KeyError) as error:  # how losses and registries refuse

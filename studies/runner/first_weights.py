@@ -12,6 +12,7 @@ from mmengine.runner import set_random_seed
 
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import load_checkpoint_file
+from rekd_det.utils.config_types import default_scope
 from studies.runner.builds import digest_of_weights
 from studies.runner.digest import digest_of
 from studies.runner.run import Run
@@ -32,7 +33,7 @@ def write_first_weights(run: Run, folder: Path) -> Path:
     path = folder / f"{student[:12]}-seed{run.seed}.pth"
     if path.is_file():
         return path
-    init_default_scope(run.config.get("default_scope", "mmdet"))
+    init_default_scope(default_scope(run.config))
     set_random_seed(run.seed)
     model = MODELS.build(copy.deepcopy(run.student))  # which writes into what it is given
     model.init_weights()

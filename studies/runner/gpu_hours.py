@@ -14,6 +14,7 @@ from torch import nn
 from rekd_det.analysis.pair_check.pair_measure import step_flops, synthetic_batch
 from rekd_det.analysis.utils.pair import quiet
 from rekd_det.analysis.utils.tables import markdown
+from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.pair_config import is_pair, resolve_model_config
 from studies.runner.digest import digest_of
 from studies.runner.run import Run
@@ -62,7 +63,7 @@ def estimate(runs: Sequence[Run], tflops: float, arms: Collection[str]) -> list[
 def _forward_flops(config: Config) -> tuple[float, float]:
     """Operations of a pair's losses for an image of ``PIXELS``: the student's, and what the distillation adds."""
     quiet()
-    init_default_scope(config.get("default_scope", "mmdet"))
+    init_default_scope(default_scope(config))
     model = copy.deepcopy(config.model)
     # Weights make no difference, so none are read.
     model.teacher, model.teacher_ckpt = DETECTORS.build(resolve_model_config(model.teacher, "model.teacher")), None

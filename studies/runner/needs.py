@@ -9,6 +9,7 @@ import torch
 from mmdet.registry import MODELS as DETECTORS
 from mmengine.config import Config, ConfigDict
 
+from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.pair_config import is_pair
 from studies.runner.arm_config import read_arm_config
 from studies.runner.digest import digest_of
@@ -71,7 +72,7 @@ class Backbones:
         if "backbone" not in student:
             raise StudyError(f"pretrain: the detector {student.type} has no key 'backbone'")
         own = copy.deepcopy(self._config)
-        own.model.backbone = _in_scope_of(own, student.backbone, config.get("default_scope", "mmdet"))
+        own.model.backbone = _in_scope_of(own, student.backbone, default_scope(config))
         # Weights do not depend on which levels are read, so detectors that read other levels share a pre-training.
         levels = self._config.model.backbone.get("out_indices")
         if levels is not None and "out_indices" in own.model.backbone:
@@ -88,7 +89,7 @@ class Backbones:
 def _in_scope_of(config: Config, backbone: Mapping, scope: str) -> ConfigDict:
     """A copy of a backbone's config of another default scope that means the same in ``config``."""
     own = ConfigDict(copy.deepcopy(backbone))
-    if "." not in own.type and config.get("default_scope", "mmdet") != scope:
+    if "." not in own.type and default_scope(config) != scope:
         own.type = f"{scope}.{own.type}"
     return own
 

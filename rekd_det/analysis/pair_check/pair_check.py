@@ -30,7 +30,7 @@ from rekd_det.apis.export import count_parameters
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
-from rekd_det.utils.config_types import type_name
+from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config
 
 #: a note is added if the distillation's share of the gradient is outside this range
@@ -78,7 +78,7 @@ def check_pair(cfg: Config, size: tuple[int, int] | None = None) -> Findings:
     if not is_pair(cfg.get("model")):
         raise PairError("this config is not a pair: `model` needs the keys `architecture` and `teacher`")
     found = Findings()
-    init_default_scope(cfg.get("default_scope") or "mmdet")
+    init_default_scope(default_scope(cfg))
     found.section("Pair")
     try:
         model = _build(cfg, found)
@@ -258,8 +258,8 @@ def _data_classes(cfg: Config) -> tuple[str, ...] | None:
     while isinstance(dataset, Mapping):
         names = (dataset.get("metainfo") or {}).get("classes")
         if names is None and isinstance(dataset.get("type"), str):
-            scope = cfg.get("default_scope") or "mmdet"
-            kind = DATASETS.get(dataset["type"] if "." in dataset["type"] else f"{scope}.{dataset['type']}")
+            kind = dataset["type"]
+            kind = DATASETS.get(kind if "." in kind else f"{default_scope(cfg)}.{kind}")
             names = getattr(kind, "METAINFO", {}).get("classes")
         if names is not None:
             return tuple(names) if not isinstance(names, str) else None

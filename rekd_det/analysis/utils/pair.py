@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from rekd_det.apis.preflight import check_data
 from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix, weights_of
-from rekd_det.utils.config_types import type_name
+from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.fixed_layers import fix_norms_and_dropout
@@ -48,7 +48,7 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
     """
     if not is_pair(cfg.get("model")):
         raise AnalysisError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
-    init_default_scope(cfg.get("default_scope") or "mmdet")
+    init_default_scope(default_scope(cfg))
     torch.manual_seed(SEED)
     model = MODELS.build(model_config(cfg))
     if model.distiller.loss is None:
@@ -97,7 +97,7 @@ def build_images(cfg: Config, split: str) -> Dataset:
         AnalysisError: if the training pipeline loads no annotations.
     """
     if classifies_images(cfg):  # its labels come with the images
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        with DefaultScope.overwrite_default_scope(default_scope(cfg)):
             return DATASETS.build(_plain(cfg[f"{split}_dataloader"].dataset, _pipeline(cfg.val_dataloader.dataset)))
     loading = _find(cfg.train_dataloader.dataset, "LoadAnnotations")
     if loading is None:

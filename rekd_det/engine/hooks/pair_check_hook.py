@@ -21,7 +21,8 @@ class PairCheckHook(Hook):
         """Raise InputError where the categories differ in number or order, if logits are distilled."""
         infos = getattr(runner.train_dataloader.dataset, "metainfo", None) or {}
         # Joined data sets whose metainfo differs in any key have a list of them.
-        named = [info["classes"] for info in (infos if isinstance(infos, list) else [infos]) if info.get("classes")]
+        infos = infos if isinstance(infos, list) else [infos]
+        named = [classes for info in infos if (classes := info.get("classes")) is not None]
         if not named:
             return
         model = distillation_of(runner)

@@ -27,8 +27,7 @@ def check_wrapper(cfg: Config, wrapper: Mapping | None, model: nn.Module) -> Non
     """
     if not isinstance(model, ReKDDistill):
         return
-    kind: Any = (wrapper or {}).get("type", "MMDistributedDataParallel")
-    name = type_name(kind)
+    name = type_name((wrapper or {}).get("type", "MMDistributedDataParallel"))
     if "FullySharded" in name or "FSDP" in name:
         raise InputError(
             f"model_wrapper_cfg.type='{name}' is not supported: a distillation calls single layers of both heads, past "
