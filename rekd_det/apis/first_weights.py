@@ -30,6 +30,6 @@ def check_first_weights(cfg: Config) -> None:
         )
     if distilled and not pair:
         raise CheckpointError(
-            f"'{path}' is of a distillation: a detector alone would take none of its weights. Take the student out of "
-            "it first, with tools/export_student.py"
+            f"'{path}' is of a distillation, and a detector alone would take none of its weights. Give the detector "
+            "another work_dir, or take the student out with tools/export_student.py and start from it with load_from"
         )
