@@ -3,23 +3,20 @@
 import os
 import os.path as osp
 import re
-import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from rekd_det.utils.download import fetch
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.read_as_data import check_plain, load_plain, reading_as_data
 
 STUDENT_PREFIX = "architecture."
 _WRAPPER_PREFIX = "module."  # what DataParallel wrappers put before every key
-_switching = threading.RLock()
 
 
 class CheckpointError(InputError):
@@ -85,8 +82,9 @@ def load_as_data(name: str, load: Callable[[], Any]) -> Any:
     else:
         _check_scheme(name)
     try:
-        with _weights_only():
+        with reading_as_data():
             checkpoint = load()
+        check_plain(checkpoint)
     except CheckpointError as error:  # of the URL that the name stands for
         if name in str(error):
             raise
@@ -108,7 +106,7 @@ def meta_of(checkpoint: Mapping) -> dict:
 
 def load_from_http(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:
     """Replaces mmengine's loader of that name, which reads downloaded files with ``weights_only`` off."""
-    return torch.load(_fetch(filename), map_location=map_location, weights_only=True)
+    return load_plain(_fetch(filename), map_location)
 
 
 def strip_student_prefix(state_dict: Mapping[str, Tensor]) -> "OrderedDict[str, Tensor]":
@@ -184,23 +182,9 @@ def _fetch(url: str) -> str:
 
 def _read(path: str, name: str) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return load_plain(path, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle may raise almost any exception
         raise _explain(name, error, read=path) from error
-
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Force ``weights_only`` on every ``torch.load`` of this process, by torch's own switch."""
-    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-    with _switching:
-        before = {name: os.environ.pop(name, None) for name in names}
-        os.environ[names[0]] = "1"
-        try:
-            yield
-        finally:
-            del os.environ[names[0]]
-            os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _check_scheme(name: str) -> None:

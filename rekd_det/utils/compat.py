@@ -9,7 +9,6 @@ import functools
 import importlib
 import importlib.util
 import json
-import pickle
 import sys
 import types
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import mmcv
 import torch
 from mmengine.utils import digit_version
 
-from rekd_det.utils import plain_arrays, torchvision_stand_in
+from rekd_det.utils import torchvision_stand_in
 from rekd_det.utils.checkpoint import load_as_data, load_from_http
 
 _RAZOR_BACKENDS = "mmrazor.structures.quantization.backend_config"
@@ -49,7 +48,6 @@ def apply() -> None:
     """Fix what is broken in the installed versions. Calling it again does nothing."""
     _let_mmrazor_take_a_newer_mmcv()
     _mend_mmrazor_import()
-    _allow_training_state_in_checkpoints()
     _load_checkpoints_as_data()
     _load_files_as_data()
     _serve_torchvision_urls()
@@ -79,50 +77,6 @@ def _mend_mmrazor_import() -> None:
     backends = dict.fromkeys(("academic", "native", "tensorrt", "openvino"))
     stand_in.__dict__.update(BackendConfigs=backends, __all__=["BackendConfigs"])
     sys.modules[_RAZOR_BACKENDS] = stand_in
-
-
-def _allow_training_state_in_checkpoints() -> None:
-    """Let ``torch.load(weights_only=True)`` read what mmengine saves in addition to the weights.
-
-    That is the message hub (``HistoryBuffer``) with NumPy arrays and scalars, as :mod:`plain_arrays` reads them.
-    ``weights_only`` itself is never switched off, so a checkpoint that carries anything else is refused.
-    """
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    HistoryBuffer()  # its first instance registers the statistics
-    stand_ins = [(stand_in, name) for name, stand_in in plain_arrays.NAMES.items()]
-    torch.serialization.add_safe_globals([HistoryBuffer, *stand_ins, (_history_buffer_method, "builtins.getattr")])
-    if not hasattr(HistoryBuffer.__setstate__, "__wrapped__"):
-        HistoryBuffer.__setstate__ = _without_statistics(HistoryBuffer.__setstate__)
-
-
-def _without_statistics(set_state: Callable[[Any, dict], None]) -> Callable[[Any, dict], None]:
-    """Let a checkpoint restore a history's values alone.
-
-    mmengine takes the table of statistics over from it too, for all histories: a forged one would decide what the log
-    calls for 'mean'.
-    """
-
-    @functools.wraps(set_state)
-    def set_values(self: Any, state: dict) -> None:
-        set_state(self, {key: state[key] for key in ("max_length", "_log_history", "_count_history") if key in state})
-
-    return set_values
-
-
-def _history_buffer_method(owner: Any, name: str) -> Any:
-    """What a training checkpoint gets for the name ``getattr``: a statistic of HistoryBuffer, or nothing.
-
-    mmengine's HistoryBuffer pickles its own methods as ``getattr(HistoryBuffer, 'mean')``. The real ``getattr`` in the
-    allow-list would hand a forged checkpoint everything.
-    """
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
-        raise pickle.UnpicklingError(
-            f"Weights only load failed: GLOBAL getattr asked for {name!r}, which is not allowed"
-        )
-    return HistoryBuffer._statistics_methods[name]
 
 
 def _load_checkpoints_as_data() -> None:

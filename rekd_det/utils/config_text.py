@@ -31,9 +31,10 @@ def parse_config_text(text: str, source: str) -> Config:
             if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
                 raise ValueError(f"line {statement.lineno} is not an assignment")
             values[statement.targets[0].id] = _value(statement.value)
-    except (SyntaxError, TypeError, ValueError) as error:
-        raise InputError(f"the config inside {source} can't be read ({error}); give the file with --config") from error
-    return Config(values)
+        return Config(values)
+    except (SyntaxError, TypeError, ValueError, KeyError, RecursionError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"the config inside {source} can't be read ({reason}); give the file with --config") from error
 
 
 def _key(node: ast.expr) -> Any:

@@ -7,19 +7,31 @@ import copyreg
 import io
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import yaml
+from mmdet.structures import DetDataSample
 from mmengine.fileio import get_local_path
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
+from mmengine.structures import BaseDataElement, InstanceData, LabelData, PixelData
 
 from rekd_det.utils import plain_arrays
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.read_as_data import allowed_by_user, load_plain
 
-# libyaml's parser where PyYAML has it: for each `mmdet::` in a config, mmengine reads all of mmdet's hundred metafiles.
-_YAML_LOADER = getattr(yaml, "CFullLoader", yaml.FullLoader)
+
+class _DataYamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's safe loader, and tuples, which mmengine writes.
+
+    libyaml's parser where PyYAML has it: for each `mmdet::` in a config, mmengine reads mmdet's hundred metafiles.
+    """
+
+
+_DataYamlLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+)
 
 
 class DataPickleHandler(PickleHandler):
@@ -51,15 +63,37 @@ class DataYamlHandler(YamlHandler):
 
     def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
         """Read one document; tuples, which mmengine writes, are read as such."""
-        return yaml.load(file, **{"Loader": _YAML_LOADER, **kwargs})
+        return yaml.load(file, **{"Loader": _DataYamlLoader, **kwargs})
 
 
-class _DataUnpickler(pickle.Unpickler):
+class _DataUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
+    """In Python, because the one in C sets attributes of whatever a file names, also of classes and functions."""
+
+    dispatch: ClassVar[dict] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+
+    def __init__(self, file: Any, **kwargs: Any) -> None:
+        super().__init__(file, **kwargs)
+        self._users = allowed_by_user()
+
     def find_class(self, module: str, name: str) -> Any:
-        found = _ALLOWED.get(f"{module}.{name}") or _allowed_by_user().get(f"{module}.{name}")
+        found = _ALLOWED.get(f"{module}.{name}") or self._users.get(f"{module}.{name}")
         if found is None:
             raise InputError(f"{module}.{name}")
         return found
+
+    def load_build(self) -> None:
+        state, kind = self.stack[-1], type(self.stack[-2])  # type: ignore[attr-defined]
+        by_file = kind in (plain_arrays.PlainArray, plain_arrays.PlainDtype) or kind in self._users.values()
+        # A field that hides a method would decide what the data set calls.
+        if not by_file and not (
+            kind in _ELEMENTS
+            and type(state) is dict
+            and all(type(key) is str and not key.startswith("__") and not hasattr(kind, key) for key in state)
+        ):
+            raise InputError(f"attributes of a {kind.__name__}")
+        super().load_build()  # type: ignore[misc]
+
+    dispatch[pickle.BUILD[0]] = load_build
 
 
 def read_relations(dataset: Any, hierarchy_file: str) -> np.ndarray:
@@ -80,21 +114,10 @@ def read_relations(dataset: Any, hierarchy_file: str) -> np.ndarray:
 
 def _tensor_bytes(content: bytes) -> Any:
     """Replaces torch's function for this purpose, which loads anything."""
-    return torch.load(io.BytesIO(content), weights_only=True)
-
-
-def _allowed_by_user() -> dict[str, Any]:
-    named = (
-        entry if isinstance(entry, tuple) else (entry, f"{entry.__module__}.{entry.__qualname__}")
-        for entry in torch.serialization.get_safe_globals()
-    )
-    return {name: allowed for allowed, name in named}
+    return load_plain(io.BytesIO(content))
 
 
 def _allowed() -> dict[str, Callable]:
-    from mmdet.structures import DetDataSample
-    from mmengine.structures import BaseDataElement, InstanceData, LabelData, PixelData
-
     classes = [
         *(object, set, frozenset, complex, bytes, bytearray, slice, range, list, dict, int, float, str, tuple, bool),
         *(collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque),
@@ -104,7 +127,7 @@ def _allowed() -> dict[str, Callable]:
     found.update({f"__builtin__.{cls.__name__}": cls for cls in classes if cls.__module__ == "builtins"})  # Python 2's
     found["copy_reg._reconstructor"] = copyreg._reconstructor  # type: ignore[attr-defined]
     found["copyreg._reconstructor"] = copyreg._reconstructor  # type: ignore[attr-defined]
-    for cls in (BaseDataElement, DetDataSample, InstanceData, LabelData, PixelData):
+    for cls in _ELEMENTS:
         found[f"{cls.__module__}.{cls.__qualname__}"] = cls
     found.update(plain_arrays.NAMES)
     found["_codecs.encode"] = _encode
@@ -120,4 +143,5 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
+_ELEMENTS = (BaseDataElement, DetDataSample, InstanceData, LabelData, PixelData)
 _ALLOWED = _allowed()

@@ -1,12 +1,14 @@
 """A forged checkpoint, whatever way it comes to the command line: refused by name, or read without running it."""
 
 import os
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 from forged import Call
 from http_folder import http_folder
+from saved import saved
 from tiny_pair import TinyPair, write_tiny_pair
 
 TRACE = "made-by-a-checkpoint"
@@ -21,6 +23,10 @@ def pair(tmp_path_factory) -> TinyPair:
     site.mkdir()
     checkpoint = torch.load(pair.folder / "teacher.pth", weights_only=True)
     torch.save({**checkpoint, "meta": Call(os.mkdir, TRACE)}, site / "code.pth")
+    # Its meta keeps the config that a resume would run: the `pop` that should remove it is the file's own.
+    meta = OrderedDict(checkpoint["meta"], config=RUNS, epoch=0, iter=0)
+    meta.__dict__["pop"] = Counter
+    torch.save({**checkpoint, "meta": meta}, site / "hidden.pth")
     return pair
 
 
@@ -55,17 +61,20 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("by", ["url", "file"])
+@pytest.mark.parametrize(
+    ("by", "name", "carried"),
+    [("url", "code", "posix.mkdir"), ("file", "code", "posix.mkdir"), ("file", "hidden", "OrderedDict")],
+)
 @pytest.mark.parametrize("way", WAYS)
-def test_refused_by_name(way, by, pair, here, run_tool, capsys):
+def test_refused_by_name(way, by, name, carried, pair, here, run_tool, capsys):
     tool, config, arguments = WAYS[way]
     with http_folder(pair.folder / "site") as (address, _):
-        code = f"{address}/code.pth" if by == "url" else f"{pair.folder}/site/code.pth"
+        code = f"{address}/{name}.pth" if by == "url" else f"{pair.folder}/site/{name}.pth"
         named = [getattr(pair, config)] if config else []
         with pytest.raises(SystemExit) as left:
             run_tool(tool, *named, *(a.format(code=code) for a in arguments))
     said = f"{left.value.code}\n{capsys.readouterr().out}"
-    assert f"checkpoint '{code}' carries code (posix.mkdir)" in said
+    assert f"checkpoint '{code}' carries code ({carried})" in said
     assert left.value.code != 0
     assert not Path(TRACE).exists()
 
@@ -76,7 +85,7 @@ def test_refused_by_name(way, by, pair, here, run_tool, capsys):
 def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pair, here, run_tool):
     common = ["--cfg-options", f"runner_type={runner}", "val_dataloader=None", "val_cfg=None", "val_evaluator=None"]
     run_tool("train.py", pair.pair, "--work-dir", "first", *common)
-    checkpoint = torch.load("first/iter_2.pth", weights_only=True)
+    checkpoint = saved("first/iter_2.pth")
     checkpoint["meta"].update(config=RUNS, cfg=RUNS)
     checkpoint["message_hub"]["runtime_info"]["cfg"] = RUNS
     torch.save(checkpoint, "forged.pth")
@@ -84,5 +93,5 @@ def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pai
         source = f"{address}/forged.pth" if by == "url" else "forged.pth"
         more = ["--resume", source, *common, "train_cfg.max_iters=4"]
         run_tool("train.py", pair.pair, "--work-dir", "second", *more)
-    assert torch.load("second/iter_4.pth", weights_only=True)["meta"]["iter"] == 4
+    assert saved("second/iter_4.pth")["meta"]["iter"] == 4
     assert not Path(TRACE).exists()

@@ -23,6 +23,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from saved import saved
+
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 sys.path[:0] = [str(HELPERS.parents[1]), str(HELPERS), str(Path(__file__).resolve().parent)]
 
@@ -172,7 +174,7 @@ def newest_whole(work: Path) -> int:
     found = [0]
     for path in work.glob("iter_*.pth"):
         try:
-            torch.load(path, weights_only=True)
+            saved(path)
         except Exception:  # torn: a damaged file raises nearly anything
             continue
         found.append(int(re.findall(r"\d+", path.name)[0]))
@@ -188,7 +190,7 @@ def compare(one: Path, other: Path):
     if left := list(other.glob(".*.partial")):
         yield f"left over: {left}"
     for name in names[0]:
-        contents = [torch.load(folder / name, weights_only=True) for folder in (one, other)]
+        contents = [saved(folder / name) for folder in (one, other)]
         for key in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "generator_states"):
             if not equal(*(content.get(key) for content in contents)):
                 yield f"{name}: {key} differs"

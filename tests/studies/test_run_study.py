@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from saved import saved
 from study_files import ARMS
 
 from rekd_det.utils.errors import InputError
@@ -69,9 +70,9 @@ def test_detectors_start_from_their_trained_backbones(fake):
     folders = {line["arm"]: fake.root / "runs" / line["folder"] for line in fake.results().values()}
     for arm in ("teacher", "student"):
         cfg = Config.fromfile(folders[arm] / "config.py")
-        backbone = torch.load(folders["pretrain"] / "epoch_1.pth", weights_only=True)["state_dict"]
-        start = torch.load(cfg.load_from, weights_only=True)["state_dict"]
-        others = torch.load(re.sub("-backbone.*", ".pth", cfg.load_from), weights_only=True)["state_dict"]
+        backbone = saved(folders["pretrain"] / "epoch_1.pth")["state_dict"]
+        start = saved(cfg.load_from)["state_dict"]
+        others = saved(re.sub("-backbone.*", ".pth", cfg.load_from))["state_dict"]
         assert start.keys() == others.keys()
         own = {k for k in start if k.startswith("backbone.")}
         assert all(torch.equal(start[k], others[k]) for k in start.keys() - own)

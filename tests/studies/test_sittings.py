@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from saved import saved
 from study_files import TOOL
 
 from studies.runner.eta import budget_seconds
@@ -75,7 +76,7 @@ def test_what_a_missing_run_builds_on_is_trained_again_and_nothing_else(sitting,
 def train_backbones_otherwise(tools: Path) -> None:
     """From now on the fake trainings of backbones give slightly other weights."""
     trained = tools / "trained"
-    changed = {path.name: torch.load(path, weights_only=True) for path in trained.iterdir()}
+    changed = {path.name: saved(path) for path in trained.iterdir()}
     trained.unlink()  # a link to what all tests share
     trained.mkdir()
     for name, content in changed.items():
@@ -103,7 +104,7 @@ def test_a_student_starts_from_the_backbone_that_is_there_now(sitting):
     def starts_from() -> dict[str, torch.Tensor]:
         sitting.call("a")
         (config,) = (sitting.root / "a/runs").glob("frcnn_student-*/config.py")
-        return torch.load(re.search("load_from ?= ?'(.+?)'", config.read_text())[1], weights_only=True)["state_dict"]
+        return saved(re.search("load_from ?= ?'(.+?)'", config.read_text())[1])["state_dict"]
 
     before = starts_from()
     train_backbones_otherwise(sitting.tools)

@@ -13,6 +13,7 @@ import torch
 from load_tool import load_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from saved import saved
 
 from rekd_det.apis.command_line import add_common_arguments
 from rekd_det.datasets.synthetic import PRESETS, build_dataset
@@ -192,7 +193,7 @@ def test_quick_demo_runs_and_reuses_its_steps(tmp_path):
     assert "Epoch(train)" in first
     log = (work / "student" / "output.txt").read_text()
     assert "distill.loss_tisd" in log
-    weights = torch.load(work / "student" / "epoch_1.pth", weights_only=True)["state_dict"]
+    weights = saved(work / "student" / "epoch_1.pth")["state_dict"]
     assert all(key.startswith("architecture.") for key in weights)
     assert (work / "student_detections.png").is_file()
     detections = json.loads((work / "eval_student" / "detections.bbox.json").read_text())

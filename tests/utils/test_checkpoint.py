@@ -1,6 +1,5 @@
 import os
-import pickle
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +10,8 @@ from forged import Call
 from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import get_priority
-from torch import nn
+from torch import _weights_only_unpickler, nn
+from torch._tensor import _rebuild_from_type_v2
 
 from rekd_det.engine.hooks import StudentWeightsHook
 from rekd_det.utils.checkpoint import (
@@ -91,11 +91,21 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, read, zipped
     assert not trace.exists()
 
 
-def test_reading_one_takes_nothing_from_what_torch_may_load(tmp_path):
-    # As mmengine's fork did: a checkpoint that was read through mmengine could not be read by torch.load afterwards.
+def test_reading_one_changes_nothing_of_what_torch_may_load(tmp_path):
+    """mmengine's fork took HistoryBuffer from it; a wider list would make torch.load unsafe for others."""
+    before = dict(_weights_only_unpickler._get_allowed_globals()), set(torch.serialization.get_safe_globals())
     path = save(tmp_path / "a", {**weights(), "message_hub": {"loss": HistoryBuffer([1.0], [1])}})
-    load_checkpoint_file(path)
-    assert torch.load(path, weights_only=True)["message_hub"]["loss"].mean() == 1.0
+    history = load_checkpoint_file(path)["message_hub"]["loss"]
+    history.update(3.0)
+    assert type(history) is HistoryBuffer and history.mean() == 2.0
+    assert before == (_weights_only_unpickler._get_allowed_globals(), set(torch.serialization.get_safe_globals()))
+    assert not {str(name) for name in before[1]} & {"HistoryBuffer", "getattr"}
+
+
+MEMORY = Call(
+    OrderedDict, state={"__array_interface__": {"version": 3, "shape": (64,), "typestr": "|u1", "data": b"A"}}
+)
+HISTORY = {"max_length": 9, "_log_history": np.ones(1), "_count_history": np.ones(1)}
 
 
 @pytest.mark.parametrize(
@@ -104,13 +114,24 @@ def test_reading_one_takes_nothing_from_what_torch_may_load(tmp_path):
         Call(getattr, HistoryBuffer, "__init__"),
         Call(getattr, HistoryBuffer, "register_statistics"),
         Call(getattr, torch.Tensor, "mean"),
+        Call(HistoryBuffer, MEMORY, MEMORY),
+        Call(HistoryBuffer, state={**HISTORY, "_log_history": MEMORY, "_count_history": MEMORY}),
+        Call(HistoryBuffer, state={**HISTORY, "_log_history": np.array([None])}),
+        Call(_rebuild_from_type_v2, Call(getattr, HistoryBuffer, "current"), OrderedDict, (), None),
+        Call(OrderedDict, state={"pop": OrderedDict}),
+        Call(Counter, state={"get": Counter}),
+        OrderedDict(nested=[(Call(OrderedDict, state={"as_subclass": 1}),)]),
     ],
-    ids=["init", "register", "tensor"],
+    ids=[
+        *("getattr init", "getattr register", "getattr of another class", "history of any memory"),
+        *("history's values of any memory", "history of objects", "a call of anything", "own pop", "own get", "inside"),
+    ],
 )
-def test_getattr_gives_a_checkpoint_nothing_but_the_statistics(tmp_path, forged):
+@pytest.mark.parametrize("read", READERS)
+def test_what_hides_behind_allowed_names_is_refused(tmp_path, read, forged):
     path = save(tmp_path / "a", {**weights(), "meta": forged})
-    with pytest.raises((CheckpointError, pickle.UnpicklingError), match="refused"):
-        load_checkpoint_file(path)
+    with pytest.raises(CheckpointError, match=r"carries code \(.*\) and was refused"):
+        read(path)
 
 
 class OwnStatistics:

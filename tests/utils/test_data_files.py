@@ -69,6 +69,20 @@ def test_a_pickle_that_calls_something_is_refused(name, code):
     assert not Path("made-by-a-file").exists()
 
 
+@pytest.mark.parametrize("key", ["__module__", "__reduce_ex__", "pop"])
+@pytest.mark.parametrize("of", ["class", "instance"])
+def test_a_pickle_sets_no_attribute_that_decides_what_is_called(key, of):
+    """A data set pickles its items again, and pickle imports the module that a class or an instance names."""
+    item = f"cmmengine.structures.instance_data\nInstanceData\n{')' if of == 'instance' else ''}".encode()
+    new = b"\x81" if of == "instance" else b""
+    state = pickle.dumps({key: "made_up"}, 2)[2:-1]
+    slots = state if of == "instance" else b"N" + state + b"\x86"
+    Path("a.pkl").write_bytes(b"\x80\x02" + item + new + slots + b"b.")
+    with pytest.raises(InputError, match="attributes of"):
+        load("a.pkl")
+    assert InstanceData.__module__ == "mmengine.structures.instance_data"
+
+
 def test_a_tensor_inside_a_pickle_carries_no_code():
     torch.save(MKDIR, "a.pth")
     with open("a.pkl", "wb") as file:
@@ -87,9 +101,10 @@ def test_a_class_that_the_user_allows_is_read():
 def test_yaml_calls_nothing_and_keeps_tuples():
     dump(dict(a=(1, 2)), "a.yaml")
     assert load("a.yaml") == dict(a=(1, 2))
-    Path("b.yml").write_text("!!python/object/apply:os.mkdir [made-by-a-file]")
-    with pytest.raises(Exception, match="could not determine a constructor"):
-        load("b.yml")
+    for code in ("!!python/object/apply:os.mkdir [made-by-a-file]", "!!python/name:os.mkdir", "!!python/module:os"):
+        Path("b.yml").write_text(code)
+        with pytest.raises(Exception, match="could not determine a constructor"):
+            load("b.yml")
     assert not Path("made-by-a-file").exists()
 
 

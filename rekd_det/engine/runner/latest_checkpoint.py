@@ -63,7 +63,7 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
 
 def _own(work_dir: str, named: str) -> str | None:
     """The path of a named checkpoint in the run's present folder, or in the ``out_dir`` of its CheckpointHook."""
-    parts = [part for part in named.split(os.sep) if part]
+    parts = [part for part in named.split(os.sep) if part not in ("", os.pardir)]  # never outside of the folder
     for start in range(len(parts) - 1, -1, -1):  # its filename_tmpl may name a folder in the work dir
         path = osp.join(work_dir, *parts[start:])
         if osp.isfile(path):
@@ -107,5 +107,5 @@ def _named_by_last_checkpoint(work_dir: str) -> str | None:
     try:
         with open(osp.join(work_dir, "last_checkpoint"), encoding="utf-8", errors="replace") as file:
             return file.read().strip() or None
-    except FileNotFoundError:
+    except OSError:
         return None

@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from same_bits import assert_equal
+from saved import saved
 from tiny_pair import AUGMENTED, TinyPair
 
 pytestmark = pytest.mark.slow
@@ -65,7 +66,7 @@ class Runs:
         return codes
 
     def checkpoint(self, name: str, folder: str = "run") -> dict:
-        return torch.load(self.folder / folder / name, weights_only=True)
+        return saved(self.folder / folder / name)
 
 
 @pytest.fixture

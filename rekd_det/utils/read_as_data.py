@@ -1,0 +1,104 @@
+"""Let ``torch.load`` read a checkpoint without executing anything in it."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pickle
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import _weights_only_unpickler as unpickler
+
+from rekd_det.utils import plain_arrays, plain_history
+
+#: What training checkpoints hold. Torch allows more: functions that call what a file gives them, or set attributes of
+#: classes and functions.
+_TORCH = re.compile(
+    r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(bytearray|set|complex)"
+    r"|torch\.(storage\.|cuda\.)?\w*Storage|torch\.(Size|device)|torch\.nn\.parameter\.Parameter"
+    r"|torch\._utils\._rebuild_(tensor(_v\d)?|parameter)"
+)
+#: Packages of torch that add their own classes to what users allow.
+_ADDED_BY_TORCH = ("torch.distributed", "torch.nested", "torch._dynamo")
+_SWITCH = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+_switching = threading.RLock()
+
+
+@contextmanager
+def reading_as_data() -> Iterator[None]:
+    """Make every ``torch.load`` of this process read data alone, and let it read what mmengine saves beside weights.
+
+    That is the message hub (``HistoryBuffer``) with NumPy's arrays and scalars. A file that names anything else is
+    refused, unless the user has allowed it with ``torch.serialization.add_safe_globals``.
+    """
+    with _switching:
+        switch = {name: os.environ.pop(name, None) for name in _SWITCH}
+        theirs = unpickler._get_allowed_globals, unpickler._get_user_allowed_globals
+        ours, users = _allowed(theirs[0]()), allowed_by_user()
+        os.environ[_SWITCH[0]] = "1"
+        unpickler._get_allowed_globals = lambda: ours  # type: ignore[assignment]
+        unpickler._get_user_allowed_globals = lambda: users
+        try:
+            yield
+        finally:
+            unpickler._get_allowed_globals, unpickler._get_user_allowed_globals = theirs
+            del os.environ[_SWITCH[0]]
+            os.environ.update({name: value for name, value in switch.items() if value is not None})
+
+
+def load_plain(file: Any, map_location: Any = "cpu", mmap: bool = False) -> Any:
+    """``torch.load``, of data alone.
+
+    Raises:
+        Exception: of any kind if the file is damaged or carries code; torch's, or an UnpicklingError that is worded so.
+    """
+    with reading_as_data():
+        content = torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+    check_plain(content)
+    return content
+
+
+def _allowed(torchs: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in torchs.items() if isinstance(value, torch.dtype) or _TORCH.fullmatch(name)}
+    return {**kept, **plain_arrays.NAMES, **plain_history.NAMES}
+
+
+def allowed_by_user() -> dict[str, Any]:
+    """What ``torch.serialization.add_safe_globals`` allows, by its name in a pickle; without what torch has added."""
+    named = (
+        entry if isinstance(entry, tuple) else (entry, f"{entry.__module__}.{entry.__qualname__}")
+        for entry in torch.serialization.get_safe_globals()
+    )
+    return {name: allowed for allowed, name in named if not name.startswith(_ADDED_BY_TORCH)}
+
+
+def check_plain(content: Any) -> None:
+    """Raise UnpicklingError if a container of a checkpoint has attributes: a forged one may hide its own methods.
+
+    ``_metadata`` is the exception, where torch keeps the versions of the modules.
+
+    Args:
+        content: what ``torch.load`` returned.
+    """
+    pending, seen = [content], set()
+    while pending:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if type(value) in (collections.OrderedDict, collections.Counter):
+            attributes = vars(value)
+            if attributes.keys() - {"_metadata"}:
+                raise pickle.UnpicklingError(
+                    f"Weights only load failed: class {type(value).__name__} with attributes of its own"
+                )
+            pending += attributes.values()
+        if isinstance(value, dict):
+            pending += [*dict.keys(value), *dict.values(value)]
+        elif isinstance(value, (list, tuple, set)):
+            pending += value
