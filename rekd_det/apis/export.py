@@ -18,8 +18,8 @@ from torch import nn
 from rekd_det.utils.checkpoint import (
     STUDENT_PREFIX,
     CheckpointError,
+    check_checkpoint_file,
     is_distilled,
-    load_checkpoint_file,
     load_weights,
     meta_of,
     strip_student_prefix,
@@ -29,6 +29,9 @@ from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import custom_imports, is_pair, student_config
 from rekd_det.utils.registered_names import check_registered
+from rekd_det.version import __version__
+
+_MARK = "exported_by"  # in the meta of an export
 
 #: top-level keys of a pair's config that only serve the training
 _TRAINING_KEYS = ("distill", "rekd_hooks", "runner_type", "resume", "load_from", "work_dir")
@@ -92,7 +95,7 @@ def _check_text(value: Any, source: str) -> None:
 
 
 def check_target(path: str, source: str) -> None:
-    """Raise InputError unless an export can be written to ``path`` without a loss.
+    """Raise InputError unless nothing is at ``path``, or an earlier export.
 
     Args:
         path: the file to write.
@@ -104,12 +107,14 @@ def check_target(path: str, source: str) -> None:
         return
     if os.path.exists(source) and os.path.samefile(path, source):
         raise InputError(f"--out '{path}' is the checkpoint that is exported: name another file, e.g. student.pth")
+    meta = {}
     with contextlib.suppress(CheckpointError):  # no checkpoint
-        if "optimizer" in load_checkpoint_file(path):
-            raise InputError(
-                f"--out '{path}' holds the state of a training, which could not be resumed afterwards: name another "
-                "file, e.g. student.pth, or remove it"
-            )
+        meta = meta_of(check_checkpoint_file(path))
+    if _MARK not in meta:
+        raise InputError(
+            f"--out '{path}' exists and is no earlier export, so it is not replaced: name another file, e.g. "
+            "student.pth, or remove it"
+        )
 
 
 def check_distilled(checkpoint: Mapping, source: str) -> None:
@@ -150,7 +155,7 @@ def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = F
     load_weights(student, weights, source)
     meta = meta_of(checkpoint)
     kept = {k: meta[k] for k in ("epoch", "iter", "dataset_meta", "mmengine_version", "time") if k in meta}
-    return {"meta": {**kept, "cfg": cfg.pretty_text}, "state_dict": weights}, student
+    return {"meta": {**kept, "cfg": cfg.pretty_text, _MARK: f"rekd_det {__version__}"}, "state_dict": weights}, student
 
 
 def count_parameters(module: nn.Module) -> int:

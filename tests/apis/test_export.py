@@ -98,14 +98,21 @@ def test_a_checkpoint_that_can_be_resumed_is_not_written_over(pair, tmp_path, mo
         shutil.copy(pair.folder / "iter_6.pth", copied)
     Path("link.pth").symlink_to("iter_6.pth")
     before = Path(name).read_bytes()
-    message = "holds the state of a training" if name == "iter_8.pth" else "is the checkpoint that is exported"
+    message = "exists and is no earlier export" if name == "iter_8.pth" else "is the checkpoint that is exported"
     with pytest.raises(SystemExit, match=f"{name}' {message}.*: name another file, e.g. student.pth"):
         run_tool("export_student.py", "iter_6.pth", "-o", tmp_path / name)
     assert Path(name).read_bytes() == before
 
 
-def test_older_exports_and_other_files_are_replaced(export, pair, tmp_path):
-    (tmp_path / "student.pth").write_text("no checkpoint\n")
+def test_only_older_exports_are_replaced(export, pair, tmp_path, run_tool):
+    """A teacher's weights, or the best ones of a run, hold no training's state either."""
+    (tmp_path / "notes.txt").write_text("no checkpoint\n")
+    shutil.copy(pair.folder / "teacher.pth", tmp_path / "best.pth")
+    before = (tmp_path / "best.pth").read_bytes()
+    for name in ("notes.txt", "best.pth"):
+        with pytest.raises(SystemExit, match=f"{name}' exists and is no earlier export"):
+            run_tool("export_student.py", pair.folder / "iter_6.pth", "-o", tmp_path / name)
+    assert (tmp_path / "best.pth").read_bytes() == before
     for _ in range(2):
         path, _ = export(pair.folder / "iter_6.pth")
         assert set(saved(path)) == {"meta", "state_dict"}
@@ -118,7 +125,7 @@ def test_a_checkpoint_with_no_sound_meta_needs_a_config(export, pair, tmp_path, 
     with pytest.raises(SystemExit, match=r"odd\.pth' carries no config: give it with --config"):
         export(odd)
     exported, _ = export(odd, "--config", pair.pair)
-    assert set(saved(exported)["meta"]) == {"cfg"}
+    assert set(saved(exported)["meta"]) == {"cfg", "exported_by"}
 
 
 def test_the_inferencer_takes_it(export, pair):

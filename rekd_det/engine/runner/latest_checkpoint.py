@@ -38,9 +38,7 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
     if named is not None:
         named = _own(work_dir, named)
     folders = {work_dir} if named is None else {work_dir, osp.dirname(named) or work_dir}
-    files = (p for folder in folders for p in glob.glob(osp.join(glob.escape(folder), "*.pth")))
-    found = [p for p in files if _PERIODIC.fullmatch(osp.basename(p))]
-    found.sort(key=osp.getmtime, reverse=True)
+    found = training_checkpoints(*folders)
     if named is not None:
         found = [named, *(p for p in found if p != named)]
     faults = []
@@ -59,6 +57,12 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
             "or remove these to start from scratch"
         )
     return None
+
+
+def training_checkpoints(*folders: str) -> list[str]:
+    """The periodic checkpoints in some folders, ``epoch_*.pth`` and ``iter_*.pth``, the newest first."""
+    files = (p for folder in folders for p in glob.glob(osp.join(glob.escape(folder), "*.pth")))
+    return sorted((p for p in files if _PERIODIC.fullmatch(osp.basename(p))), key=osp.getmtime, reverse=True)
 
 
 def _own(work_dir: str, named: str) -> str | None:

@@ -17,11 +17,12 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
 from rekd_det.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
+from rekd_det.engine.runner.alone import alone_in
 from rekd_det.engine.runner.config_changes import describe_changes
 from rekd_det.engine.runner.epoch_loop import ResumableEpochLoop
 from rekd_det.engine.runner.full_disk import full_disk_explained
 from rekd_det.engine.runner.generators_hook import GeneratorsHook, warn_inexact
-from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
+from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint, training_checkpoints
 from rekd_det.engine.runner.model_state import end_if_diverged
 from rekd_det.engine.runner.position_hook import PositionHook
 from rekd_det.engine.runner.seeded_loader import SeededLoader
@@ -87,6 +88,11 @@ class ReKDRunner(Runner):
                 meta = check_resumable(path)
                 notes.append(describe_changes(meta, cfg))
                 cfg["randomness"] = {**(cfg.get("randomness") or {}), "seed": meta.get("seed")}
+        elif earlier := training_checkpoints(cfg["work_dir"]):
+            notes.append(
+                f"{cfg['work_dir']} has checkpoints of an earlier training ({osp.basename(earlier[0])}). This one "
+                "starts anew and will replace them; --resume would continue the earlier one."
+            )
         with full_disk_explained(cfg["work_dir"]):
             runner = super().from_cfg(cfg)
         for note in filter(None, notes):
@@ -94,8 +100,8 @@ class ReKDRunner(Runner):
         return runner
 
     def train(self) -> nn.Module:
-        """As mmengine's, but a full disk ends it with a message that says which checkpoints are left."""
-        with full_disk_explained(self.work_dir):
+        """As mmengine's, but alone in its folder, and a full disk ends it with a message that says what is left."""
+        with full_disk_explained(self.work_dir), alone_in(self.work_dir):
             return super().train()
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:

@@ -42,14 +42,14 @@ def decide_start(cfg: Config | dict, auto: bool = False) -> str | None:
     resume, first = bool(cfg.get("resume")), cfg.get("load_from")
     if not resume:
         if first:
-            _in_all(lambda: check_checkpoint_file(first))
+            in_all(lambda: check_checkpoint_file(first))
         return None
     path, identity = _from_main(lambda: _find(cfg["work_dir"], None if auto else first))
     if path is None:
         cfg["resume"] = False
         instead = f"the training starts from load_from='{first}'" if first else "the training starts anew"
         if first:
-            _in_all(lambda: check_checkpoint_file(first))
+            in_all(lambda: check_checkpoint_file(first))
         return f"No checkpoint in {cfg['work_dir']} to resume from: {instead}."
     cfg["load_from"] = path
     return _share(path, identity) if identity is not None else None
@@ -98,9 +98,9 @@ def _share(path: str, identity: tuple) -> str | None:
     if not missing:
         return None
     writes = state == "missing" and os.environ.get("LOCAL_RANK", "0") == "0"
-    _in_all(lambda: _send(target, identity[0], writes))
+    in_all(lambda: _send(target, identity[0], writes))
     barrier()
-    _in_all(lambda: _check_received(path, identity))
+    in_all(lambda: _check_received(path, identity))
     return f"Rank 0 sent its checkpoint {path} to {', '.join(missing)}, which had none of that name."
 
 
@@ -167,7 +167,7 @@ def _from_main(call: Any) -> Any:
     return result[0]
 
 
-def _in_all(call: Any) -> None:
+def in_all(call: Any) -> None:
     """Make a call in every process; the error of one is raised in all, so no process waits for it."""
     own: InputError | None = None
     try:

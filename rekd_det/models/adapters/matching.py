@@ -36,7 +36,7 @@ _TOLERANCE = 1e-5
 def match(cost: Tensor) -> list[Pairs | None]:
     """Optimal one-to-one pairs for each decoder layer.
 
-    The costs of all layers travel to the CPU together, so a step waits for the GPU once.
+    The costs of all layers travel to the CPU together, so a step waits for the GPU once for them.
 
     Args:
         cost: ``(L, B, Q, R)``, finite.

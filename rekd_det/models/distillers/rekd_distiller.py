@@ -50,7 +50,8 @@ class ReKDDistiller(BaseDistiller):
             categories are the bins. Classical KD of the bins, ``dict(type='mmrazor.KDLoss', tau=10.0)``, is
             localisation distillation (LD, Zheng et al., CVPR 2022). The rows are the four sides of the student's
             positive rows, each weighted by the teacher's quality of the row (its largest class probability), and the
-            sum is divided by four times the sum of the qualities. None leaves the boxes out.
+            sum is divided by four times the sum of the qualities (its mean over the processes, at least 1). None
+            leaves the boxes out.
         init_cfg: as in mmengine's ``BaseModule``.
 
     Raises:

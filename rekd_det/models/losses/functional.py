@@ -227,7 +227,7 @@ def standardized(logits: Tensor) -> Tensor:
     Logit standardization (Sun et al., CVPR 2024). Masked classes (-inf) stay so and are left out of the mean.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    there = logits >= MASKED
+    there = ~(logits < MASKED)  # a NaN is no masked class: it must reach the loss
     count = there.sum(1, keepdim=True)
     x = logits.masked_fill(~there, 0.0)
     x = (x - x.sum(1, keepdim=True) / count.clamp(min=1)).masked_fill(~there, 0.0)

@@ -10,6 +10,7 @@ from pathlib import Path
 import forked_tool
 import pytest
 import torch
+from filelock import FileLock
 from mmengine.config import Config
 from same_bits import assert_equal
 from saved import saved
@@ -221,6 +222,19 @@ def test_a_copied_run_goes_on_in_its_own_folder_and_leaves_the_original_alone(ru
     assert f"Load checkpoint from {'copy/iter_2.pth'}" in runs.said
     assert {p: p.read_bytes() for p in (runs.folder / "original").glob("*.pth")} == before
     assert (runs.folder / "copy/last_checkpoint").read_text() == str(runs.folder / "copy/iter_3.pth")
+
+
+def test_a_second_training_in_a_folder_is_refused_and_a_new_start_there_is_said(runs, two_iterations, monkeypatch):
+    monkeypatch.setattr("rekd_det.engine.runner.alone._PATIENCE", 0)
+    shutil.copytree(two_iterations, runs.folder / "run")
+    runs.config(_ITERS)
+    before = (runs.folder / "run/iter_2.pth").read_bytes()
+    with FileLock(runs.folder / "run/.training.lock"):
+        assert runs.train("--work-dir", "run", processes=2) == [1, 1]
+    assert re.search("another training runs in '.*run': wait for its end", runs.said)
+    assert (runs.folder / "run/iter_2.pth").read_bytes() == before
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    assert "run has checkpoints of an earlier training (iter_2.pth). This one starts anew" in runs.said
 
 
 def test_names_with_a_folder(runs):

@@ -118,6 +118,15 @@ def test_z_scores_of_masked_and_of_constant_logits():
     assert loss.isfinite() and s.grad.isfinite().all() and not s.grad[1:, 2].any()
 
 
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_a_nan_is_no_masked_logit(which, backend):
+    """It must reach the loss, where the run ends with a message."""
+    s, t = (x.detach().float() for x in rows())
+    (s if which == "student" else t)[0, 1] = float("nan")
+    assert KDLoss(standardize=True, backend=backend)(s, t).isnan()
+
+
 @pytest.mark.parametrize("activation", ["sigmoid", "implicit_bg"])
 def test_z_scores_have_no_meaning_for_sigmoids(activation):
     with pytest.raises(ValueError, match="ReKDLoss: standardize needs activation='softmax'"):

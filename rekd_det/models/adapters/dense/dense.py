@@ -294,7 +294,13 @@ class FCOSAdapter(DenseAdapter):
 
 @register_adapter("FoveaHead")
 class FoveaAdapter(DenseAdapter):
-    """FoveaBox; aligned features depend on its boxes, so the whole head runs."""
+    """FoveaBox; features that are aligned depend on its boxes, and then the whole head runs."""
+
+    @classmethod
+    def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
+        if head.with_deform:
+            return super().classify(head, feats)
+        return [head.conv_cls(run_convs(head.cls_convs, x)) for x in feats]
 
 
 @register_adapter("RepPointsHead", "YOLOFHead")

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmdet.models.utils import sigmoid_geometric_mean
 from mmdet.utils import reduce_mean
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rekd_det.models.adapters.base import register_adapter
 from rekd_det.models.adapters.dense.dense import DenseAdapter, concat, run_convs
@@ -68,6 +70,18 @@ class TOODAdapter(OutputAdapter, QualityAdapter):
     @classmethod
     def class_maps(cls, head: Any, output: Any) -> list[Tensor]:
         return [to_logits(p) for p in output[0]]
+
+    @classmethod
+    def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
+        maps = []
+        for x in feats:
+            shared = [x]  # with the boxes
+            for conv in head.inter_convs:
+                shared.append(conv(shared[-1]))
+            joint = torch.cat(shared[1:], 1)
+            logits = head.tood_cls(head.cls_decomp(joint, F.adaptive_avg_pool2d(joint, 1)))
+            maps.append(to_logits(sigmoid_geometric_mean(logits, head.cls_prob_module(joint))))
+        return maps
 
     def class_losses(self) -> list[nn.Module]:
         return [self.student.initial_loss_cls, self.student.loss_cls]

@@ -67,7 +67,7 @@ class YOLOXAdapter(DenseAdapter):
         if self._calls:
             best = concat([c.target for c in self._calls]).max(1)  # one class per row, times its IoU
             labels = best.indices.masked_fill(best.values <= 0, -1)
-        count = student.new_tensor(float(len(student)), dtype=torch.float32)  # bf16 can't hold 257
+        count = student.new_full((), float(len(student)), dtype=torch.float32)  # bf16 can't hold 257
         return labels, None, reduce_mean(count).clamp(min=1)
 
     def clear(self) -> None:
