@@ -23,6 +23,7 @@ from rekd_det.apis.command_line import (
     export_local_rank,
 )
 from rekd_det.apis.config_file import read_config
+from rekd_det.apis.evaluator_options import check_evaluators
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
 from rekd_det.engine.hooks import StudentWeightsHook
 from rekd_det.utils.checkpoint import check_checkpoint_file
@@ -121,6 +122,7 @@ def main() -> None:
     choose_work_dir(cfg, args.work_dir, args.config)
     check_work_dir(cfg.work_dir)
     check_checkpoint_file(cfg.load_from)
+    check_evaluators(cfg, ("test",))
     check_data(cfg, ("test",))
     if args.show or args.show_dir:
         show_predictions(cfg, args)

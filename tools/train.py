@@ -15,6 +15,7 @@ from rekd_det.apis.command_line import (
     export_local_rank,
 )
 from rekd_det.apis.config_file import read_config
+from rekd_det.apis.evaluator_options import check_evaluators
 from rekd_det.apis.first_weights import check_first_weights
 from rekd_det.apis.hook_options import check_hooks
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
@@ -81,6 +82,7 @@ def main() -> None:
     note = decide_start(cfg, auto=args.resume == "auto")
     check_first_weights(cfg)
     check_hooks(cfg)
+    check_evaluators(cfg, ("val",))
     check_data(cfg, ("train", "val"))
     runner = build_runner(cfg)
     if cfg.get("resume"):

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmdet.engine.hooks import PipelineSwitchHook, YOLOXModeSwitchHook
-from mmdet.evaluation import CocoMetric
-from mmdet.registry import HOOKS, METRICS
+from mmdet.registry import HOOKS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmrazor.engine.hooks import StopDistillHook
 
 from rekd_det.apis.class_names import dataset_class
-from rekd_det.evaluation import FasterCocoMetric
+from rekd_det.apis.evaluator_options import evaluators_of, is_coco
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
@@ -85,12 +84,9 @@ def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping, type]]:
 
 def _coco_names(cfg: Config) -> set[str] | None:
     """The names of the validation's metrics; None where they are not known beforehand."""
-    evaluators = cfg.get("val_evaluator")
-    evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators or []
     names = set()
-    for evaluator in evaluators:
-        kind = type_class(evaluator.get("type"), METRICS) if isinstance(evaluator, Mapping) else None
-        kinds = evaluator.get("metric", "bbox") if kind in (CocoMetric, FasterCocoMetric) else "proposal"
+    for _, evaluator in evaluators_of(cfg, "val"):
+        kinds = evaluator.get("metric", "bbox") if is_coco(evaluator) else "proposal"
         kinds = [kinds] if isinstance(kinds, str) else kinds
         if evaluator.get("metric_items") or not {"bbox", "segm"} >= set(kinds):
             return None

@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from rekd_det.apis.annotations import check_annotations
 from rekd_det.apis.class_names import class_names, reads_as_coco
+from rekd_det.apis.evaluator_options import evaluators_of, is_coco
 from rekd_det.apis.head_classes import check_head_classes
 from rekd_det.utils.config_types import type_name
 from rekd_det.utils.dataset_configs import plain_datasets
@@ -50,23 +51,19 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
         for key, dataset in datasets:
             if reads_as_coco(dataset):
                 check_head_classes(cfg.get("model"), class_names(dataset, key))
-        evaluators = cfg.get(f"{split}_evaluator") or []
-        for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+        for evaluator_key, evaluator in evaluators_of(cfg, split):
+            key = f"{evaluator_key}.ann_file"
             ann_file = evaluator.get("ann_file")
             if not isinstance(ann_file, str) or not _is_local(ann_file, evaluator):
                 continue
             if not osp.isfile(ann_file):
-                raise PreflightError(
-                    f"{split}_evaluator.ann_file: '{ann_file}' does not exist; give its path with "
-                    f"--cfg-options {split}_evaluator.ann_file=..."
-                )
-            if ann_file in checked or not ann_file.endswith(".json") or not _is_coco_metric(evaluator):
+                raise PreflightError(f"{key}: '{ann_file}' does not exist; give its path with --cfg-options {key}=...")
+            if ann_file in checked or not ann_file.endswith(".json") or not is_coco(evaluator):
                 continue
             classes = None
             if datasets and reads_as_coco(datasets[0][1]) and not evaluator.get("sort_categories"):
                 classes = class_names(datasets[0][1], datasets[0][0])
             masks = "segm" in (evaluator.get("metric") or "")
-            key = f"{split}_evaluator.ann_file"
             images = check_annotations(ann_file, key, masks, objects=split != "test", classes=classes)
             if images is not None and not evaluator.get("format_only"):
                 _check_same_images(key, ann_file, images, checked)
@@ -130,10 +127,6 @@ def _check_dataset(key: str, dataset: Mapping, split: str) -> tuple[str, dict[An
     classes = class_names(dataset, key)
     found = check_annotations(full, f"{key}.ann_file", masks, images, objects=split != "test", classes=classes)
     return full, found
-
-
-def _is_coco_metric(evaluator: Mapping) -> bool:
-    return type_name(evaluator.get("type")) in ("CocoMetric", "FasterCocoMetric")
 
 
 def _check_exists(key: str, name: str, path: str, dataset: Mapping, exists: Callable[[str], bool]) -> None:

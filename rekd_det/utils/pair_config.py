@@ -8,6 +8,7 @@ import copy
 import importlib.util
 import os.path as osp
 from collections.abc import Mapping
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
@@ -31,6 +32,20 @@ def classifies_images(cfg: Config) -> bool:
 def is_pair(model: object) -> bool:
     """Whether a ``model`` config describes a student (``architecture``) and its ``teacher``."""
     return isinstance(model, Mapping) and "architecture" in model and "teacher" in model
+
+
+def trained_model(model: Any) -> tuple[str, Any]:
+    """The config key of what is trained, the student of a pair or the model itself, and its full config.
+
+    Args:
+        model: the ``model`` of a config; None where there is none.
+
+    Raises:
+        PairError: if a pair's ``architecture`` names no config.
+    """
+    if is_pair(model):
+        return "model.architecture", resolve_model_config(model["architecture"], "model.architecture")
+    return "model", model
 
 
 def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict:

@@ -244,6 +244,18 @@ CASES = [
         "custom_hooks.0.monitor: the validation gives no metric 'bbox_mAP'; did you mean 'coco/bbox_mAP",
         config="stopping.py",
     ),
+    Case(
+        "masks of a student without them",
+        "val_evaluator.metric: 'segm' evaluates masks, and model.architecture (FasterRCNN) predicts none",
+        ("val_evaluator.metric=segm",),
+    ),
+    Case(
+        "masks of a teacher without them, in a test",
+        "test_evaluator.metric: 'segm' evaluates masks, and model (FasterRCNN) predicts none",
+        ("test_evaluator.metric=bbox,segm",),
+        arguments=("--teacher",),
+        tool="test.py",
+    ),
     Case("option of a hook", "DistillWarmupHook: iters must be an int >= 1, got 0", config="warmup.py"),
     # --- the loss
     loss(
