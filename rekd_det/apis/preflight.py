@@ -14,7 +14,7 @@ from mmengine.config import Config
 from rekd_det.apis.annotations import check_annotations
 from rekd_det.apis.class_names import class_names, reads_as_coco
 from rekd_det.apis.evaluator_options import evaluators_of, is_coco
-from rekd_det.apis.head_classes import check_head_classes
+from rekd_det.apis.head_classes import check_class_weights, check_head_classes
 from rekd_det.utils.config_types import type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
@@ -46,6 +46,8 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
         loader = cfg.get(f"{split}_dataloader")
         if not isinstance(loader, Mapping) or cfg.get(f"{split}_cfg") is None:
             continue
+        if split == "train":
+            check_class_weights(cfg.get("model"))
         datasets = list(plain_datasets(loader.get("dataset"), f"{split}_dataloader.dataset"))
         checked = dict(filter(None, (_check_dataset(key, dataset, split) for key, dataset in datasets)))
         for key, dataset in datasets:
