@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from mmdet.evaluation import CocoMetric
 from mmdet.registry import METRICS
@@ -11,8 +12,14 @@ from mmengine.config import Config
 from rekd_det.apis.mask_prediction import predicts_masks
 from rekd_det.evaluation import FasterCocoMetric
 from rekd_det.utils.config_types import type_class, type_name
-from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import trained_model
+from rekd_det.utils.errors import InputError, did_you_mean
+from rekd_det.utils.pair_config import classifies_images, trained_model
+
+#: the names that ``metric_items`` may list, those of a precision first
+COCO_ITEMS = (
+    *("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"),
+    *("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000"),
+)
 
 
 class EvaluatorError(InputError):
@@ -33,9 +40,20 @@ def check_evaluators(cfg: Config, splits: Iterable[str]) -> None:
     for split in splits:
         if cfg.get(f"{split}_cfg") is None:
             continue
+        if split == "val" and (cfg.get("train_cfg") or {}).get("val_interval") == 0:
+            raise EvaluatorError(
+                "train_cfg.val_interval=0 is no interval: give a number of epochs or iterations >= 1, or set val_cfg, "
+                "val_dataloader and val_evaluator to None for a training without validation"
+            )
         for key, evaluator in evaluators_of(cfg, split):
+            if classifies_images(cfg) and type_name(evaluator.get("type")) == "Accuracy":
+                _check_top_k(key, evaluator, model_key, model)
             if not is_coco(evaluator) or evaluator.get("format_only"):
                 continue
+            for item in evaluator.get("metric_items") or []:
+                if item not in COCO_ITEMS:
+                    listed = did_you_mean(str(item), COCO_ITEMS) or f": they are {', '.join(COCO_ITEMS)}"
+                    raise EvaluatorError(f"{key}.metric_items: CocoMetric has no item {item!r}{listed}")
             if "segm" in (evaluator.get("metric") or "") and predicts_masks(model) is False:
                 raise EvaluatorError(
                     f"{key}.metric: 'segm' evaluates masks, and {model_key} ({type_name(model['type'])}) predicts "
@@ -57,3 +75,16 @@ def evaluators_of(cfg: Config, split: str) -> Iterator[tuple[str, Mapping]]:
 def is_coco(evaluator: Mapping) -> bool:
     """Whether an evaluator is mmdet's ``CocoMetric`` or the faster one; its subclasses have ways of their own."""
     return type_class(evaluator.get("type"), METRICS) in (CocoMetric, FasterCocoMetric)
+
+
+def _check_top_k(key: str, evaluator: Mapping, model_key: str, model: Any) -> None:
+    """Raise EvaluatorError if MMPretrain's ``Accuracy`` looks at more classes than the classifier has."""
+    top_k = evaluator.get("topk", 1)
+    most = top_k if isinstance(top_k, int) else max(top_k, default=1)
+    head = model.get("head") if isinstance(model, Mapping) else None
+    classes = head.get("num_classes") if isinstance(head, Mapping) else None
+    if isinstance(classes, int) and most > classes:
+        raise EvaluatorError(
+            f"{key}.topk={top_k} looks at {most} classes, but {model_key}.head has num_classes={classes}: give none "
+            "larger"
+        )

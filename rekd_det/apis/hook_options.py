@@ -13,12 +13,10 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmrazor.engine.hooks import StopDistillHook
 
 from rekd_det.apis.class_names import dataset_class
-from rekd_det.apis.evaluator_options import evaluators_of, is_coco
+from rekd_det.apis.evaluator_options import COCO_ITEMS, evaluators_of, is_coco
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
-
-_COCO_ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 
 
 class HookError(InputError):
@@ -91,7 +89,7 @@ def _coco_names(cfg: Config) -> set[str] | None:
         if evaluator.get("metric_items") or not {"bbox", "segm"} >= set(kinds):
             return None
         prefix = evaluator.get("prefix") or "coco"
-        names |= {f"{prefix}/{metric}_{item}" for metric in kinds for item in _COCO_ITEMS}
+        names |= {f"{prefix}/{metric}_{item}" for metric in kinds for item in COCO_ITEMS[:6]}
     return names or None
 
 

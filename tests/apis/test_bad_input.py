@@ -256,6 +256,18 @@ CASES = [
         arguments=("--teacher",),
         tool="test.py",
     ),
+    Case(
+        "item of the metric",
+        "val_evaluator.metric_items: CocoMetric has no item 'mAP50'; did you mean 'mAP_50'?",
+        ("val_evaluator.metric_items=[mAP50]",),
+    ),
+    Case("no interval", "train_cfg.val_interval=0 is no interval", ("train_cfg.val_interval=0",)),
+    Case(
+        "more classes than a classifier has",
+        "val_evaluator.topk=(1, 20) looks at 20 classes, but model.head has num_classes=10",
+        ("val_evaluator.topk=(1,20)",),
+        config="mmpretrain::resnet/resnet18_8xb16_cifar10.py",
+    ),
     Case("option of a hook", "DistillWarmupHook: iters must be an int >= 1, got 0", config="warmup.py"),
     # --- the loss
     loss(
