@@ -339,7 +339,7 @@ CASES = [
     teacher(
         "other order of the teacher's categories",
         "reordered_teacher.pth",
-        "CocoDataset numbers labels by the annotation file, so reorder `categories` in its files",
+        "or bring the data set in the teacher's, and metainfo.classes with it: labels follow the order of `categories`",
     ),
     # --- checkpoints
     teacher("teacher missing", "none.pth", "none.pth' does not exist"),

@@ -1,5 +1,6 @@
 """Warm-up, the check of categories, and MMRazor's stop hook with our algorithm."""
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from rekd_det.apis.hook_options import check_hooks
 from rekd_det.engine.hooks import DistillLogHook, DistillWarmupHook, PairCheckHook
 from rekd_det.engine.utils import distillation_of
+from rekd_det.utils.errors import InputError
 
 NAMES = ("lr", "acc", "loss", "s0.loss_cls", "distill.head_mass", "distill.s0.agreement", "distill.scale")
 
@@ -24,6 +26,7 @@ def model():
 
 
 def runner_of(model, **kwargs):
+    kwargs = dict(val_loop=None) | kwargs
     return SimpleNamespace(model=model, logger=SimpleNamespace(info=lambda *_: None), **kwargs)
 
 
@@ -116,6 +119,24 @@ def test_other_categories_are_an_error(model, data, teacher, message):
     model.teacher_classes = tuple(teacher)
     with pytest.raises(ValueError, match=message):
         PairCheckHook().before_train(runner_of(model, train_dataloader=data_of(tuple(data))))
+
+
+@pytest.mark.parametrize(
+    ("val", "message"),
+    [
+        (None, None),
+        ("abc", None),
+        ("acb", "category 1 is 'b' in the training set, which has 3 categories, and 'c' in the validation set"),
+        ("ab", "category 2 is 'c' in the training set, which has 3 categories, and None in the validation set"),
+    ],
+)
+@pytest.mark.parametrize("teacher", [None, "abc"])
+def test_the_validation_has_the_trainings_categories(model, val, message, teacher):
+    model.teacher_classes = teacher and tuple(teacher)
+    loop = SimpleNamespace(dataloader=data_of(val and tuple(val)))
+    runner = runner_of(model, train_dataloader=data_of(list("abc")), val_loop=loop)
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        PairCheckHook().before_train(runner)
 
 
 def test_each_of_several_joined_data_sets_is_checked(model):
