@@ -33,7 +33,7 @@ def check_hooks(cfg: Config) -> None:
         cfg: the config of a run.
 
     Raises:
-        HookError: for a mistyped one; it names the config key.
+        HookError: for a mistyped one, or an optimizer that can't be saved; it names the config key.
     """
     metrics = _coco_names(cfg)
     for key, hook, kind in _hooks(cfg):
@@ -42,6 +42,8 @@ def check_hooks(cfg: Config) -> None:
             for option in sorted(hook.keys() - known - {"type", "priority", "_scope_"}):
                 raise HookError(f"{key} has no option '{option}'{_closest(option, known)}")
             _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
+            if hook.get("save_optimizer", True):
+                _check_optimizer(key, cfg.get("optim_wrapper"))
         elif issubclass(kind, EarlyStoppingHook):
             _check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
         elif kind in (PipelineSwitchHook, YOLOXModeSwitchHook):
@@ -52,6 +54,17 @@ def check_hooks(cfg: Config) -> None:
                 "distillation never stops; remove the hook, or train by epochs (type='EpochBasedTrainLoop')",
                 stacklevel=2,
             )
+
+
+def _check_optimizer(key: str, wrapper: Any) -> None:
+    """Raise HookError if an optimizer's state would have to be saved that lies in parts in several processes."""
+    optimizer = wrapper.get("optimizer") if isinstance(wrapper, Mapping) else None
+    kind = type_name(optimizer.get("type")) if isinstance(optimizer, Mapping) else ""
+    if kind == "ZeroRedundancyOptimizer":
+        raise HookError(
+            f"optim_wrapper.optimizer.type='{kind}' is not supported: mmengine does not gather its state for the "
+            f"checkpoint. Use the optimizer itself, or set {key}.save_optimizer=False, which gives up an exact resume"
+        )
 
 
 def _check_switchable(key: str, hook: type, loader: Mapping) -> None:
