@@ -24,10 +24,11 @@ from rekd_det.apis.command_line import (
 )
 from rekd_det.apis.config_file import read_config
 from rekd_det.apis.evaluator_options import check_evaluators
+from rekd_det.apis.mask_prediction import predicts_masks
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
 from rekd_det.engine.hooks import StudentWeightsHook
 from rekd_det.utils.checkpoint import check_checkpoint_file
-from rekd_det.utils.config_types import default_scope
+from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.pair_config import classifies_images, student_config, teacher_config
 
@@ -92,6 +93,11 @@ def enable_tta(cfg: Config) -> None:
         warnings.warn("no `tta_model` in the config: merging by NMS at IoU 0.5", stacklevel=2)
         nms = dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
         cfg.tta_model = dict(type="DetTTAModel", tta_cfg=nms)
+    if type_name(cfg.tta_model.get("type")) == "DetTTAModel" and predicts_masks(cfg.model):
+        raise PreflightError(
+            f"--tta: mmdet's DetTTAModel merges boxes, and model ({type_name(cfg.model.type)}) predicts masks as well; "
+            "leave --tta out"
+        )
     datasets = [dataset for _, dataset in plain_datasets(cfg.test_dataloader.dataset)]
     pipeline = datasets[0].pipeline
     if "tta_pipeline" not in cfg:

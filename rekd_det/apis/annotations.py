@@ -62,7 +62,10 @@ def check_annotations(
         raise AnnotationError(f"{key}: '{path}' is not in COCO's format: it has no list `{'`, `'.join(missing)}`")
     annotations = content.get("annotations", [])
     if objects and not annotations:
-        raise AnnotationError(f"{key}: '{path}' has {len(content['images'])} images and no object: nothing to learn")
+        purpose = "learn" if key.startswith("train") else "evaluate against"
+        raise AnnotationError(
+            f"{key}: '{path}' has {len(content['images'])} images and no object: nothing to {purpose}"
+        )
     try:
         sizes = _check_images(content["images"])
         _check_entries(content["categories"], "category", lambda c: isinstance(c.get("name"), str) or "has no name")
