@@ -76,6 +76,17 @@ def test_without_the_adapter_the_pair_is_refused_as_the_page_says(folder):
 
 
 @pytest.mark.slow
+def test_the_pages_lines_let_own_heads_pass(folder):
+    code = """
+from own_heads import ADAPTERS, MyBBoxHead, MyRetinaHead, RetinaHead, StandardRoIHead
+assert ADAPTERS[MyRetinaHead] is ADAPTERS[RetinaHead]
+assert MyBBoxHead in ADAPTERS[StandardRoIHead].supported_bbox_heads
+"""
+    result = python(folder, "-c", code)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.slow
 def test_the_check_prints_what_the_page_shows(folder):
     result = python(folder, "check.py")
     assert result.returncode == 0, result.stderr[-2000:]

@@ -209,32 +209,56 @@ def build_adapter(student: nn.Module, teacher: nn.Module) -> HeadAdapter:
         ValueError: if the heads are incompatible.
     """
     heads = [classification_head(d) for d in (student, teacher)]
-    _register_optional(heads)
-    found = [ADAPTERS.get(type(h)) for h in heads]
-    for role, head, adapter in zip(("student", "teacher"), heads, found, strict=True):
-        if type(head) in REFUSED:
-            raise TypeError(f"the {role}'s {type(head).__name__} is not supported: {REFUSED[type(head)]}")
-        if adapter is None:
-            raise TypeError(
-                f"the {role}'s {type(head).__name__} is not supported. Supported heads: "
-                f"{', '.join(sorted(c.__name__ for c in ADAPTERS))}. To add one, write a HeadAdapter for it "
-                "and register it with rekd_det.models.adapters.register_adapter (docs/new_detector.md)"
-            )
-    assert found[0] is not None and found[1] is not None
-    if not found[0].pairs_with(found[1]):
-        raise TypeError(
-            f"the student's {type(heads[0]).__name__} and the teacher's {type(heads[1]).__name__} classify "
-            "different kinds of rows, so no row of one corresponds to a row of the other. Take a teacher whose "
-            f"head is one of: {', '.join(sorted(c.__name__ for c, a in ADAPTERS.items() if found[0].pairs_with(a)))}"
-        )
-    built = found[0](*heads)
+    built = find_adapter(type(heads[0]), type(heads[1]))(*heads)
     built.bind(student, teacher)
     return built
 
 
-def _register_optional(heads: Sequence[nn.Module]) -> None:
+def find_adapter(student: type[nn.Module], teacher: type[nn.Module]) -> type[HeadAdapter]:
+    """The adapter for a pair of head classes; whether the rows of two such heads correspond is checked later.
+
+    Args:
+        student: the class of the student's head.
+        teacher: the class of the teacher's head.
+
+    Raises:
+        TypeError: if no adapter was written for one of the heads, or the two belong to different adapters.
+    """
+    _register_optional((student, teacher))
+    for role, head in (("student", student), ("teacher", teacher)):
+        if head not in ADAPTERS:
+            raise TypeError(f"the {role}'s {head.__name__} is not supported{_way_out(head)}")
+    found = ADAPTERS[student]
+    if not found.pairs_with(ADAPTERS[teacher]):
+        raise TypeError(
+            f"the student's {student.__name__} and the teacher's {teacher.__name__} classify "
+            "different kinds of rows, so no row of one corresponds to a row of the other. Take a teacher whose "
+            f"head is one of: {', '.join(sorted(c.__name__ for c, a in ADAPTERS.items() if found.pairs_with(a)))}"
+        )
+    return found
+
+
+def _way_out(head: type[nn.Module]) -> str:
+    """Why a head has no adapter, or what its author can do, as the rest of a sentence."""
+    if head in REFUSED:
+        return f": {REFUSED[head]}"
+    parent = next((base.__name__ for base in head.__mro__ if base in ADAPTERS), None)
+    # MMDetection's own heads without an adapter classify other things than their parents.
+    if parent is None or head.__module__.startswith("mmdet."):
+        return (
+            f". Supported heads: {', '.join(sorted(c.__name__ for c in ADAPTERS))}. To add one, write a HeadAdapter "
+            "for it and register it with rekd_det.models.adapters.register_adapter (docs/new_detector.md)"
+        )
+    return (
+        f". It derives from {parent}: if it classifies the same rows in the same way, put "
+        f"`register_adapter({head.__name__})(ADAPTERS[{parent}])` below the class, with both names "
+        "from rekd_det.models.adapters; otherwise write an adapter (docs/new_detector.md)"
+    )
+
+
+def _register_optional(heads: Sequence[type[nn.Module]]) -> None:
     """Import the adapters for heads of optional packages; a head that is there shows that its package is."""
-    for base in {base for head in heads for base in type(head).__mro__}:
+    for base in {base for head in heads for base in head.__mro__}:
         module = _OPTIONAL.get(base.__module__.partition(".")[0])
         if module is not None:
             importlib.import_module(module)

@@ -1,10 +1,13 @@
 """R-CNN heads: the teacher answers about the student's own RoIs."""
 
 import copy
+import re
 
 import pytest
 import torch
 from fast_cases import fast_if
+from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
 from one_step import assert_no_pull, captured_step, distillation
 from tiny import (
     CASCADE,
@@ -24,7 +27,7 @@ from tiny import (
     total,
 )
 
-from rekd_det.models.adapters import ADAPTERS, build_adapter
+from rekd_det.models.adapters import ADAPTERS, RCNNAdapter, build_adapter, register_adapter
 
 FAMILIES = dict(
     faster=FASTER, mask=MASK, double=DOUBLE, dynamic=DYNAMIC, cascade=CASCADE, cascade_mask=CASCADE_MASK, htc=HTC
@@ -222,16 +225,23 @@ def test_stage_count_must_agree():
         build_adapter(build(config), build(tiny_rcnn(CASCADE)))
 
 
-def test_unaudited_head_is_refused_with_the_way_to_add_one():
-    class NewRoIHead(type(build(tiny_rcnn()).roi_head)):
-        pass
-
-    student = build(tiny_rcnn())
-    student.roi_head.__class__ = NewRoIHead
-    with pytest.raises(TypeError, match=r"NewRoIHead is not supported\. Supported heads: .*StandardRoIHead") as error:
-        build_adapter(student, build(tiny_rcnn()))
-    assert "register_adapter" in str(error.value)
-    assert NewRoIHead not in ADAPTERS
+def test_unaudited_heads_are_refused_with_lines_that_let_them_pass(monkeypatch):
+    teacher, student = build(tiny_rcnn()), build(tiny_rcnn())
+    head = student.roi_head
+    head.__class__ = type("NewRoIHead", (StandardRoIHead,), {})
+    head.bbox_head.__class__ = type("NewBBoxHead", (Shared2FCBBoxHead,), {})
+    names = {c.__name__: c for c in (StandardRoIHead, type(head), type(head.bbox_head), register_adapter)}
+    monkeypatch.setattr(RCNNAdapter, "supported_bbox_heads", RCNNAdapter.supported_bbox_heads)
+    monkeypatch.setitem(ADAPTERS, type(head), None)
+    del ADAPTERS[type(head)]  # and again after the test
+    for message in (
+        "the student's NewRoIHead is not supported. It derives from StandardRoIHead",
+        "NewBBoxHead in a NewRoIHead is not supported; it derives from Shared2FCBBoxHead",
+    ):
+        with pytest.raises(TypeError, match=message) as error:
+            build_adapter(student, teacher)
+        exec(re.search("`(.*)`", str(error.value))[1], names | {"ADAPTERS": ADAPTERS})
+    assert type(build_adapter(student, teacher)) is RCNNAdapter
 
 
 def test_detector_without_a_classifier():

@@ -106,11 +106,21 @@ class RCNNAdapter(HeadAdapter):
         return self.bbox_heads(self.student)[0].num_classes
 
     def _check_bbox_head(self, head: Any) -> None:
-        if type(head) not in self.supported_bbox_heads:
-            raise TypeError(
-                f"bbox_head {type(head).__name__} in a {type(self.student).__name__} is not supported; supported: "
-                f"{', '.join(c.__name__ for c in self.supported_bbox_heads)}"
+        kind, supported = type(head), self.supported_bbox_heads
+        if kind in supported:
+            return
+        parent = next((base.__name__ for base in kind.__mro__ if base in supported), None)
+        owner = type(self.student).__name__
+        raise TypeError(
+            f"bbox_head {kind.__name__} in a {owner} is not supported; "
+            + (
+                f"it derives from {parent}: if it classifies as that does, put "
+                f"`ADAPTERS[{owner}].supported_bbox_heads += ({kind.__name__},)` below the class, with ADAPTERS "
+                "from rekd_det.models.adapters (docs/new_detector.md)"
+                if parent
+                else f"supported: {', '.join(c.__name__ for c in supported)}, and what derives from them"
             )
+        )
 
     def tap(self, taps: TapSet) -> None:
         self.clear()
