@@ -13,9 +13,10 @@ from mmengine.config import Config
 
 import rekd_det  # noqa: F401 - registers
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
-from rekd_det.apis.new_pair import control_text, pair_text, supported_settings
+from rekd_det.apis.new_pair import check_heads, control_text, pair_text, supported_settings
 from rekd_det.apis.zoo_models import ZOO, find_zoo_model, read_zoo
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import resolve_model_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -46,7 +47,10 @@ def _side(given: str, role: str, zoo: dict) -> _Side:
         file = Path(given).resolve()
         return _Side(file.stem, file, str(file), None, f"{given} (a file)")
     model = find_zoo_model(given, zoo, role)
-    return _Side(model.name, ZOO / model.path, f"mmdet::{model.path}", model.weights, model.describe())
+    file = ZOO / model.path
+    # mmengine finds no folder by name whose name has other characters: gn+ws, legacy_1.x.
+    cfg_path = f"mmdet::{model.path}" if file.parent.name.isidentifier() else str(file)
+    return _Side(model.name, file, cfg_path, model.weights, model.describe())
 
 
 def _check_targets(out: Path, control: Path, sides: tuple[_Side, _Side], force: bool) -> None:
@@ -80,7 +84,7 @@ def _write_pair(out: Path, text: str) -> None:
         raise InputError(
             f"the pair can't inherit the student's config ({error}). It inherits configs/_base_/rekd_distill.py as "
             "well, and no key can be in both (remove runner_type from the student's). A config in mmengine's new "
-            "style, with read_base(), needs a pair in that style"
+            "style, with read_base(), needs a pair in that style (docs/new_pair.md)"
         ) from error
 
 
@@ -97,6 +101,7 @@ def main() -> None:
     base = student.cfg_path if "::" in student.cfg_path else relpath(student.file, out.parent)
     ours = relpath(CONFIGS / "_base_", out.parent)
     config = Config.fromfile(student.file)
+    check_heads(config, resolve_model_config(teacher.cfg_path, "teacher"))
     _check_targets(out, control, (student, teacher), args.force)
     _write_pair(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint))
     kept = control.exists() and not args.force and control.read_text(encoding="utf-8") != control_text(config, base)

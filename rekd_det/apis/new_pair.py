@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from torch import nn
 
 from rekd_det.models.adapters import ADAPTERS, QueryAdapter, RCNNAdapter
-from rekd_det.models.adapters.base import HEAD_ATTRIBUTES, HeadAdapter
+from rekd_det.models.adapters.base import HEAD_ATTRIBUTES, HeadAdapter, find_adapter
 from rekd_det.models.adapters.dense.dense import RetinaAdapter
 from rekd_det.models.adapters.dense.gfl import GFLAdapter
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import classifies_images
+
+
+def check_heads(student: Config, teacher: Mapping) -> None:
+    """Check what the configs alone say: whether the teacher's head classifies the student's kind of rows.
+
+    Args:
+        student: the student's config, as read.
+        teacher: the teacher's model config.
+
+    Raises:
+        InputError: if the student is an image classifier, or no adapter pairs the two heads.
+    """
+    if classifies_images(student):
+        raise InputError(
+            "the student is an image classifier, and this tool writes pairs of detectors: copy a pair from "
+            "configs/cls, and name your student and teacher in it"
+        )
+    heads = _head_class(student.get("model") or {}, "student"), _head_class(teacher, "teacher")
+    try:
+        find_adapter(*heads)
+    except TypeError as error:
+        raise InputError(str(error)) from error
 
 
 def pair_text(student: Config, student_base: str, our_bases: str, teacher: str, checkpoint: str) -> str:
@@ -22,9 +48,6 @@ def pair_text(student: Config, student_base: str, our_bases: str, teacher: str, 
         our_bases: the folder of this package's base configs, as the new config names it.
         teacher: the teacher's ``cfg_path``.
         checkpoint: the teacher's checkpoint.
-
-    Raises:
-        InputError: the student's head has no adapter.
     """
     own_hooks = bool(student.get("custom_hooks"))
     base = ("rekd_distill" if own_hooks else "rekd") + ("_sigmoid" if _classifies_by_sigmoids(student) else "")
@@ -79,19 +102,25 @@ def _classifies_by_sigmoids(student: Config) -> bool:
     adapter = _adapter(student)
     if getattr(adapter, "conditional", False):
         return False
-    loss = _head(student).get("loss_cls")
+    loss = _head(student.model).get("loss_cls")
     return adapter.activation == "sigmoid" or (isinstance(loss, dict) and bool(loss.get("use_sigmoid")))
 
 
-def _head(student: Config) -> dict:
-    model = student.get("model") or {}
+def _adapter(student: Config) -> type[HeadAdapter]:
+    return ADAPTERS[_head_class(student.model, "student")]
+
+
+def _head(model: Mapping) -> Mapping:
     return next((model[name] for name in HEAD_ATTRIBUTES if model.get(name)), {})
 
 
-def _adapter(student: Config) -> type[HeadAdapter]:
-    head = _head(student)
+def _head_class(model: Mapping, role: str) -> type[nn.Module]:
+    head = _head(model)
+    if not head:
+        raise InputError(f"the {role}'s config has no model with one of {', '.join(HEAD_ATTRIBUTES)}")
     kind = type_class(head.get("type"), MODELS)
-    if kind not in ADAPTERS:
-        named = type_name(head["type"]) if head else f"a model without {', '.join(HEAD_ATTRIBUTES)}"
-        raise InputError(f"the student's {named} has no adapter, so it can't be distilled; see docs/support.md")
-    return ADAPTERS[kind]
+    if kind is None:
+        raise InputError(
+            f"the {role}'s head {type_name(head.get('type'))} is not registered: name its module in custom_imports"
+        )
+    return kind

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import mmdet
 import yaml
@@ -50,10 +51,11 @@ def read_zoo() -> dict[str, ZooModel]:
     for metafile in sorted(ZOO.glob("*/metafile.yml")):
         content = yaml.safe_load(metafile.read_text(encoding="utf-8"))
         for entry in content.get("Models", []) if isinstance(content, Mapping) else content:
-            path = str(entry.get("Config", "")).removeprefix("configs/")
-            if (ZOO / path).is_file():
+            # Each config lies beside its metafile, which may name another folder, or encode it as in a URL (gn%2Bws).
+            file = metafile.parent / Path(unquote(str(entry.get("Config", "")))).name
+            if file.is_file():
                 metrics = {k: v for r in entry.get("Results", []) for k, v in (r.get("Metrics") or {}).items()}
-                models[Path(path).stem] = ZooModel(path, entry.get("Weights"), tuple(metrics.items()))
+                models[file.stem] = ZooModel(str(file.relative_to(ZOO)), entry.get("Weights"), tuple(metrics.items()))
     return models
 
 
@@ -72,5 +74,10 @@ def find_zoo_model(name: str, zoo: Mapping[str, ZooModel], role: str) -> ZooMode
     if stem in zoo:
         return zoo[stem]
     close = difflib.get_close_matches(stem, zoo, n=5, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else "see the config folders of MMDetection for the names"
+    if any(data in stem for data in ("_in1k", "_in21k", "_cifar")):
+        hint = "it looks like an image classifier of MMPretrain's: for those copy a pair from configs/cls"
+    elif close:
+        hint = f"did you mean {', '.join(close)}?"
+    else:
+        hint = "see the config folders of MMDetection for the names"
     raise InputError(f"{role} '{name}': MMDetection's zoo has no model of this name, and there is no such file; {hint}")

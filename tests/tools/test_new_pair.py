@@ -1,5 +1,7 @@
-"""tools/new_pair.py: from two names to the config of a pair."""
+"""tools/new_pair.py: from two names to the config of a pair; and the pair that it can't write."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +9,11 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from rekd_det.utils.pair_config import resolve_model_config
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "new_pair.py"
+PAGE = ROOT / "docs" / "new_pair.md"
 
 
 def refused(run_tool, *arguments) -> str:
@@ -120,6 +125,37 @@ def test_a_mistyped_name_gets_the_nearest(run_tool, tmp_path):
     assert "student 'retinanet_r18_fpn_1x'" in message and "retinanet_r18_fpn_1x_coco" in message
 
 
-def test_a_head_without_an_adapter_is_named(run_tool, tmp_path):
-    dino = "grounding_dino_swin-t_finetune_16xb2_1x_coco"
-    assert "GroundingDINOHead has no adapter" in refused(run_tool, dino, dino, "--out", tmp_path / "p.py")
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        ("grounding_dino_swin-t_finetune_16xb2_1x_coco", "retinanet_r101_fpn_2x_coco", "GroundingDINOHead is not"),
+        ("retinanet_r18_fpn_1x_coco", "rpn_r50_fpn_1x_coco", "the teacher's config has no model with one of roi_head"),
+        ("faster-rcnn_r50_fpn_1x_coco", "retinanet_r101_fpn_2x_coco", "classify different kinds of rows"),
+        (ROOT / "configs/cls/student_r20_cifar100.py", "retinanet_r101_fpn_2x_coco", "copy a pair from configs/cls"),
+        ("resnet18_8xb32_in1k", "retinanet_r101_fpn_2x_coco", "copy a pair from configs/cls"),
+    ],
+)
+def test_a_pair_that_can_not_be_distilled_is_not_written(student, teacher, message, run_tool, tmp_path):
+    assert message in refused(run_tool, student, teacher, "--checkpoint", "x.pth", "--out", tmp_path / "p.py")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["faster-rcnn_r101_fpn_gn-ws-all_1x_coco", "ddq-detr-4scale_swinl_8xb2-30e_coco"])
+def test_the_zoos_checkpoint_is_found_where_its_metafile_names_another_path(name, run_tool, tmp_path):
+    run_tool("new_pair.py", name, name, "--out", tmp_path / "pair.py")
+    model = Config.fromfile(tmp_path / "pair.py").model
+    assert model.teacher_ckpt.startswith("https://")
+    assert resolve_model_config(model.teacher).type == model.architecture.type
+
+
+@pytest.mark.slow
+def test_the_pages_pair_in_the_new_style_trains(pair, run_tool, tmp_path):
+    code = re.search(r"```python\n(from mmengine.config import read_base.*?)```", PAGE.read_text(), re.S)[1]
+    for name in ("my_student", "my_teacher"):
+        config = Config.fromfile(getattr(pair, name.removeprefix("my_")))
+        config.dump(tmp_path / f"{name}.py")
+        code = code.replace(f'"{name}', f'"{tmp_path / name}')
+    shutil.copy(pair.folder / "teacher.pth", tmp_path / "my_teacher.pth")
+    (tmp_path / "my_pair.py").write_text(code)
+    run_tool("train.py", tmp_path / "my_pair.py", "--work-dir", tmp_path / "run")
+    assert any("distill.loss_tisd" in log.read_text() for log in (tmp_path / "run").rglob("*.log"))
