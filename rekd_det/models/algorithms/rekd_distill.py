@@ -100,6 +100,15 @@ class ReKDDistill(SingleTeacherDistill):
         """The student: mmdet's YOLOXModeSwitchHook looks under this name for a detector inside a model."""
         return self.student
 
+    @property
+    def head(self) -> nn.Module:
+        """The head of an image classifier: MMPretrain's SwitchRecipeHook looks under this name for the loss to switch.
+
+        Raises:
+            AttributeError: the student has no ``head``, as most detectors.
+        """
+        return self.student.head
+
     def loss(self, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """The student's losses and, under 'distill.', those of the distillation.
 

@@ -3,10 +3,13 @@
 import copy
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MMLogger
+from mmpretrain.engine.hooks import SwitchRecipeHook
 from one_step import assert_no_pull, captured_step, distillation
 from tiny import forward_hooks, perturb, total
 from tiny_classifiers import MODELS_BY_HEAD, NUM_CLASSES, batch, classifier, config, distilled, pair
@@ -142,6 +145,17 @@ def test_rows_by_label_need_labels_too():
 def test_other_losses_take_soft_labels(kind):
     model = pair(loss=dict(type=kind), teacher=moved_teacher(), batch_augments=dict(augments=[MIXING["mixup"]]))
     assert all(v > 0 for v in distillation(model(**batch(model), mode="loss")).values())
+
+
+def test_mmpretrains_hook_switches_the_students_loss_and_nothing_else():
+    model = pair(teacher=moved_teacher())
+    data = batch(model)
+    before = model(**data, mode="loss")
+    hook = SwitchRecipeHook([dict(action_epoch=1, loss=dict(type="mmpretrain.LabelSmoothLoss", label_smooth_val=0.3))])
+    hook.before_train_epoch(SimpleNamespace(model=model, epoch=0, logger=MMLogger.get_current_instance()))
+    after = model(**data, mode="loss")
+    assert not torch.isclose(before.pop("loss_cls"), after.pop("loss_cls"))
+    assert before == after
 
 
 def test_arcface_is_refused_by_name():
