@@ -34,6 +34,10 @@ class PositionHook(Hook):
         """Note where the epoch begins, or began before a resume."""
         self._began = runner.epoch, runner.iter - self._done
         self._done = 0
+        loop = runner.train_loop
+        if isinstance(loop, EpochBasedTrainLoop) and isinstance(loop.dataloader, SeededLoader):
+            # Counted anew: between two epochs a hook may have read batches for itself (MMPretrain's PreciseBNHook).
+            loop.dataloader.batch_sampler.number = self._began[1]
 
     def before_val(self, runner: Runner) -> None:
         """Note that what is saved from now on is validated."""
@@ -77,7 +81,6 @@ class PositionHook(Hook):
                 loop.done = done
             if seeded:
                 loader.to_skip = done
-                loader.batch_sampler.number = loop.iter - done
         elif isinstance(loop, IterBasedTrainLoop):
             if self._loaded and (now := _layout(runner)) != (old := {key: self._loaded.get(key) for key in now}):
                 warn_inexact(f"{_told(now)} now, {_told(old)} before: the order of the images is different")

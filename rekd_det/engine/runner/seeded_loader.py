@@ -116,7 +116,7 @@ class SeededLoader(DataLoader):
         iterable = isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__getitem__")
         if loader.batch_sampler is None or iterable:
             return loader
-        return cls(
+        seeded = cls(
             SeededDataset(loader.dataset),
             batch_sampler=SeededBatches(loader.batch_sampler, seed),
             num_workers=loader.num_workers,
@@ -130,6 +130,9 @@ class SeededLoader(DataLoader):
             prefetch_factor=loader.prefetch_factor,
             persistent_workers=loader.persistent_workers,
         )
+        # None with a batch sampler, and torch forbids to assign it; MMPretrain's PreciseBNHook reads it.
+        seeded.__dict__["batch_size"] = loader.batch_size
+        return seeded
 
     def __iter__(self) -> Iterator:  # type: ignore[override]
         # A generator: mmengine's IterBasedTrainLoop asks for it before it knows where the training goes on.

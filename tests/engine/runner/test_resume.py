@@ -135,6 +135,23 @@ def test_the_input_size_that_was_drawn_last_is_kept(whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_hook_that_reads_the_training_data_between_epochs_moves_no_sample(whole, tmp_path):
+    config, _ = whole(_EPOCHS, 2)
+    # With mmdet's own batch sampler the hook fails under any Runner.
+    options = {
+        "train_dataloader.batch_sampler": None,
+        "custom_hooks": [
+            dict(type="mmpretrain.PreciseBNHook", num_samples=4, priority="ABOVE_NORMAL"),
+            dict(type="EMAHook", momentum=0.1),
+        ],
+    }
+    resume_runs.run(config, tmp_path / "whole", options)
+    resume_runs.run(config, tmp_path / "killed", options, kill="iter 6")
+    resume_runs.run(config, tmp_path / "killed", options, resume=True)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_without_a_seed_the_resumed_run_takes_that_of_the_checkpoint(whole, tmp_path):
     config, _ = whole(_ITERS, 0)
     resume_runs.run(config, tmp_path / "killed", {"randomness": dict(seed=None)}, kill="iter 3")
