@@ -1,4 +1,4 @@
-"""What a pickle gets for NumPy's names: arrays and scalars of plain data, and nothing else.
+"""What a pickle gets for NumPy's names and for bytes: arrays and scalars of plain data, and nothing else.
 
 In a forged pickle NumPy's own classes are no mere data: ``numpy.ndarray((1,), "O", buffer=bytes)`` makes Python objects
 of any bytes, and so does a dtype whose flags say that its items are pointers. From there it is a short way to code.
@@ -57,6 +57,9 @@ class PlainArray(np.ndarray):
         raise pickle.UnpicklingError(f"{_FROM_PICKLES}.ndarray")
 
     def __setstate__(self, state: tuple) -> None:
+        if vars(self):  # NumPy would free memory that a view of this array may still use
+            raise pickle.UnpicklingError(f"{_FROM_PICKLES}.ndarray that is filled twice")
+        self._filled = True
         _, shape, dtype, fortran, content = state
         _of_ours(dtype).check(shape, content)
         # A copy of the bytes: NumPy would share them with whatever else of the pickle has them.
@@ -95,8 +98,21 @@ def _frombuffer(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     return np.frombuffer(bytearray(content), kind.dtype).reshape(shape, order="F" if order == "F" else "C")
 
 
+def encode(text: Any, encoding: Any) -> bytes:
+    """How bytes are written in old pickles."""
+    if type(text) is not str or encoding != "latin1":
+        raise pickle.UnpicklingError("Weights only load failed: GLOBAL _codecs.encode of something else than bytes")
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """How empty ones are written there."""
+    return b""
+
+
 def _names() -> dict[str, Callable]:
     found: dict[str, Callable] = {"numpy.ndarray": PlainArray, "numpy.dtype": PlainDtype}
+    found |= {"_codecs.encode": encode, "builtins.bytes": _no_bytes, "__builtin__.bytes": _no_bytes}
     for package in ("numpy.core", "numpy._core"):  # NumPy 2 moved it; a file names whichever its writer had
         found[f"{package}.multiarray._reconstruct"] = _reconstruct
         found[f"{package}.multiarray.scalar"] = _scalar

@@ -1,4 +1,4 @@
-"""What a checkpoint gets for mmengine's HistoryBuffer: a log's values, and nothing else."""
+"""What a checkpoint gets for names of mmengine: a log's values, and the two curves of OneCycleLR."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
 _NAME = "mmengine.logging.history_buffer.HistoryBuffer"
 _REFUSED = f"Weights only load failed: GLOBAL {_NAME}"  # how torch words it; messages look for this
@@ -32,7 +33,7 @@ class PlainHistory(HistoryBuffer):
         self.max_length = values.get("max_length")
         self._log_history = _numbers(values.get("_log_history"))
         self._count_history = _numbers(values.get("_count_history"))
-        if type(self.max_length) is not int or len(self._log_history) != len(self._count_history):
+        if not isinstance(self.max_length, (int, np.integer)) or len(self._log_history) != len(self._count_history):
             raise pickle.UnpicklingError(f"{_REFUSED} has no values")
         self.__class__ = HistoryBuffer
 
@@ -40,20 +41,29 @@ class PlainHistory(HistoryBuffer):
 def _numbers(values: Any) -> np.ndarray:
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "biuf":
         raise pickle.UnpicklingError(f"{_REFUSED} has other values than numbers")
-    return np.asarray(values).view(np.ndarray)
+    return np.array(values)
 
 
-def _statistic(owner: Any, name: Any) -> str:
-    """What a checkpoint gets for the name ``getattr``: the name of a statistic, which is left out anyway.
+def _attribute(owner: Any, name: Any) -> Any:
+    """What a checkpoint gets for the name ``getattr``: one of the names below, and nothing else.
 
-    A HistoryBuffer pickles its own methods as ``getattr(HistoryBuffer, 'mean')``. The real ``getattr``, or a real
-    method, would be something that a forged checkpoint can call.
+    A HistoryBuffer pickles its own methods as ``getattr(HistoryBuffer, 'mean')``, and gets their names, which
+    :class:`PlainHistory` leaves out. The real ``getattr`` would give a forged checkpoint everything.
     """
     HistoryBuffer()  # its first instance registers the statistics
-    if owner is not PlainHistory or type(name) is not str or name not in HistoryBuffer._statistics_methods:
-        raise pickle.UnpicklingError(f"Weights only load failed: GLOBAL getattr asked for {name!r}")
-    return name
+    if owner is PlainHistory and type(name) is str and name in HistoryBuffer._statistics_methods:
+        return name
+    if owner is _ONE_CYCLE and type(name) is str and name in CURVES:
+        return CURVES[name]
+    raise pickle.UnpicklingError(f"Weights only load failed: GLOBAL getattr asked for {name!r}")
 
 
+_ONE_CYCLE = "OneCycleParamScheduler"
+#: the functions in the state of OneCycleLR; they compute with three numbers
+CURVES = {name: getattr(OneCycleParamScheduler, name) for name in ("_annealing_cos", "_annealing_linear")}
 #: what each name in a checkpoint stands for
-NAMES = {_NAME: PlainHistory, "builtins.getattr": _statistic}
+NAMES = {
+    _NAME: PlainHistory,
+    f"mmengine.optim.scheduler.param_scheduler.{_ONE_CYCLE}": _ONE_CYCLE,
+    "builtins.getattr": _attribute,
+}

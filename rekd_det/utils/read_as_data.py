@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
 from torch import _weights_only_unpickler as unpickler
 
 from rekd_det.utils import plain_arrays, plain_history
@@ -19,8 +21,8 @@ from rekd_det.utils import plain_arrays, plain_history
 #: What training checkpoints hold. Torch allows more: functions that call what a file gives them, or set attributes of
 #: classes and functions.
 _TORCH = re.compile(
-    r"collections\.(OrderedDict|Counter)|_codecs\.encode|builtins\.(bytearray|set|complex)"
-    r"|torch\.(storage\.|cuda\.)?\w*Storage|torch\.(Size|device)|torch\.nn\.parameter\.Parameter"
+    r"collections\.(OrderedDict|Counter)|builtins\.(set|complex)"
+    r"|torch\.(cuda\.)?\w+Storage|torch\.(Size|device)|torch\.nn\.parameter\.Parameter"
     r"|torch\._utils\._rebuild_(tensor(_v\d)?|parameter)"
 )
 #: Packages of torch that add their own classes to what users allow.
@@ -37,9 +39,9 @@ def reading_as_data() -> Iterator[None]:
     refused, unless the user has allowed it with ``torch.serialization.add_safe_globals``.
     """
     with _switching:
-        switch = {name: os.environ.pop(name, None) for name in _SWITCH}
         theirs = unpickler._get_allowed_globals, unpickler._get_user_allowed_globals
         ours, users = _allowed(theirs[0]()), allowed_by_user()
+        switch = {name: os.environ.pop(name, None) for name in _SWITCH}
         os.environ[_SWITCH[0]] = "1"
         unpickler._get_allowed_globals = lambda: ours  # type: ignore[assignment]
         unpickler._get_user_allowed_globals = lambda: users
@@ -65,40 +67,80 @@ def load_plain(file: Any, map_location: Any = "cpu", mmap: bool = False) -> Any:
 
 def _allowed(torchs: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in torchs.items() if isinstance(value, torch.dtype) or _TORCH.fullmatch(name)}
-    return {**kept, **plain_arrays.NAMES, **plain_history.NAMES}
+    return {**kept, **_REPLACED}
+
+
+def _bytearray(content: Any, encoding: Any = "latin1") -> bytearray:
+    if type(content) is str:
+        content = plain_arrays.encode(content, encoding)
+    if type(content) is not bytes:  # of an array of objects: their addresses
+        raise pickle.UnpicklingError("Weights only load failed: GLOBAL bytearray of something else than bytes")
+    return bytearray(content)
+
+
+# A type of storage, as all others are in a checkpoint: the class would take any attributes.
+_BYTES = torch.serialization.StorageType("ByteStorage")
+_REPLACED = {
+    **plain_arrays.NAMES,
+    **plain_history.NAMES,
+    "builtins.bytearray": _bytearray,
+    "torch.storage.UntypedStorage": _BYTES,
+}
 
 
 def allowed_by_user() -> dict[str, Any]:
-    """What ``torch.serialization.add_safe_globals`` allows, by its name in a pickle; without what torch has added."""
+    """What ``torch.serialization.add_safe_globals`` allows, by its name in a pickle.
+
+    Without what torch has added, and without the originals of what is replaced here.
+    """
     named = (
         entry if isinstance(entry, tuple) else (entry, f"{entry.__module__}.{entry.__qualname__}")
         for entry in torch.serialization.get_safe_globals()
     )
-    return {name: allowed for allowed, name in named if not name.startswith(_ADDED_BY_TORCH)}
+    return {name: x for x, name in named if name not in _REPLACED and not name.startswith(_ADDED_BY_TORCH)}
 
 
 def check_plain(content: Any) -> None:
-    """Raise UnpicklingError if a container of a checkpoint has attributes: a forged one may hide its own methods.
+    """Raise UnpicklingError unless a checkpoint is made of plain data, tensors, and what the user has allowed.
 
-    ``_metadata`` is the exception, where torch keeps the versions of the modules.
+    Containers may not have attributes: a forged one may hide its own methods. ``_metadata`` is the exception, where
+    torch keeps the versions of the modules.
 
     Args:
         content: what ``torch.load`` returned.
     """
+    known = (*_LEAVES, *(kind for kind in allowed_by_user().values() if isinstance(kind, type)))
     pending, seen = [content], set()
     while pending:
         value = pending.pop()
-        if id(value) in seen:
+        kind = type(value)
+        if id(value) in seen or kind in known or any(value is curve for curve in plain_history.CURVES.values()):
             continue
         seen.add(id(value))
-        if type(value) in (collections.OrderedDict, collections.Counter):
-            attributes = vars(value)
+        if kind in (dict, collections.OrderedDict, collections.Counter):
+            attributes = {} if kind is dict else vars(value)
             if attributes.keys() - {"_metadata"}:
-                raise pickle.UnpicklingError(
-                    f"Weights only load failed: class {type(value).__name__} with attributes of its own"
-                )
-            pending += attributes.values()
-        if isinstance(value, dict):
-            pending += [*dict.keys(value), *dict.values(value)]
-        elif isinstance(value, (list, tuple, set)):
+                raise _refused(f"{kind.__name__} with attributes of its own")
+            pending += [*attributes.values(), *dict.keys(value), *dict.values(value)]
+        elif kind in (list, tuple, set, torch.Size):
             pending += value
+        elif kind in (torch.Tensor, torch.nn.Parameter):
+            pending.append(value._backward_hooks)
+        elif isinstance(value, np.ndarray):
+            pending += np.asarray(value).view(np.ndarray).ravel().tolist() if value.dtype.hasobject else ()
+        elif kind is torch.storage.TypedStorage:
+            if vars(value).keys() != {"dtype", "_untyped_storage"}:
+                raise _refused("TypedStorage with attributes of its own")
+            pending.append(value._untyped_storage)
+        elif not isinstance(value, np.generic):
+            raise _refused(f"{kind.__module__}.{kind.__qualname__}")
+
+
+def _refused(what: str) -> pickle.UnpicklingError:
+    return pickle.UnpicklingError(f"Weights only load failed: class {what}")
+
+
+_LEAVES = (
+    *(type(None), bool, int, float, complex, str, bytes, bytearray),
+    *(torch.device, torch.dtype, torch.UntypedStorage, HistoryBuffer),
+)

@@ -9,6 +9,7 @@ import torch
 from forged import Call
 from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import MultiStepLR, OneCycleLR
 from mmengine.runner import get_priority
 from torch import _weights_only_unpickler, nn
 from torch._tensor import _rebuild_from_type_v2
@@ -102,9 +103,9 @@ def test_reading_one_changes_nothing_of_what_torch_may_load(tmp_path):
     assert not {str(name) for name in before[1]} & {"HistoryBuffer", "getattr"}
 
 
-MEMORY = Call(
-    OrderedDict, state={"__array_interface__": {"version": 3, "shape": (64,), "typestr": "|u1", "data": b"A"}}
-)
+# NumPy would make an array of it that shows 64 bytes of the process.
+INTERFACE = {"__array_interface__": {"version": 3, "shape": (64,), "typestr": "|u1", "data": b"A"}}
+MEMORY = Call(OrderedDict, state=INTERFACE)
 HISTORY = {"max_length": 9, "_log_history": np.ones(1), "_count_history": np.ones(1)}
 
 
@@ -121,17 +122,57 @@ HISTORY = {"max_length": 9, "_log_history": np.ones(1), "_count_history": np.one
         Call(OrderedDict, state={"pop": OrderedDict}),
         Call(Counter, state={"get": Counter}),
         OrderedDict(nested=[(Call(OrderedDict, state={"as_subclass": 1}),)]),
+        np.array([Call(OrderedDict, state={"as_subclass": 1})]),
+        Call(bytearray, np.array([None])),
+        Call(torch.storage.TypedStorage, state=INTERFACE),
+        Call(torch.storage.UntypedStorage, state=INTERFACE),
     ],
     ids=[
         *("getattr init", "getattr register", "getattr of another class", "history of any memory"),
         *("history's values of any memory", "history of objects", "a call of anything", "own pop", "own get", "inside"),
+        *("inside an array", "addresses of objects", "storage with attributes", "bytes with attributes"),
     ],
 )
 @pytest.mark.parametrize("read", READERS)
 def test_what_hides_behind_allowed_names_is_refused(tmp_path, read, forged):
     path = save(tmp_path / "a", {**weights(), "meta": forged})
-    with pytest.raises(CheckpointError, match=r"carries code \(.*\) and was refused"):
+    with pytest.raises(CheckpointError, match=r"carries code \(.*\) and was refused|object is not callable"):
         read(path)
+
+
+def test_a_class_that_the_user_allows_comes_without_its_dangers(tmp_path):
+    """Forums advise to allow HistoryBuffer itself; its place is taken all the same."""
+    forged = Call(HistoryBuffer, state={**HISTORY, "_log_history": MEMORY, "_count_history": MEMORY})
+    path = save(tmp_path / "a", {**weights(), "meta": forged})
+    with torch.serialization.safe_globals([HistoryBuffer, np.ndarray]), pytest.raises(CheckpointError, match="refused"):
+        load_checkpoint_file(path)
+
+
+def test_what_trainings_save_beside_weights_is_read(tmp_path):
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    schedulers = [
+        OneCycleLR(optimizer, eta_max=0.1, total_steps=9),
+        MultiStepLR(optimizer, milestones=[3, 3, 5]),
+    ]
+    states = [s.state_dict() for s in schedulers]
+    content = {
+        **weights(),
+        "optimizer": optimizer.state_dict(),
+        "param_schedulers": states,
+        "meta": dict(empty=np.zeros((0, 4)), none=b"", low=np.float32(2), objects=np.array([{"a": 1}, None], object)),
+        "message_hub": {"empty": HistoryBuffer(), "loss": HistoryBuffer([1, 2], [1, 1], max_length=np.int64(5))},
+    }
+    found = load_checkpoint_file(save(tmp_path / "a", content))
+    assert found["param_schedulers"] == states
+    schedulers[0].load_state_dict(found["param_schedulers"][0])
+    schedulers[0].step()
+    assert torch.equal(found["optimizer"]["state"][0]["exp_avg"], optimizer.state_dict()["state"][0]["exp_avg"])
+    assert found["meta"]["empty"].shape == (0, 4) and found["meta"]["none"] == b""
+    assert found["meta"]["objects"].tolist() == [{"a": 1}, None]
+    assert found["message_hub"]["loss"].mean() == 1.5
 
 
 class OwnStatistics:

@@ -83,6 +83,31 @@ def test_a_pickle_sets_no_attribute_that_decides_what_is_called(key, of):
     assert InstanceData.__module__ == "mmengine.structures.instance_data"
 
 
+_ELEMENT = b"cmmengine.structures.instance_data\nInstanceData\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (_ELEMENT + b")\x81X\x02\0\0\0__K\x01s.", "items of a InstanceData"),
+        (_ELEMENT + b")\x81(X\x02\0\0\0__K\x01u.", "items of a InstanceData"),
+        (_ELEMENT + b")\x81K\x01a.", "items of a InstanceData"),
+        (_ELEMENT + b")\x81(K\x01e.", "items of a InstanceData"),
+        (_ELEMENT + b")\x81)R.", "a call of InstanceData"),
+        (b"c__builtin__\ndict\n" + _ELEMENT + b")\x81\x85R.", "a call of dict"),
+        (b"c__builtin__\nset\n" + _ELEMENT + b")\x81\x85R.", "a call of set"),
+        (b"(I1\ni__builtin__\nlist\n.", "an instance in another form"),
+        (b"ccopy_reg\n_reconstructor\n(c__builtin__\nlist\nc__builtin__\nlist\nNtR.", "copyreg._reconstructor"),
+        (_ELEMENT + b")\x81}X\x0c\0\0\0_data_fieldsK\x01sb.", "attributes of a InstanceData"),
+    ],
+)
+def test_a_pickle_fills_and_calls_data_alone(code, message):
+    """Setting an item of a data sample sets any attribute, by which NumPy takes it for any part of the memory."""
+    Path("a.pkl").write_bytes(b"\x80\x02" + code)
+    with pytest.raises(InputError, match=rf"carries code \({message}\)"):
+        load("a.pkl")
+
+
 def test_a_tensor_inside_a_pickle_carries_no_code():
     torch.save(MKDIR, "a.pth")
     with open("a.pkl", "wb") as file:
