@@ -23,14 +23,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from saved import saved
-
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 sys.path[:0] = [str(HELPERS.parents[1]), str(HELPERS), str(Path(__file__).resolve().parent)]
 
 import torch  # noqa: E402
 from forked_tool import start, start_distributed, wait  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
+from saved import saved  # noqa: E402
 from tiny_pair import AUGMENTED, TinyPair, write_tiny_pair  # noqa: E402
 
 import rekd_det  # noqa: E402, F401

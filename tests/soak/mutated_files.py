@@ -34,10 +34,10 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from saved import saved
 
 import rekd_det  # noqa: F401  registers everything
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.read_as_data import load_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 #: what no file may make Python do; 'exec' and 'import' are what any code of ours does too
@@ -177,7 +177,7 @@ class Checkpoints:
         options += ["val_dataloader=None", "val_evaluator=None"]
         command = [sys.executable, "-W", "ignore", str(ROOT / "tools/train.py"), str(pair.pair), *options]
         subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.source = saved(folder / "run" / "iter_2.pth")
+        self.source = load_plain(folder / "run" / "iter_2.pth")
         self.content = (folder / "run" / "iter_2.pth").read_bytes()
         self.student = MODELS.build(self.cfg.model.architecture)
         self.export = load_tool(ROOT / "tools" / "export_student.py")
