@@ -26,7 +26,7 @@ _CALLED = (
     *(collections.OrderedDict, collections.defaultdict, collections.Counter, collections.deque),
 )
 #: classes that are only named, as what a defaultdict makes
-_NAMED = (object, list, dict, int, float, str, tuple, bool)
+_NAMED = (object, list, dict, set, int, float, str, tuple, bool)
 _PLAIN = (type(None), bool, int, float, str, bytes, tuple, list, dict)
 
 
@@ -108,7 +108,7 @@ def _checked(instruction: bytes, check: Callable[[Any], None]) -> None:
 
 for _name in (pickle.REDUCE, pickle.NEWOBJ):
     _checked(_name, DataUnpickler.check_call)
-for _name in (pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ):
+for _name in (pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
     _checked(_name, DataUnpickler.refuse)
 _checked(pickle.BUILD, DataUnpickler.check_state)
 _checked(pickle.SETITEM, lambda self: self.check_target(self.stack[-3], _DICTS))
@@ -151,4 +151,4 @@ _FUNCTIONS: dict[str, Any] = {
 }
 _ALLOWED: dict[str, Any] = {f"{kind.__module__}.{kind.__qualname__}": kind for kind in (*_CALLED, *_NAMED, *_ELEMENTS)}
 _ALLOWED.update({f"__builtin__.{kind.__name__}": kind for kind in _ALLOWED.values() if kind.__module__ == "builtins"})
-_ALLOWED.update(_FUNCTIONS)
+_ALLOWED.update({"__builtin__.xrange": range, "__builtin__.unicode": str, **_FUNCTIONS})

@@ -36,7 +36,7 @@ def test_what_openmmlab_writes_is_read(protocol):
         "array": np.float32([[1, 2]]),
         "objects": np.array([None, "a"], dtype=object),
         "scalar": np.float64(3),
-        "nested": OrderedDict(a=[1, (2, {3}), b"x"], b=defaultdict(list, c=[1.5])),
+        "nested": OrderedDict(a=[1, (2, {3}), b"x", range(3)], b=defaultdict(list, c=[1.5]), d=defaultdict(str)),
         "sample": DetDataSample(metainfo=dict(img_id=1), gt_instances=proposals),
     }
     dump(content, "a.pkl", protocol=protocol)
@@ -97,6 +97,7 @@ _ELEMENT = b"cmmengine.structures.instance_data\nInstanceData\n"
         (b"c__builtin__\ndict\n" + _ELEMENT + b")\x81\x85R.", "a call of dict"),
         (b"c__builtin__\nset\n" + _ELEMENT + b")\x81\x85R.", "a call of set"),
         (b"(I1\ni__builtin__\nlist\n.", "an instance in another form"),
+        (b"\x96\x01\0\0\0\0\0\0\0a\x98.", "an instance in another form"),
         (b"ccopy_reg\n_reconstructor\n(c__builtin__\nlist\nc__builtin__\nlist\nNtR.", "copyreg._reconstructor"),
         (_ELEMENT + b")\x81}X\x0c\0\0\0_data_fieldsK\x01sb.", "attributes of a InstanceData"),
     ],

@@ -34,6 +34,7 @@ FORGED = {
     "objects from bytes": array((1,), dtype("O"), bytes(8)),
     "more objects than the list has": array((9,), dtype("O"), [0]),
     "less bytes than the shape needs": array((9,), dtype("f8"), bytes(8)),
+    "more dimensions than NumPy has": array((0,) + (1,) * 39, dtype("f8"), b""),
     "a negative length": array((-1, -1), dtype("f8"), bytes(8)),
     "a record": array((1,), dtype("f8", (4, {"a": (np.dtype("f8"), 0)}), (3, ("a",))), bytes(8)),
     "a record by its code": Call(np.dtype, "f8,f8", False, True),
