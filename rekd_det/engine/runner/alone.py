@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os.path as osp
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from filelock import FileLock, Timeout
 from mmengine.dist import is_main_process
+from mmengine.logging import print_log
 
 from rekd_det.engine.runner.start import in_all
 from rekd_det.utils.errors import InputError
@@ -37,6 +39,12 @@ def alone_in(work_dir: str) -> Iterator[None]:
                 f"another training runs in '{work_dir}': wait for its end and continue it with --resume, or give this "
                 "one a folder of its own with --work-dir"
             ) from error
+        except (OSError, NotImplementedError) as error:  # some network disks have no locks
+            print_log(
+                f"'{work_dir}' can't be locked ({error}), so a second training there would not be noticed",
+                logger="current",
+                level=logging.WARNING,
+            )
 
     in_all(take)
     try:
