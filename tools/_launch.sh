@@ -27,6 +27,7 @@ launch() {
     check_config "$config"
     [[ $gpus =~ ^[1-9][0-9]*$ ]] || die "GPUS must be the number of processes, but is '$gpus'"
     command -v "$python" >/dev/null || die "no '$python' here: activate .venv, or set PYTHON"
+    [[ $port =~ ^[0-9]{1,5}$ ]] && ((10#$port < 65536)) || die "PORT must be a number below 65536, but is '$port'"
     if [ "$node_rank" = 0 ] && ! port_is_free "$python" "$port"; then
         die "port $port is in use: set another, e.g. PORT=$((port + 1))"
     fi
@@ -61,6 +62,6 @@ run_on_slurm() {
     PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec srun \
         --partition="$partition" --job-name="$job" \
         --gres="gpu:$per_node" --ntasks="${GPUS:-8}" --ntasks-per-node="$per_node" \
-        --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 "${extra[@]}" \
+        --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${extra[@]+"${extra[@]}"} \
         "${PYTHON:-python}" -u "$tools/$tool" "$config" "$@" --launcher=slurm
 }

@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from rekd_det.analysis.pair_check.pair_check import Findings, check_pair
+from rekd_det.analysis.utils.arguments import check_counts
 from rekd_det.analysis.utils.pair import choose
 from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.apis.command_line import ToolParser, build_runner, exit_on_input_error
@@ -42,13 +43,13 @@ def parse_args() -> argparse.Namespace:
         help="generated images; default: 192 256, for a classifier its training's",
     )
     parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="override keys")
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_counts(parser, args, "limit")
+    return args
 
 
 def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
     """Evaluate the teacher on the first images, as ``tools/test.py --teacher`` would."""
-    if limit < 1:
-        raise PreflightError(f"--limit must be at least 1, got {limit}")
     cfg = teacher_config(cfg)
     check_data(cfg, ("test",))
     (_, dataset), *others = plain_datasets(cfg.test_dataloader.dataset)

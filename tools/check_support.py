@@ -97,7 +97,8 @@ def main() -> int:
     try:
         configs = zoo_configs(args.family)
         before = read_records(args.docs / "support.json")
-    except ValueError as error:
+        page = (args.docs / "support.md").read_text()
+    except (OSError, ValueError) as error:
         print(f"check_support: {error}", file=sys.stderr)
         return 2
     if not args.all:
@@ -119,8 +120,7 @@ def main() -> int:
         print(f"REGRESSION {line.config}: {line.verdict}: {line.reason}", file=sys.stderr)
     if not args.no_write and (args.accept or not worse):
         merged = merge(before, records, forks)
-        page = args.docs / "support.md"
-        page.write_text(fill_page(page.read_text(), merged))
+        (args.docs / "support.md").write_text(fill_page(page, merged))
         write_records(args.docs / "support.json", merged)
     return 1 if worse else 0
 

@@ -54,6 +54,8 @@ def _side(given: str, role: str, zoo: dict) -> _Side:
 
 
 def _check_targets(out: Path, control: Path, sides: tuple[_Side, _Side], force: bool) -> None:
+    if out.suffix != ".py":
+        raise InputError(f"--out '{out}' is no config file: its name must end in .py")
     if out == control:
         raise InputError(f"--out '{out}' is the file of the control: choose another name")
     for path in (out, control):

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error  # noqa: E402
+from rekd_det.apis.preflight import check_work_dir  # noqa: E402
 from rekd_det.utils.errors import InputError  # noqa: E402
 from studies.runner.committed import RESULTS  # noqa: E402
 from studies.runner.eta import budget_seconds  # noqa: E402
@@ -84,8 +85,6 @@ def main() -> None:
         if (args.results / RESULTS).is_file():
             raise InputError(f"--results '{args.results}' holds one study's results: give '{args.results.parent}'")
         study = replace(study, results=args.results)
-    if root.exists() and not root.is_dir():
-        raise InputError(f"--out '{args.out}' is a file, and must be a folder")
     launcher = Launcher(args.launcher, args.gpus, args.partition)
     budget = None if args.budget is None else budget_seconds(args.budget)
     failed = 0
@@ -93,6 +92,7 @@ def main() -> None:
         chosen = choose_arms(study, args.only)
         print("\n".join(estimate(make_plan(study), args.estimate, chosen)))
         return
+    check_work_dir(str(root), "--out")
     if args.report:
         report_study(study, root)
     else:

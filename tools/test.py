@@ -127,6 +127,8 @@ def main() -> None:
     cfg.resume = False
     choose_work_dir(cfg, args.work_dir, args.config)
     check_work_dir(cfg.work_dir)
+    if args.out is not None:
+        check_work_dir(osp.dirname(args.out) or ".", "--out")
     check_checkpoint_file(cfg.load_from)
     check_evaluators(cfg, ("test",))
     check_data(cfg, ("test",))

@@ -76,6 +76,8 @@ def main() -> None:
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
     cfg = read_config(args.config, args.cfg_options)
+    # Also for a student alone: it resumes exactly, and sees the images of its pair with the same seed.
+    cfg.setdefault("runner_type", "rekd_det.ReKDRunner")
     asked = dict(resume=cfg.get("resume", False), load_from=cfg.get("load_from"))
     apply_arguments(cfg, args)
     check_work_dir(cfg.work_dir)

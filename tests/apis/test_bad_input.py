@@ -512,8 +512,13 @@ CASES = [
     Case("MMRazor's loop", "val_cfg.type: MMRazor's loop", ("val_cfg.type=mmrazor.SingleTeacherDistillValLoop",)),
     Case("no such module", "the student's is 'architecture.backbone'", ("activation_checkpointing=['backbone']",)),
     Case("shards", "strategy.type='FSDPStrategy' is not supported", config="shards.py"),
+    Case(
+        "results that can't be written",
+        "folder '{folder}/text.pth' cannot be written (File exists): choose another with --out",
+        arguments=("{folder}/student.pth", "--out", "{folder}/text.pth/found.pkl"),
+        tool="test.py",
+    ),
     Case("check without a pair", "this config is not a pair", config="student.py", tool="check_pair.py"),
-    Case("check on no images", "--limit must be at least 1, got 0", arguments=("--limit", "0"), tool="check_pair.py"),
     Case("check too small", "at least 64 pixels", arguments=("--size", "8", "8"), tool="check_pair.py"),
     Case(
         "export a plain detector",
@@ -579,14 +584,3 @@ def test_a_message_ends_the_process_without_a_traceback(pair, tmp_path):
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-
-
-def test_an_error_of_the_program_keeps_its_traceback():
-    from rekd_det.apis.build_errors import explain_build_error
-
-    with pytest.raises(ZeroDivisionError) as caught:
-        1 / 0  # noqa: B018
-    assert explain_build_error(caught.value) is None
-    with pytest.raises(ValueError, match="inside") as raised:
-        raise ValueError("inside a step of the training")
-    assert explain_build_error(raised.value) is None

@@ -11,7 +11,6 @@ from mmengine.config import Config
 from rekd_det.apis.annotations import AnnotationError
 from rekd_det.apis.class_names import reads_as_coco
 from rekd_det.apis.preflight import check_data
-from rekd_det.datasets.synthetic import build_dataset
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STOCK = Path(mmdet.__file__).parent / ".mim" / "configs"
@@ -110,13 +109,3 @@ def test_data_sets_that_number_labels_as_coco_does(base, compared):
 def test_crowd_human_and_unknown_classes_are_not_compared():
     for name in ("CrowdHumanDataset", "NoSuchDataset"):
         assert not reads_as_coco(dict(type=name))
-
-
-def test_the_demos_configs_name_the_classes_of_its_files(tmp_path):
-    build_dataset(tmp_path, "tiny", workers=1)
-    cfg = Config.fromfile(CONFIGS / "demo" / "rekd.py")
-    for split in ("train", "val", "test"):
-        cfg[f"{split}_dataloader"].dataset.data_root = str(tmp_path)
-    for split in ("val", "test"):
-        cfg[f"{split}_evaluator"].ann_file = str(tmp_path / "annotations" / "instances_val2017.json")
-    check_data(cfg, ("train", "val", "test"))

@@ -26,9 +26,9 @@ from pathlib import Path
 HELPERS = Path(__file__).resolve().parents[1] / "helpers"
 sys.path[:0] = [str(HELPERS.parents[1]), str(HELPERS), str(Path(__file__).resolve().parent)]
 
-import torch  # noqa: E402
 from forked_tool import start, start_distributed, wait  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
+from same_bits import assert_equal  # noqa: E402
 from saved import saved  # noqa: E402
 from tiny_pair import AUGMENTED, TinyPair, write_tiny_pair  # noqa: E402
 
@@ -191,22 +191,13 @@ def compare(one: Path, other: Path):
     for name in names[0]:
         contents = [saved(folder / name) for folder in (one, other)]
         for key in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "generator_states"):
-            if not equal(*(content.get(key) for content in contents)):
-                yield f"{name}: {key} differs"
+            try:
+                assert_equal(*(content.get(key) for content in contents), key)
+            except AssertionError as error:
+                yield f"{name}: {error} differs"
         scores = [content["message_hub"]["runtime_info"].get("best_score") for content in contents]
         if scores[0] != scores[1]:
             yield f"{name}: best_score {scores[1]} instead of {scores[0]}"
-
-
-def equal(one, other) -> bool:
-    """Bit by bit."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return one == other
 
 
 def main() -> None:

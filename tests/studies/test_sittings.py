@@ -135,7 +135,7 @@ def test_folders_that_can_not_be_meant(sitting, tmp_path, monkeypatch):
     for options, says in (
         (["--results", "nowhere"], "--results 'nowhere' is no folder"),
         (["--results", "results/tiny"], "--results 'results/tiny' holds one study's results: give 'results'"),
-        (["--out", "file"], "--out 'file' is a file, and must be a folder"),
+        (["--out", "file"], r"file' cannot be written \(File exists\): choose another with --out"),
     ):
         with pytest.raises(SystemExit, match=says):
             sitting.call("a", "--report", *options)

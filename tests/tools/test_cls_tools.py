@@ -148,6 +148,9 @@ def test_missing_images_are_named_before_training(folder):
 
 @pytest.mark.slow
 def test_where_a_student_is_right(folder, trained):
-    arguments = (trained, "--top-k", 2, "--workers", 0, "--out", folder / "right.csv")
+    arguments = (trained, "--workers", 0, "--out", folder / "right.csv")
+    text = tool("analysis/image_accuracy.py", folder / "pair.py", *arguments, cwd=folder, ok=False)
+    assert "--top-k 5: this pair has 3 logits per row" in text
+    arguments = (*arguments, "--top-k", 2)
     assert "top1_in_set" in tool("analysis/image_accuracy.py", folder / "pair.py", *arguments, cwd=folder)
     assert (folder / "right.csv").read_text().startswith("student,top1,teacher,label_in_set,top1_in_set,easy")

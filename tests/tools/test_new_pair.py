@@ -103,6 +103,7 @@ def test_a_control_that_was_edited_is_kept(own, run_tool, tmp_path, capsys):
         ("sub/student_own.py", "is the file of the control: choose another name"),
         ("own.py", "it is the student's or the teacher's config"),
         ("pair.py", "student_own.py' would be written over"),  # as the control
+        ("pair", "is no config file: its name must end in .py"),
     ],
 )
 def test_the_configs_it_reads_and_the_control_are_no_target(own, run_tool, tmp_path, out, message):

@@ -209,6 +209,9 @@ def test_the_launchers_refuse_bad_calls(pair, tmp_path):
     asked = start(train, "mmdet::a/b.py", 1, cwd=tmp_path, PORT=str(free_port()))
     assert "package `mmdet` has no such config" in asked.communicate(timeout=120)[0]
     assert "GPUS must be the number" in fail(train, config, "--amp", cwd=tmp_path)
+    for port in ("abc", "70000"):
+        said = fail(train, config, 2, cwd=tmp_path, PORT=port)
+        assert f"PORT must be a number below 65536, but is '{port}'" in said
     assert "no 'nopython' here" in fail(train, config, 2, cwd=tmp_path, PYTHON="nopython")
 
 

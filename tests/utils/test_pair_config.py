@@ -80,7 +80,6 @@ def test_a_preprocessor_and_a_scope_beside_the_model_come_along(tmp_path):
     [
         (3, "model.teacher must be a model config .* is int"),
         (dict(cfg_path=None), "model.teacher.cfg_path must be a config's path"),
-        ("mmdet::flat.py", "package `mmdet` has no such config"),
         ("mmdet::_base_/default_runtime.py", "default_runtime.py' defines no `model`"),
         (dict(cfg_path=R101, pretrained=True), "pretrained=True is not supported.*teacher_ckpt"),
         (

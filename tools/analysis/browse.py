@@ -46,13 +46,13 @@ def main() -> None:
     names = class_names(dataset, adapter.meaning.num_categories(adapter.num_logits))
     top_k = top_k_of(args.top_k, model.distiller.loss)
     entries = []
-    for item in tqdm(choose(dataset, args.limit), unit="img"):
+    for number, item in enumerate(tqdm(choose(dataset, args.limit), unit="img")):
         sample = item["data_samples"]
         path = Path(sample.img_path)
         picture = item["inputs"].numpy().transpose(1, 2, 0)[..., ::-1]  # BGR to RGB
         data = model.data_preprocessor(pseudo_collate([item]), False)
         figure = draw(picture, look(model, data, names, top_k, args.score_thr), path.name)
-        file = save(figure, args.out / f"{path.stem}.png")
+        file = save(figure, args.out / f"{number:04d}_{path.stem}.png")
         entries.append(
             f'<figure><a href="{escape(file.name)}"><img loading="lazy" src="{escape(file.name)}"></a></figure>'
         )

@@ -249,8 +249,8 @@ def _check_schedule(cfg: Config, found: Findings) -> None:
             f"the learning rate is meant for {base} images per step, {base // images} GPUs at {images} per GPU; "
             "with another number of GPUs train with --auto-scale-lr"
         )
-    if type_name(cfg.get("runner_type")) != "ReKDRunner":
-        found.notes.append("without runner_type='rekd_det.ReKDRunner' a resumed training is not exact")
+    if (runner := type_name(cfg.get("runner_type", "ReKDRunner"))) != "ReKDRunner":
+        found.notes.append(f"with runner_type='{runner}' a resumed training is not exact: leave the key out")
 
 
 def _data_classes(cfg: Config) -> tuple[str, ...] | None:

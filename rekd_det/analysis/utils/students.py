@@ -11,8 +11,18 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 from rekd_det.analysis.utils.arguments import add_loader_arguments, add_pair_arguments
-from rekd_det.analysis.utils.pair import batches, build_images, build_pair, check_images, choose, quiet, seed_samplers
+from rekd_det.analysis.utils.pair import (
+    AnalysisError,
+    batches,
+    build_images,
+    build_pair,
+    check_images,
+    choose,
+    quiet,
+    seed_samplers,
+)
 from rekd_det.analysis.utils.tables import markdown, write_csv
+from rekd_det.apis.preflight import check_work_dir
 
 
 class Counter(Protocol):
@@ -48,10 +58,14 @@ def count_students(
         The path of a student's checkpoint, and its sums.
     """
     check_images(cfg, args.split)
+    if args.out:
+        check_work_dir(str(args.out.parent), "--out")
     quiet()
     images = choose(build_images(cfg, args.split), args.limit)
     for checkpoint in args.checkpoints:
         model, found = build_pair(cfg, checkpoint, args.device), new()
+        if args.top_k > (logits := model.distiller.adapter.num_logits):
+            raise AnalysisError(f"--top-k {args.top_k}: this pair has {logits} logits per row")
         seed_samplers()
         with tqdm(total=len(images), unit="img", desc=Path(checkpoint).stem) as bar:
             for batch in batches(model, images, args.batch_size, args.workers):
@@ -67,5 +81,4 @@ def show_students(table: Sequence[Mapping[str, object]], out: Path | None) -> No
     lines = [[round(v, 4) if isinstance(v, float) else v for v in row.values()] for row in table]
     print("\n".join(markdown(header, [[str(cell) for cell in line] for line in lines])))
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_csv(out, header, lines)

@@ -3,10 +3,11 @@
 import ast
 import re
 import shutil
+import signal
 from pathlib import Path
 
+import forked_tool
 import pytest
-import resume_runs
 import torch
 from same_bits import assert_equal
 from saved import saved
@@ -18,6 +19,7 @@ from rekd_det.utils.checkpoint import CheckpointError
 # Whatever draws random numbers or keeps a state: augmentation, samplers, momentum, schedule, warm-up, EMA, best.
 _RUN = """
 _base_ = ['{pair}']
+custom_imports = dict(imports=['rekd_det', 'odd_parts'], allow_failed_imports=False)
 runner_type = 'ReKDRunner'
 train_dataloader = dict(num_workers={workers}, persistent_workers={workers} > 0)
 {augmented}
@@ -28,6 +30,7 @@ custom_hooks = [
     dict(type='mmrazor.PairCheckHook'),
     dict(type='mmrazor.DistillWarmupHook', iters=6),
     dict(type='EMAHook', momentum=0.1),
+    dict(type='Watched'),
 ]
 {loop}
 """
@@ -46,6 +49,22 @@ default_hooks = dict(checkpoint=dict(by_epoch=False, interval=3))
 """
 
 
+def train(config: Path, work_dir: Path, *arguments: object, kill: str = "") -> None:
+    """Train to the end, or until the process is killed (see `odd_parts.Watched`)."""
+    work_dir.mkdir(exist_ok=True)
+    output = work_dir / "output.txt"
+    words = [config, "--work-dir", work_dir, *arguments]
+    codes = forked_tool.wait(forked_tool.start("train.py", words, output, work_dir, dict(KILL=kill)))
+    assert codes == [-signal.SIGKILL if kill else 0], output.read_text()[-4000:]
+
+
+def changed(config: Path, folder: Path, text: str) -> Path:
+    """The config with other lines."""
+    path = folder / "changed.py"
+    path.write_text(f"_base_ = ['{config}']\n{text}")
+    return path
+
+
 @pytest.fixture(scope="module")
 def whole(pair, tmp_path_factory):
     """Uninterrupted runs by their loop and number of workers, each made once."""
@@ -56,7 +75,7 @@ def whole(pair, tmp_path_factory):
             folder = tmp_path_factory.mktemp("whole")
             config = folder / "run.py"
             config.write_text(_RUN.format(pair=pair.pair, workers=workers, loop=loop, augmented=AUGMENTED))
-            resume_runs.run(config, folder / "work", {})
+            train(config, folder / "work")
             made[loop, workers] = config, folder / "work"
         return made[loop, workers]
 
@@ -83,11 +102,11 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", ["iter 1", "iter 3", "iter 5", "write 2", "rename 2", "named 2", "val", "write 1"])
+@pytest.mark.parametrize("kill", ["iter 1", "iter 3", "iter 5", "write 2", "rename 2", "named 2", "val 1", "write 1"])
 def test_a_killed_run_resumes_exactly(whole, tmp_path, kill):
     config, uninterrupted = whole(_ITERS, 0)
-    resume_runs.run(config, tmp_path, {}, kill=kill)
-    resume_runs.run(config, tmp_path, {}, resume=True)
+    train(config, tmp_path, kill=kill)
+    train(config, tmp_path, "--resume")
     assert_same_run(tmp_path, uninterrupted)
     assert sorted(p.name for p in tmp_path.glob("iter_*.pth")) == ["iter_6.pth"]
     (best,) = tmp_path.glob("best_*.pth")
@@ -96,24 +115,36 @@ def test_a_killed_run_resumes_exactly(whole, tmp_path, kill):
 
 
 @pytest.mark.slow
+def test_a_student_alone_resumes_exactly_too(pair, tmp_path):
+    text = _RUN.replace("runner_type = 'ReKDRunner'\n", "")
+    text = re.sub(r"    dict\(type='mmrazor\..*\n", "", text)
+    config = tmp_path / "alone.py"
+    config.write_text(text.format(pair=pair.student, workers=0, loop=_ITERS, augmented=AUGMENTED))
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "killed", kill="iter 5")
+    train(config, tmp_path / "killed", "--resume")
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_killed_twice(whole, tmp_path):
     config, uninterrupted = whole(_ITERS, 0)
-    resume_runs.run(config, tmp_path, {}, kill="iter 3")
-    resume_runs.run(config, tmp_path, {}, kill="write 1", resume=True)
-    resume_runs.run(config, tmp_path, {}, resume=True)
+    train(config, tmp_path, kill="iter 3")
+    train(config, tmp_path, kill="write 1", resume=True)
+    train(config, tmp_path, "--resume")
     assert_same_run(tmp_path, uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("loop", "workers", "kill"),
-    [(_ITERS, 2, "iter 5"), (_EPOCHS, 0, "val"), (_EPOCHS, 2, "iter 7"), (_INSIDE_EPOCHS, 2, "iter 7")],
+    [(_ITERS, 2, "iter 5"), (_EPOCHS, 0, "val 1"), (_EPOCHS, 2, "iter 7"), (_INSIDE_EPOCHS, 2, "iter 7")],
     ids=["iterations", "epochs", "epochs-workers", "inside-epochs"],
 )
 def test_with_worker_processes_and_inside_epochs(whole, tmp_path, loop, workers, kill):
     config, uninterrupted = whole(loop, workers)
-    resume_runs.run(config, tmp_path, {}, kill=kill)
-    resume_runs.run(config, tmp_path, {}, resume=True)
+    train(config, tmp_path, kill=kill)
+    train(config, tmp_path, "--resume")
     assert_same_run(tmp_path, uninterrupted)
 
 
@@ -124,40 +155,41 @@ def test_the_number_of_workers_changes_nothing(whole):
 
 @pytest.mark.slow
 def test_the_input_size_that_was_drawn_last_is_kept(whole, tmp_path):
-    config, _ = whole(_ITERS, 0)
-    resize = dict(type="BatchSyncRandomResize", random_size_range=(64, 256), size_divisor=32, interval=3)
-    options = {"model.architecture.data_preprocessor.batch_augments": [resize]}
-    resume_runs.run(config, tmp_path / "whole", options)
-    resume_runs.run(config, tmp_path / "killed", options, kill="iter 5")  # iter_4 lies between two draws
-    resume_runs.run(config, tmp_path / "killed", options, resume=True)
+    resize = "dict(type='BatchSyncRandomResize', random_size_range=(64, 256), size_divisor=32, interval=3)"
+    text = f"model = dict(architecture=dict(data_preprocessor=dict(batch_augments=[{resize}])))\n"
+    config = changed(whole(_ITERS, 0)[0], tmp_path, text)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "killed", kill="iter 5")  # iter_4 lies between two draws
+    train(config, tmp_path / "killed", "--resume")
     assert last_checkpoint(tmp_path / "whole")["input_sizes"] not in ([(64, 64)], [None], [])
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_a_hook_that_reads_the_training_data_between_epochs_moves_no_sample(whole, tmp_path):
-    config, _ = whole(_EPOCHS, 2)
     # With mmdet's own batch sampler the hook fails under any Runner.
-    options = {
-        "train_dataloader.batch_sampler": None,
-        "custom_hooks": [
-            dict(type="mmpretrain.PreciseBNHook", num_samples=4, priority="ABOVE_NORMAL"),
-            dict(type="EMAHook", momentum=0.1),
-        ],
-    }
-    resume_runs.run(config, tmp_path / "whole", options)
-    resume_runs.run(config, tmp_path / "killed", options, kill="iter 6")
-    resume_runs.run(config, tmp_path / "killed", options, resume=True)
+    text = """
+train_dataloader = dict(batch_sampler=None)
+custom_hooks = [
+    dict(type='mmpretrain.PreciseBNHook', num_samples=4, priority='ABOVE_NORMAL'),
+    dict(type='EMAHook', momentum=0.1),
+    dict(type='Watched'),
+]
+"""
+    config = changed(whole(_EPOCHS, 2)[0], tmp_path, text)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "killed", kill="iter 6")
+    train(config, tmp_path / "killed", "--resume")
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_without_a_seed_the_resumed_run_takes_that_of_the_checkpoint(whole, tmp_path):
-    config, _ = whole(_ITERS, 0)
-    resume_runs.run(config, tmp_path / "killed", {"randomness": dict(seed=None)}, kill="iter 3")
-    resume_runs.run(config, tmp_path / "killed", {"randomness": dict(seed=None)}, resume=True)
+    config = changed(whole(_ITERS, 0)[0], tmp_path, "randomness = dict(seed=None)\n")
+    train(config, tmp_path / "killed", kill="iter 3")
+    train(config, tmp_path / "killed", "--resume")
     seed = last_checkpoint(tmp_path / "killed")["meta"]["seed"]
-    resume_runs.run(config, tmp_path / "whole", {"randomness": dict(seed=seed)})
+    train(config, tmp_path / "whole", "--cfg-options", f"randomness.seed={seed}")
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
@@ -165,17 +197,17 @@ def test_without_a_seed_the_resumed_run_takes_that_of_the_checkpoint(whole, tmp_
 def test_mmengines_own_runner_is_told_apart(whole, tmp_path):
     """If this fails, mmengine resumes exactly by itself, and the tests above prove nothing."""
     config, uninterrupted = whole(_ITERS, 0)
-    options = {"runner_type": "Runner"}
-    resume_runs.run(config, tmp_path, options, kill="iter 5")
-    resume_runs.run(config, tmp_path, {**options, "load_from": str(tmp_path / "iter_4.pth")}, resume=True)
+    config = changed(config, tmp_path, "runner_type = 'Runner'\n")
+    train(config, tmp_path, kill="iter 5")
+    train(config, tmp_path, "--resume", tmp_path / "iter_4.pth")
     assert losses(tmp_path)[5] != losses(uninterrupted)[5]
 
 
 @pytest.mark.slow
 def test_the_checkpoint_of_another_runner_is_resumed_with_a_warning(whole, tmp_path):
     config, _ = whole(_ITERS, 0)
-    resume_runs.run(config, tmp_path, {"runner_type": "Runner"}, kill="iter 3")
-    resume_runs.run(config, tmp_path, {}, resume=True)
+    train(changed(config, tmp_path, "runner_type = 'Runner'\n"), tmp_path, kill="iter 3")
+    train(config, tmp_path, "--resume")
     output = (tmp_path / "output.txt").read_text()
     assert re.search(r"not exact: the checkpoint holds the random generators of no process", output)
 

@@ -159,8 +159,8 @@ custom_hooks.append(dict(type='EMAHook', momentum=0.1))
 def test_two_killed_processes_end_with_the_bits_of_two_that_were_not(runs):
     runs.config(_RANDOM)
     assert runs.train("--work-dir", "whole", processes=2) == [0, 0], runs.said
-    runs.config(_RANDOM + "custom_hooks.append(dict(type='DieInValidation', at=3))\n")
-    assert -signal.SIGKILL in runs.train("--work-dir", "run", processes=2), runs.said
+    runs.config(_RANDOM + "custom_hooks.append(dict(type='Watched'))\n")
+    assert -signal.SIGKILL in runs.train("--work-dir", "run", processes=2, KILL="val 3"), runs.said
     assert not (runs.folder / "run/iter_4.pth").exists()
     runs.config(_RANDOM)
     assert runs.train("--work-dir", "run", "--resume", processes=2) == [0, 0], runs.said
@@ -224,10 +224,9 @@ def test_a_copied_run_goes_on_in_its_own_folder_and_leaves_the_original_alone(ru
     assert (runs.folder / "copy/last_checkpoint").read_text() == str(runs.folder / "copy/iter_3.pth")
 
 
-def test_a_second_training_in_a_folder_is_refused_and_a_new_start_there_is_said(runs, two_iterations, monkeypatch):
-    monkeypatch.setattr("rekd_det.engine.runner.alone._PATIENCE", 0)
+def test_a_second_training_in_a_folder_is_refused_and_a_new_start_there_is_said(runs, two_iterations):
     shutil.copytree(two_iterations, runs.folder / "run")
-    runs.config(_ITERS)
+    runs.config(_ITERS + '__import__("rekd_det.engine.runner.alone", fromlist=["_"])._PATIENCE = 0\n')
     before = (runs.folder / "run/iter_2.pth").read_bytes()
     with FileLock(runs.folder / "run/.training.lock"):
         assert runs.train("--work-dir", "run", processes=2) == [1, 1]
@@ -258,8 +257,8 @@ def test_a_last_validation_that_was_killed_is_made_good(runs, loop):
         "epochs": _EPOCHS.replace("interval=1)", "interval=1, save_best='auto')").replace("100", "1"),
         "iterations": _ITERS.replace("100", "1") + "default_hooks = dict(checkpoint=dict(save_best='auto'))\n",
     }[loop]
-    runs.config(loop + "custom_hooks = [*_base_.custom_hooks, dict(type='DieInValidation', at=2)]\n")
-    assert runs.train("--work-dir", "run") == [-9], runs.said
+    runs.config(loop + "custom_hooks = [*_base_.custom_hooks, dict(type='Watched')]\n")
+    assert runs.train("--work-dir", "run", KILL="val 2") == [-9], runs.said
     assert "bbox_mAP_50" not in runs.said.rpartition("Saving checkpoint")[2]
     runs.config(loop)
     assert runs.train("--work-dir", "run", "--resume") == [0], runs.said

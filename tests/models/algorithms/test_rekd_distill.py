@@ -118,13 +118,6 @@ def test_a_training_step_moves_the_student_towards_the_teacher():
     assert history[-1] < 0.7 * history[0]
 
 
-def test_stopped_distillation_does_not_run_the_teacher(model):
-    model.distillation_stopped = True
-    model.teacher.extract_feat = None  # any use raises
-    losses = model(**batch(model), mode="loss")
-    assert not any(k.startswith("distill") for k in losses)
-
-
 def test_a_teacher_that_is_not_needed_leaves_the_students_device(model, monkeypatch):
     moves = []
     monkeypatch.setattr(model.teacher, "to", lambda device: moves.append(torch.device(device).type))

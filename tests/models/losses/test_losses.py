@@ -20,6 +20,8 @@ from rekd_det.models.losses import (
 from rekd_det.models.losses.functional import kl_bernoulli, topk_index, topk_kl_terms
 
 EVERY = [ReKDLoss, TISDLoss, NTIDLoss, KDLoss, DKDLoss, GDKDLoss]
+BOTH_ENGINES = [(cls, backend) for cls in EVERY for backend in ("eager", "fused")]
+EITHER_WAY = [*BOTH_ENGINES, (DISTLoss, "eager"), (BCKDLoss, "eager")]  # these have no fused form
 
 
 def rows(n=40, c=12, dtype=torch.float64, seed=0):
@@ -134,10 +136,10 @@ def test_implicit_background_is_softmax_with_a_zero_logit():
     torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("cls", EVERY)
-def test_parts_sum_to_the_loss(cls):
+@pytest.mark.parametrize(("cls", "backend"), BOTH_ENGINES)
+def test_parts_sum_to_the_loss(cls, backend):
     s, t, y = rows()
-    loss = cls(loss_weight=2.0, tau=2.0)
+    loss = cls(backend=backend, loss_weight=2.0, tau=2.0)
     parts, statistics = loss.components(s, t, gt_labels=y)
     torch.testing.assert_close(evaluate(loss, s, t, y), sum(parts.values()))
     assert all("loss" in k for k in parts) and not any("loss" in k for k in statistics)  # mmengine's rule
@@ -145,28 +147,28 @@ def test_parts_sum_to_the_loss(cls):
     assert all(v.dim() == 0 for v in (*parts.values(), *statistics.values()))
 
 
-@pytest.mark.parametrize("cls", EVERY)
-def test_reductions_weights_and_avg_factor(cls):
+@pytest.mark.parametrize(("cls", "backend"), BOTH_ENGINES)
+def test_reductions_weights_and_avg_factor(cls, backend):
     s, t, y = rows()
     w = torch.rand(len(s), dtype=torch.float64)
-    per_row = evaluate(cls(reduction="none"), s, t, y)
+    per_row = evaluate(cls(backend=backend, reduction="none"), s, t, y)
     assert per_row.shape == (40,)
-    torch.testing.assert_close(evaluate(cls(reduction="none"), s, t, y, weight=w), per_row * w)
-    torch.testing.assert_close(evaluate(cls(reduction="sum"), s, t, y, weight=w), (per_row * w).sum())
-    torch.testing.assert_close(evaluate(cls(), s, t, y), per_row.mean())
+    torch.testing.assert_close(evaluate(cls(backend=backend, reduction="none"), s, t, y, weight=w), per_row * w)
+    torch.testing.assert_close(evaluate(cls(backend=backend, reduction="sum"), s, t, y, weight=w), (per_row * w).sum())
+    torch.testing.assert_close(evaluate(cls(backend=backend), s, t, y), per_row.mean())
     torch.testing.assert_close(
-        evaluate(cls(), s, t, y, weight=w, avg_factor=7.0), (per_row * w).sum() / 7, rtol=1e-6, atol=0
+        evaluate(cls(backend=backend), s, t, y, weight=w, avg_factor=7.0), (per_row * w).sum() / 7, rtol=1e-6, atol=0
     )
     with pytest.raises(ValueError, match="avg_factor"):
-        evaluate(cls(reduction="sum"), s, t, y, avg_factor=2.0)
+        evaluate(cls(backend=backend, reduction="sum"), s, t, y, avg_factor=2.0)
 
 
-@pytest.mark.parametrize("cls", EVERY)
-def test_upstream_gradient_and_frozen_teacher(cls):
+@pytest.mark.parametrize(("cls", "backend"), BOTH_ENGINES)
+def test_upstream_gradient_and_frozen_teacher(cls, backend):
     s, t, y = rows()
     t.requires_grad_()
-    (g1,) = torch.autograd.grad(evaluate(cls(), s, t, y), s, retain_graph=True)
-    (3 * evaluate(cls(), s, t, y)).backward()
+    (g1,) = torch.autograd.grad(evaluate(cls(backend=backend), s, t, y), s, retain_graph=True)
+    (3 * evaluate(cls(backend=backend), s, t, y)).backward()
     torch.testing.assert_close(s.grad, 3 * g1)
     assert t.grad is None
 
@@ -184,10 +186,6 @@ def test_equal_logits_cost_nothing(cls, activation):
     loss.backward()
     assert loss == 0
     assert s.grad.abs().max() < 1e-7
-
-
-# DIST and BCKD have no fused form.
-EITHER_WAY = [*((cls, b) for cls in EVERY for b in ("eager", "fused")), (DISTLoss, "eager"), (BCKDLoss, "eager")]
 
 
 @pytest.mark.parametrize(("cls", "backend"), EITHER_WAY)
@@ -209,14 +207,14 @@ def test_all_rows_ignored(cls, backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("cls", EVERY)
-def test_low_precision_logits(cls, dtype):
+@pytest.mark.parametrize(("cls", "backend"), BOTH_ENGINES)
+def test_low_precision_logits(cls, backend, dtype):
     s, t, y = rows(dtype=torch.float32)
     low = s.detach().to(dtype).requires_grad_()
-    loss = evaluate(cls(), low, t.to(dtype), y)
+    loss = evaluate(cls(backend=backend), low, t.to(dtype), y)
     loss.backward()
     assert loss.dtype == torch.float32
-    want = evaluate(cls(), low.detach().float(), t.to(dtype).float(), y)
+    want = evaluate(cls(backend=backend), low.detach().float(), t.to(dtype).float(), y)
     torch.testing.assert_close(loss, want)
     assert torch.isfinite(low.grad).all()
 
