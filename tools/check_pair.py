@@ -1,34 +1,16 @@
 """Check a distillation pair in a minute on a CPU, before its training. No data set is needed."""
 
 import argparse
-import contextlib
-import copy
-import io
 import sys
-import tempfile
 
-from mmdet.evaluation import CocoMetric
-from mmdet.registry import DATASETS
-from mmengine.config import Config, ConfigDict
-from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
-
-from rekd_det.analysis.pair_check.pair_check import Findings, check_pair
+from rekd_det.analysis.pair_check.pair_check import check_pair
+from rekd_det.analysis.pair_check.teacher_score import add_teacher_score
 from rekd_det.analysis.utils.arguments import check_counts
-from rekd_det.analysis.utils.pair import choose
 from rekd_det.apis.cfg_options import CfgOptions
-from rekd_det.apis.command_line import ToolParser, build_runner, exit_on_input_error
+from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.config_file import read_config
-from rekd_det.apis.preflight import PreflightError, check_data
-from rekd_det.utils.config_types import default_scope
-from rekd_det.utils.dataset_configs import plain_datasets
-from rekd_det.utils.pair_config import classifies_images, teacher_config
-
-#: below this AP a teacher has learned nothing of the data set, or something is wrong
-LEAST_AP = 0.02
-#: the same of a classifier's top-1 accuracy, in parts of what guessing gives
-LEAST_OVER_CHANCE = 3
+from rekd_det.apis.preflight import PreflightError
+from rekd_det.utils.pair_config import classifies_images
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,55 +28,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     check_counts(parser, args, "limit")
     return args
-
-
-def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
-    """Evaluate the teacher on the first images, as ``tools/test.py --teacher`` would."""
-    cfg = teacher_config(cfg)
-    check_data(cfg, ("test",))
-    (_, dataset), *others = plain_datasets(cfg.test_dataloader.dataset)
-    if others:
-        raise PreflightError(f"--limit needs one test set, but test_dataloader.dataset joins {1 + len(others)} of them")
-    dataset.indices = spread(cfg, dataset, limit) if classifies_images(cfg) else limit
-    with tempfile.TemporaryDirectory() as folder:
-        cfg.update(work_dir=folder, launcher="none", resume=False)
-        print(f"evaluating the teacher on {limit} images ...", file=sys.stderr)
-        with contextlib.redirect_stdout(io.StringIO()):
-            runner = build_runner(cfg)
-            MMLogger.get_current_instance().setLevel("ERROR")
-            count = score_tested_images_alone(runner)
-            metrics = runner.test()
-            classes = runner.test_dataloader.dataset.metainfo.get("classes") or ()
-    found.section(f"Teacher on {'the first ' * (not classifies_images(cfg))}{count} test images")
-    for name, value in metrics.items():
-        found.lines.append(f"{name:<28} {value:>10.4f}")
-    if classifies_images(cfg):
-        name, score = "top-1 accuracy", metrics.get("accuracy/top1", 100.0) / 100
-        least = LEAST_OVER_CHANCE / max(len(classes), 2 * LEAST_OVER_CHANCE)
-    else:
-        name, least = "AP", LEAST_AP
-        score = max((value for key, value in metrics.items() if key.endswith("mAP")), default=0.0)
-    if score < least:
-        found.mistakes.append(
-            f"the teacher's {name} on {count} images is {score:.3f}: its weights, its normalisation or the order of "
-            "its categories do not fit this data set. Check model.teacher, model.teacher_ckpt and metainfo"
-        )
-
-
-def spread(cfg: Config, dataset: ConfigDict, limit: int) -> list[int]:
-    """Evenly spread over a classifier's data set, which is sorted by class."""
-    with DefaultScope.overwrite_default_scope(default_scope(cfg)):
-        images = DATASETS.build(copy.deepcopy(dataset))
-    return list(choose(images, limit).indices)
-
-
-def score_tested_images_alone(runner: Runner) -> int:
-    """Keep mmdet's COCO metrics from counting the other images of the annotation file as missed; how many are left."""
-    tested = runner.test_loop.dataloader.dataset
-    for metric in runner.test_loop.evaluator.metrics:
-        if isinstance(metric, CocoMetric):
-            metric.img_ids = [tested.get_data_info(i)["img_id"] for i in range(len(tested))]
-    return len(tested)
 
 
 @exit_on_input_error

@@ -222,7 +222,6 @@ def draw_picture(data: Path, evaluation: Path, target: Path) -> None:
 
 @exit_on_input_error
 def main() -> None:
-    # mmengine imports it whenever it reads an 'mmdet::' config; there is nothing to do about it here.
     args = parse_args()
     started = time.monotonic()
     work = args.work_dir

@@ -76,7 +76,6 @@ def parse_args() -> argparse.Namespace:
 
 @exit_on_input_error
 def main() -> None:
-    # mmengine imports it whenever it reads an 'mmdet::' config; there is nothing to do about it here.
     args = parse_args()
     study, root = read_study(args.study), args.out.absolute()
     if args.results is not None:

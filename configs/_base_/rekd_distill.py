@@ -1,7 +1,7 @@
-# What every ReKD pair shares, except `custom_hooks`. A pair copies `_base_.distill` into its `model`; override it
-# there (`model.distiller.loss.top_k=3`), because a change of `distill` itself comes too late.
-# Instead of `custom_imports`, which your own detector may need: mmengine lets only one base set a key. (An
-# `import` statement would turn this file into a config of mmengine's other style.)
+# What every ReKD pair shares, except `custom_hooks`. A pair copies `_base_.distill` into its `model`. Change options in
+# a config that inherits the pair, or with `--cfg-options model.distiller.loss.top_k=3`.
+# The package is imported here, because two bases can't both set `custom_imports`, and your own detector may need it.
+# (An `import` statement would turn this file into a config of mmengine's other style.)
 __import__("rekd_det")
 # Exact resume, and checkpoints that a kill can't damage; mmengine's own Runner works too.
 runner_type = "rekd_det.ReKDRunner"

@@ -302,7 +302,7 @@ def test_a_hook_that_saves_on_rank_0_alone_does_not_deadlock(runs):
     assert len(runs.checkpoint("iter_2.pth")["generator_states"]) == 2
 
 
-def test_cached_transforms_are_named(runs):
+def test_what_is_not_restored_is_named(runs):
     pipeline = """
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -313,12 +313,14 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+custom_hooks.append(dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP'))
 """
     runs.config(_ITERS + pipeline)
     assert runs.train("--work-dir", "run") == [0], runs.said
     codes = runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3")
     assert codes == [0], runs.said
     assert "not exact: CachedMosaic, CachedMixUp mix images that earlier samples have left" in runs.said
+    assert "not exact: EarlyStoppingHook counts its validations anew" in runs.said
 
 
 def test_without_the_students_loss_ddp_trains(runs):

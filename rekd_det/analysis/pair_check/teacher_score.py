@@ -1,0 +1,87 @@
+"""The teacher's AP or accuracy on some test images, before a training."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import sys
+import tempfile
+
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import DATASETS
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from rekd_det.analysis.pair_check.pair_check import Findings
+from rekd_det.analysis.utils.pair import choose
+from rekd_det.apis.command_line import build_runner
+from rekd_det.apis.preflight import PreflightError, check_data
+from rekd_det.utils.config_types import default_scope
+from rekd_det.utils.dataset_configs import plain_datasets
+from rekd_det.utils.pair_config import classifies_images, teacher_config
+
+#: below this AP a teacher has learned nothing of the data set, or something is wrong
+_LEAST_AP = 0.02
+#: the same of a classifier's top-1 accuracy, in parts of what guessing gives
+_LEAST_OVER_CHANCE = 3
+
+
+def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
+    """Evaluate the teacher as ``tools/test.py --teacher`` would, and report a score near guessing as a mistake.
+
+    Args:
+        cfg: config of the pair.
+        limit: number of images: a detector's first ones, of a classifier's sorted data set evenly spread ones.
+        found: gets the scores.
+
+    Raises:
+        PreflightError: if there are no test images, or the test set joins several data sets.
+    """
+    cfg = teacher_config(cfg)
+    check_data(cfg, ("test",))
+    (_, dataset), *others = plain_datasets(cfg.test_dataloader.dataset)
+    if others:
+        raise PreflightError(f"--limit needs one test set, but test_dataloader.dataset joins {1 + len(others)} of them")
+    dataset.indices = _spread(cfg, dataset, limit) if classifies_images(cfg) else limit
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.update(work_dir=folder, launcher="none", resume=False)
+        print(f"evaluating the teacher on {limit} images ...", file=sys.stderr)
+        with contextlib.redirect_stdout(io.StringIO()):
+            runner = build_runner(cfg)
+            MMLogger.get_current_instance().setLevel("ERROR")
+            count = _score_tested_images_only(runner)
+            metrics = runner.test()
+            classes = runner.test_dataloader.dataset.metainfo.get("classes") or ()
+    found.section(f"Teacher on {'the first ' * (not classifies_images(cfg))}{count} test images")
+    for name, value in metrics.items():
+        found.lines.append(f"{name:<28} {value:>10.4f}")
+    if classifies_images(cfg):
+        name, score = "top-1 accuracy", metrics.get("accuracy/top1", 100.0) / 100
+        least = _LEAST_OVER_CHANCE / max(len(classes), 2 * _LEAST_OVER_CHANCE)
+    else:
+        name, least = "AP", _LEAST_AP
+        score = max((value for key, value in metrics.items() if key.endswith("mAP")), default=0.0)
+    if score < least:
+        found.mistakes.append(
+            f"the teacher's {name} on {count} images is {score:.3f}: its weights, its normalisation or the order of "
+            "its categories do not fit this data set. Check model.teacher, model.teacher_ckpt and metainfo"
+        )
+
+
+def _spread(cfg: Config, dataset: ConfigDict, limit: int) -> list[int]:
+    """Evenly spread over a classifier's data set, which is sorted by class."""
+    with DefaultScope.overwrite_default_scope(default_scope(cfg)):
+        images = DATASETS.build(copy.deepcopy(dataset))
+    return list(choose(images, limit).indices)
+
+
+def _score_tested_images_only(runner: Runner) -> int:
+    """Keep mmdet's COCO metrics from counting the other images of the annotation file as missed; how many are left."""
+    tested = runner.test_loop.dataloader.dataset
+    for metric in runner.test_loop.evaluator.metrics:
+        if isinstance(metric, CocoMetric):
+            metric.img_ids = [tested.get_data_info(i)["img_id"] for i in range(len(tested))]
+    return len(tested)
