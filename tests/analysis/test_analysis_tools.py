@@ -386,7 +386,6 @@ def test_more_boxes_than_a_panel_holds():
 @pytest.fixture(scope="module")
 def trained(pair, tmp_path_factory) -> Path:
     """The work dir of a short training that logs to files and to TensorBoard, and validates by category."""
-    pytest.importorskip("tensorboard")
     work = tmp_path_factory.mktemp("trained")
     cfg = Config.fromfile(str(pair.pair))
     cfg.work_dir = str(work)

@@ -15,8 +15,6 @@ from rekd_det.evaluation import faster_coco_metric
 from rekd_det.evaluation.faster_coco_metric import FasterCocoMetric
 from rekd_det.utils.errors import InputError
 
-pytest.importorskip("faster_coco_eval", reason="faster-coco-eval is optional")
-
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_real" / "annotations" / "instances_val2017.json"
 CLASSES = ("a", "b", "c", "d")
 

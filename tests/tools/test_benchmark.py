@@ -84,9 +84,15 @@ def test_live_bytes():
 def test_scaling_writes_every_size(tmp_path, monkeypatch):
     import scaling
 
-    axes = {"rows": [10, 20], "classes": [10, 20], "top_k": [1, 2], "heads": [1, 2]}
+    axes = {"rows": [10, 20, 30], "classes": [10, 20, 30], "top_k": [1, 2, 3], "heads": [1, 2, 3]}
     monkeypatch.setattr(scaling, "AXES", axes)
-    assert [r["heads"] for r in scaling.measure("heads", repeats=1, device="cpu")] == [1, 2]
+    out, plot = tmp_path / "scaling.csv", tmp_path / "scaling.png"
+    monkeypatch.setattr(
+        "sys.argv", ["scaling.py", "--device", "cpu", "--repeats", "1", "--out", str(out), "--plot", str(plot)]
+    )
+    scaling.main()
+    assert [r["heads"] for r in csv.DictReader(out.open()) if r["axis"] == "heads"] == ["1", "2", "3"]
+    assert plot.exists()
     fit, deviation = scaling.line([dict(axis="rows", rows=x, ms=y) for x, y in ((1, 2.0), (2, 4.0), (3, 6.0))])
     assert deviation < 1e-12 and fit[2] == pytest.approx(6.0)
     _, deviation = scaling.line([dict(axis="rows", rows=x, ms=float(x**2)) for x in range(9)])

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from forked_tool import free_port
+from forked_tool import free_port, start, wait
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,12 +76,18 @@ def folder(tmp_path_factory):
 
 
 def tool(name, *arguments, cwd, ok=True):
-    interpreter = [] if name.endswith(".sh") else [sys.executable]
-    command = [*interpreter, str(ROOT / "tools" / name), *map(str, arguments)]
-    environment = dict(os.environ, PYTHON=sys.executable, PORT=str(free_port()))
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode == 0) is ok, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+    output = cwd / "output.txt"
+    output.unlink(missing_ok=True)
+    if name.endswith(".sh"):
+        command = [str(ROOT / "tools" / name), *map(str, arguments)]
+        environment = dict(os.environ, PYTHON=sys.executable, PORT=str(free_port()))
+        with output.open("w") as file:
+            code = subprocess.run(command, cwd=cwd, env=environment, stdout=file, stderr=file, check=False).returncode
+    else:
+        (code,) = wait(start(name, arguments, output, cwd))
+    said = output.read_text()
+    assert (code == 0) is ok, said[-3000:]
+    return said
 
 
 @pytest.fixture(scope="module")

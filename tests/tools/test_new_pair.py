@@ -82,6 +82,14 @@ def own(tmp_path):
     return [tmp_path / "own.py", tmp_path / "student_own.py", "--checkpoint", "x.pth"]
 
 
+@pytest.mark.slow
+def test_check_checks_the_new_pair_at_once(own, run_tool, tmp_path, capfd):
+    with pytest.raises(SystemExit) as left:
+        run_tool("new_pair.py", *own, "--out", tmp_path / "sub" / "pair.py", "--check")
+    assert left.value.code == 1
+    assert "checkpoint 'x.pth' does not exist" in capfd.readouterr().out
+
+
 def test_a_control_that_was_edited_is_kept(own, run_tool, tmp_path, capsys):
     run_tool("new_pair.py", *own, "--out", tmp_path / "sub" / "pair.py")
     control = tmp_path / "sub" / "student_own.py"

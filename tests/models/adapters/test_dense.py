@@ -1,7 +1,6 @@
 """Dense heads: the teacher classifies the student's anchors, points and cells, in the order of the student's loss."""
 
 import copy
-import importlib.util
 
 import pytest
 import torch
@@ -110,7 +109,6 @@ SLOW = dict(
     boxinst=("boxinst/boxinst_r50_fpn_ms-90k_coco.py", 96, rows_of(), True),
 )
 FAMILIES = FAST | SLOW
-NEEDS = dict(paa="sklearn", lad="sklearn", boxinst="skimage")
 # These heads give probabilities where the test reads them.
 APPROXIMATE = ("autoassign", "centernet")
 
@@ -118,8 +116,6 @@ APPROXIMATE = ("autoassign", "centernet")
 @pytest.fixture(params=fast_if(FAST, FAMILIES), scope="module")
 def family(request):
     name = request.param
-    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
-        pytest.skip(f"mmdet needs {NEEDS[name]} for {name}")
     path, size, read, _ = FAMILIES[name]
     model, batch = zoo_pair(path, (size, size), epoch=9 if name == "tood" else 0)
     return name, model, batch, read

@@ -2,6 +2,7 @@
 
 import itertools
 
+import mpmath
 import pytest
 import torch
 from hypothesis import given, settings
@@ -121,7 +122,6 @@ def test_fp32_from_tails_that_never_are_to_tails_that_always_are(backend, teache
 
 def test_the_reference_holds_where_its_own_formula_would_not():
     """fp64 with A = 1e-12, against mpmath at 60 digits."""
-    mpmath = pytest.importorskip("mpmath")
     mpmath.mp.dps = 60
     s, t = rows(3, 5, mean=-29.0, spread=1.0)
     s = s.detach() + torch.tensor([[0.0], [20.0], [-30.0]], dtype=torch.float64)
