@@ -11,6 +11,7 @@ from fast_cases import fast_if
 from one_step import assert_no_pull, captured_step, distillation
 from tiny import NUM_CLASSES, batch, build, build_pair, forward_hooks, perturb, tiny_rcnn, total
 from tiny_queries import FAMILIES, LAYERS, MASK, PANOPTIC, QUERIES, RCNN, SHARED, tiny_query
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rekd_det.models.adapters import ADAPTERS, build_adapter
 from rekd_det.models.adapters.query.ddq import _rows_of
@@ -230,6 +231,28 @@ def test_ddq_compares_the_queries_that_the_student_kept():
         assert_same(entry, tolerance=1e-3)  # such large weights blow rounding up
     assert all(v < TOLERANCE for v in distillation(losses).values())
     assert "select_distinct_queries" not in vars(model.teacher.decoder)
+
+
+def test_ddq_finds_the_kept_queries_without_waiting_for_the_device():
+    config, student = ddq_that_drops()
+    model = build_pair(config, teacher=copy.deepcopy(student))
+    model.architecture.load_state_dict(student.state_dict())
+    align, ran, kept = model.distiller.adapter.align, [], []
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            ran.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    def watched(*args):
+        with Names():
+            kept.extend(len(entry.student) for entry in align(*args))
+        return align(*args)
+
+    model.distiller.adapter.align = watched
+    model(**data_for(model, "ddq"), mode="loss")
+    assert min(kept) < max(kept), "nothing was dropped"
+    assert not any("nonzero" in name for name in ran), "its result's size is known only when the device has arrived"
 
 
 def test_ddq_teacher_takes_over_the_students_selection():

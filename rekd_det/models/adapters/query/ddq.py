@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rekd_det.models.adapters.base import register_adapter
+from rekd_det.models.adapters.dense.dense import true_rows
 from rekd_det.models.adapters.query.query import QueryAdapter
 from rekd_det.models.adapters.query.shared_queries import SharedQueries
 from rekd_det.models.utils.taps import TapSet, argument
@@ -108,11 +109,14 @@ class DDQAdapter(QueryAdapter):
         assert self._output is not None
         logits = self._output[0]
         rows = self._queries.decode(teacher_feats, data_samples)
-        # As indices, because each use of a mask would wait for the GPU.
-        kept = [self._queries.kept(i).nonzero(as_tuple=True) for i in range(len(logits))]
+        # A query that was dropped has no target, so the targets count those that were kept without asking the device.
+        kept = [
+            true_rows(self._queries.kept(i).flatten(), len(labels))
+            for i, (labels, *_) in enumerate(self._targets[: len(logits)])
+        ]
         with torch.enable_grad():
-            mine = [x[index] for x, index in zip(logits, kept, strict=True)]
-        return [self.entry(i, f"d{i}", x, rows[i][kept[i]]) for i, x in enumerate(mine)]
+            mine = [x.flatten(0, 1)[index] for x, index in zip(logits, kept, strict=True)]
+        return [self.entry(i, f"d{i}", x, rows[i].flatten(0, 1)[kept[i]]) for i, x in enumerate(mine)]
 
 
 def _rows_of(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
