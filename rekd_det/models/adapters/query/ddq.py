@@ -7,8 +7,7 @@ compared that either of the two would have dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from rekd_det.models.adapters.base import register_adapter
 from rekd_det.models.adapters.dense.dense import true_rows
 from rekd_det.models.adapters.query.query import QueryAdapter
 from rekd_det.models.adapters.query.shared_queries import SharedQueries
+from rekd_det.models.utils.shadow import shadowed
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
 
@@ -69,23 +69,14 @@ class DDQQueries(SharedQueries):
         return dict(query=torch.stack(contents), reference_points=self.places["reference_points"], dn_mask=None)
 
     def decode(self, feats: Sequence[Tensor], data_samples: list) -> Tensor:
-        with self._students_selection():
-            return super().decode(feats, data_samples)
-
-    @contextmanager
-    def _students_selection(self) -> Iterator[None]:
-        """Make the teacher's decoder drop the queries between layers that the student dropped."""
-        decoder = self.teacher.decoder
+        # The teacher's decoder drops the queries between layers that the student dropped.
         heads = self.teacher.cache_dict["num_heads"]
 
         def select(*args, **kwargs) -> Tensor:
             return ~self._selection(argument(args, kwargs, 3, "layer_index")).repeat_interleave(heads, 0)
 
-        decoder.select_distinct_queries = select  # shadows the class's method
-        try:
-            yield
-        finally:
-            del decoder.select_distinct_queries
+        with shadowed(self.teacher.decoder, "select_distinct_queries", select):
+            return super().decode(feats, data_samples)
 
     def clear(self) -> None:
         super().clear()
