@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from rekd_det.models.utils.shadow import shadowed
+
 #: called after the tapped module with its positional arguments, keyword arguments and output
 OnCall = Callable[[tuple, dict[str, Any], Any], None]
 
@@ -26,18 +28,14 @@ class TapSet(ExitStack):
 
     def add_method(self, owner: object, name: str, on_call: OnCall) -> None:
         """The same for a method of one object, where mmdet computes something outside any module."""
-        method, own = getattr(owner, name), name in vars(owner)
+        method = getattr(owner, name)
 
         def tapped(*args: Any, **kwargs: Any) -> Any:
             output = method(*args, **kwargs)
             on_call(args, kwargs, output)
             return output
 
-        setattr(owner, name, tapped)  # shadows the class's method, in this object only
-        if own:  # the user has wrapped it
-            self.callback(setattr, owner, name, method)
-        else:
-            self.callback(delattr, owner, name)
+        self.enter_context(shadowed(owner, name, tapped))
 
 
 def argument(args: tuple, kwargs: dict[str, Any], position: int, name: str) -> Any:

@@ -158,6 +158,38 @@ def test_other_teacher_judges_the_same_rows_with_its_own_weights(family):
     model.zero_grad()
 
 
+UNREAD = dict(
+    vfnet=("vfnet/vfnet_r50_fpn_1x_coco.py", ["vfnet_reg_refine_dconv", "vfnet_reg_refine"]),
+    reppoints=(
+        "reppoints/reppoints-moment_r50_fpn_1x_coco.py",
+        ["reppoints_pts_refine_conv", "reppoints_pts_refine_out"],
+    ),
+    reppoints_grid=(
+        "reppoints/reppoints-bbox_r50_fpn-gn_head-gn-grid_1x_coco.py",
+        ["reppoints_pts_refine_conv", "reppoints_pts_refine_out"],
+    ),
+)
+
+
+@pytest.mark.parametrize("name", fast_if(["vfnet"], UNREAD))
+def test_the_teacher_refines_no_boxes_and_classifies_to_the_last_bit(name, monkeypatch):
+    path, unread = UNREAD[name]
+    model = perturbed_pair(zoo_pair(path, (96, 96))[0])
+    data, head = tiny_batch(model.architecture, (96, 96)), model.teacher.bbox_head
+
+    def boom(*_):
+        raise AssertionError("a layer ran whose result nothing reads")
+
+    with monkeypatch.context() as patch:
+        for layer in unread:
+            patch.setattr(getattr(head, layer), "forward", boom)
+        step = run_step(model, data)
+        assert all(getattr(head, layer).forward is boom for layer in unread)  # the head is as it was
+    (entry,) = step.rows
+    with torch.no_grad():
+        assert torch.equal(entry.teacher, level_major(head(tuple(step.feats))[0], head.num_classes))
+
+
 def test_labels_weights_and_avg_factor_are_the_heads_own(family):
     name, model, batch, _ = family
     step = run_step(model, batch)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rekd_det.models.adapters.base import ADAPTERS, HeadAdapter, register_adapter
 from rekd_det.models.adapters.class_weight import ClassWeight
 from rekd_det.models.adapters.layout import Layout, check_same_layout, grid_layout
+from rekd_det.models.teachers.left_out import left_out
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLevels, AlignedLogits
 from rekd_det.structures.logit_meaning import LogitMeaning
@@ -45,6 +46,8 @@ class DenseAdapter(HeadAdapter):
     #: the convolutions of the classification branch and the layer that gives its logits, where the branch depends on
     #: nothing else; the teacher then runs only these. None: the logits are in the output of the whole head
     branch: tuple[str, str] | None = None
+    #: convolutions of the head whose output its class logits do not depend on; the teacher leaves them out
+    unread: tuple[str, ...] = ()
     #: whether objectness is separate, so that a class logit is meaningful only if there is an object
     conditional = False
 
@@ -78,7 +81,8 @@ class DenseAdapter(HeadAdapter):
     def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
         """Run a head on feature maps, as far as its class logits ``(B, A * C, h, w)`` per level need it."""
         if cls.branch is None:
-            return cls.class_maps(head, head(tuple(feats)))
+            with left_out(getattr(head, name) for name in cls.unread):
+                return cls.class_maps(head, head(tuple(feats)))
         convs, predictor = (getattr(head, name) for name in cls.branch)
         return [predictor(run_convs(convs, x)) for x in feats]
 
@@ -303,13 +307,21 @@ class FoveaAdapter(DenseAdapter):
         return [head.conv_cls(run_convs(head.cls_convs, x)) for x in feats]
 
 
-@register_adapter("RepPointsHead", "YOLOFHead")
+@register_adapter("YOLOFHead")
 class WholeHeadAdapter(DenseAdapter):
-    """Heads whose logits depend on their regression: RepPoints, YOLOF (objectness folded in)."""
+    """Heads whose logits depend on their regression: YOLOF (objectness folded in)."""
+
+
+@register_adapter("RepPointsHead")
+class RepPointsAdapter(WholeHeadAdapter):
+    """RepPoints: the first points place the classification's samples, the refined ones are not used."""
+
+    unread = ("reppoints_pts_refine_conv", "reppoints_pts_refine_out")
 
 
 @register_adapter("VFNetHead")
 class VarifocalAdapter(WholeHeadAdapter):
-    """VarifocalNet."""
+    """VarifocalNet: the first boxes place the classification's samples, the refined ones are not used."""
 
+    unread = ("vfnet_reg_refine_dconv", "vfnet_reg_refine")
     no_labels = "the target of a point is an IoU for each class"

@@ -7,16 +7,17 @@ compared that either of the two would have dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rekd_det.models.adapters.base import register_adapter
+from rekd_det.models.adapters.dense.dense import true_rows
 from rekd_det.models.adapters.query.query import QueryAdapter
 from rekd_det.models.adapters.query.shared_queries import SharedQueries
+from rekd_det.models.utils.shadow import shadowed
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
 
@@ -68,23 +69,14 @@ class DDQQueries(SharedQueries):
         return dict(query=torch.stack(contents), reference_points=self.places["reference_points"], dn_mask=None)
 
     def decode(self, feats: Sequence[Tensor], data_samples: list) -> Tensor:
-        with self._students_selection():
-            return super().decode(feats, data_samples)
-
-    @contextmanager
-    def _students_selection(self) -> Iterator[None]:
-        """Make the teacher's decoder drop the queries between layers that the student dropped."""
-        decoder = self.teacher.decoder
+        # The teacher's decoder drops the queries between layers that the student dropped.
         heads = self.teacher.cache_dict["num_heads"]
 
         def select(*args, **kwargs) -> Tensor:
             return ~self._selection(argument(args, kwargs, 3, "layer_index")).repeat_interleave(heads, 0)
 
-        decoder.select_distinct_queries = select  # shadows the class's method
-        try:
-            yield
-        finally:
-            del decoder.select_distinct_queries
+        with shadowed(self.teacher.decoder, "select_distinct_queries", select):
+            return super().decode(feats, data_samples)
 
     def clear(self) -> None:
         super().clear()
@@ -108,11 +100,14 @@ class DDQAdapter(QueryAdapter):
         assert self._output is not None
         logits = self._output[0]
         rows = self._queries.decode(teacher_feats, data_samples)
-        # As indices, because each use of a mask would wait for the GPU.
-        kept = [self._queries.kept(i).nonzero(as_tuple=True) for i in range(len(logits))]
+        # A query that was dropped has no target, so the targets count those that were kept without asking the device.
+        kept = [
+            true_rows(self._queries.kept(i).flatten(), len(labels))
+            for i, (labels, *_) in enumerate(self._targets[: len(logits)])
+        ]
         with torch.enable_grad():
-            mine = [x[index] for x, index in zip(logits, kept, strict=True)]
-        return [self.entry(i, f"d{i}", x, rows[i][kept[i]]) for i, x in enumerate(mine)]
+            mine = [x.flatten(0, 1)[index] for x, index in zip(logits, kept, strict=True)]
+        return [self.entry(i, f"d{i}", x, rows[i].flatten(0, 1)[kept[i]]) for i, x in enumerate(mine)]
 
 
 def _rows_of(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

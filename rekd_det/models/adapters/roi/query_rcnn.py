@@ -8,7 +8,6 @@ stage (see matching.py). Running it on the student's RoIs would pair each of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,17 +17,8 @@ from torch import Tensor, nn
 from rekd_det.models.adapters.base import register_adapter
 from rekd_det.models.adapters.matching import box_cost, class_cost, match
 from rekd_det.models.adapters.query.decoder_layers import DecoderLayersAdapter, check_same_layers
-from rekd_det.models.utils.taps import TapSet, argument
+from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures.aligned_logits import AlignedLogits
-
-
-@dataclass
-class _Stage:
-    """In- and output of one stage of the student: RoIs ``(B * Q, 5)``, logits ``(B, Q, C)``, deltas ``(B, Q, 4)``."""
-
-    rois: Tensor | None = None
-    logits: Tensor | None = None
-    deltas: Tensor | None = None
 
 
 @register_adapter("SparseRoIHead")
@@ -40,7 +30,8 @@ class QueryRCNNAdapter(DecoderLayersAdapter):
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__(student, teacher)
         check_same_layers(type(student).__name__, student.num_stages, teacher.num_stages)
-        self._stages = [_Stage() for _ in student.bbox_head]
+        #: of the student, per stage: logits ``(B, Q, C)``, and refined boxes ``(Q, 4)`` of each image in pixels
+        self._stages: list[tuple[Tensor, list[Tensor]]] = []
 
     @staticmethod
     def classifier(head: Any) -> Any:
@@ -51,45 +42,41 @@ class QueryRCNNAdapter(DecoderLayersAdapter):
 
     def tap(self, taps: TapSet) -> None:
         self.clear()
-        for stage, extractor, head in zip(
-            self._stages, self.student.bbox_roi_extractor, self.student.bbox_head, strict=True
-        ):
-            _tap_stage(taps, stage, extractor, head)
+
+        def on_stage(args: tuple, kwargs: dict, result: dict) -> None:
+            self._stages.append((result["cls_score"], result["detached_proposals"]))
+
+        taps.add_method(self.student, "_bbox_forward", on_stage)
+        for head in self.student.bbox_head:
             self.tap_targets(taps, head.loss_cls)  # called in the order of the stages
 
     def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
-        metas = [sample.metainfo for sample in data_samples]
-        answers = self._teacher_stages(teacher_feats, data_samples, metas)
-        logits = [s.logits for s in self._stages if s.logits is not None]
-        mine = torch.stack([self._student_boxes(i, metas) for i in range(len(self._stages))])
-        rows, boxes = (torch.stack(x) for x in zip(*answers, strict=True))
+        logits = [x for x, _ in self._stages]
+        answers = self._teacher_stages(teacher_feats, data_samples)
+        rows = torch.stack([x for x, _ in answers])
+        mine, others = (
+            _normalise(torch.stack([torch.stack(boxes) for _, boxes in stages]), data_samples)
+            for stages in (self._stages, answers)
+        )
         cost = class_cost(torch.stack(logits).detach(), rows, self.meaning.activation)
-        pairs = match(cost + box_cost(mine, boxes))
+        pairs = match(cost + box_cost(mine, others))
         return [
             self.entry(i, f"s{i}", x, y, p, float(self.student.stage_loss_weights[i]))
             for i, (x, y, p) in enumerate(zip(logits, rows, pairs, strict=True))
         ]
 
-    def _teacher_stages(self, feats: Sequence[Tensor], samples: list, metas: list[dict]) -> list[tuple[Tensor, Tensor]]:
-        """Per stage the teacher's logits ``(B, R, C)`` and refined boxes ``(B, R, 4)``, normalised."""
+    def _teacher_stages(self, feats: Sequence[Tensor], samples: list) -> list[tuple[Tensor, list[Tensor]]]:
+        """Per stage the teacher's logits ``(B, R, C)``, and refined boxes ``(R, 4)`` of each image in pixels."""
         proposals = self._proposals.predict(feats, samples)
         boxes = [p.bboxes for p in proposals]
         content = torch.stack([p.features for p in proposals])
+        metas = [sample.metainfo for sample in samples]
         out = []
         for stage in range(self.teacher.num_stages):
             result = self.teacher._bbox_forward(stage, feats, bbox2roi(boxes), content, metas)
             boxes, content = result["detached_proposals"], result["object_feats"]
-            out.append((result["cls_score"], _normalise(torch.stack(boxes), metas)))
+            out.append((result["cls_score"], boxes))
         return out
-
-    def _student_boxes(self, index: int, metas: list[dict]) -> Tensor:
-        stage, coder = self._stages[index], self.student.bbox_head[index].bbox_coder
-        assert stage.rois is not None and stage.deltas is not None
-        rois = stage.rois[:, 1:].view(*stage.deltas.shape)
-        boxes = [
-            coder.decode(rois[i], stage.deltas[i].detach(), max_shape=meta["img_shape"]) for i, meta in enumerate(metas)
-        ]
-        return _normalise(torch.stack(boxes), metas)
 
     def entry(self, layer: int, *args, **kwargs) -> AlignedLogits:
         aligned = super().entry(layer, *args, **kwargs)
@@ -100,25 +87,13 @@ class QueryRCNNAdapter(DecoderLayersAdapter):
 
     def clear(self) -> None:
         super().clear()
-        for stage in self._stages:
-            stage.__init__()  # type: ignore[misc]
+        self._stages = []
 
     def describe(self) -> str:
         return f"{super().describe()}, proposals matched by their predictions"
 
 
-def _tap_stage(taps: TapSet, stage: _Stage, extractor: nn.Module, head: nn.Module) -> None:
-    def on_extract(args: tuple, kwargs: dict, _: Tensor) -> None:
-        stage.rois = argument(args, kwargs, 1, "rois")
-
-    def on_head(args: tuple, kwargs: dict, output: tuple) -> None:
-        stage.logits, stage.deltas = output[:2]
-
-    taps.add(extractor, on_extract)
-    taps.add(head, on_head)
-
-
-def _normalise(boxes: Tensor, metas: list[dict]) -> Tensor:
-    """Pixels (x1, y1, x2, y2) ``(B, R, 4)`` to (cx, cy, w, h) in units of the image's size."""
-    sizes = boxes.new_tensor([m["img_shape"][1::-1] for m in metas])
+def _normalise(boxes: Tensor, samples: list) -> Tensor:
+    """Pixels (x1, y1, x2, y2) ``(S, B, R, 4)`` to (cx, cy, w, h) in units of the image's size."""
+    sizes = boxes.new_tensor([s.img_shape[1::-1] for s in samples])
     return bbox_xyxy_to_cxcywh(boxes / sizes.repeat(1, 2)[:, None])

@@ -7,8 +7,8 @@ no sampler, no box or mask branch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from rekd_det.models.adapters.base import HeadAdapter, check_same_classes, register_adapter
 from rekd_det.models.adapters.class_weight import ClassWeight
 from rekd_det.models.adapters.roi.bbox_logits import bbox_logits, check_same_logits
+from rekd_det.models.utils.shadow import shadowed
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.structures.logit_meaning import LogitMeaning
@@ -241,21 +242,11 @@ def _tap_stage(taps: TapSet, stage: _Stage, extractor: nn.Module, head: Any) -> 
     taps.add(head.loss_cls, on_loss)
 
 
-@contextmanager
-def _classification_only(head: Any) -> Iterator[None]:
+def _classification_only(head: Any) -> AbstractContextManager[None]:
     """Leave out the box regressor, because its result is not used."""
     if isinstance(head, SABLHead):  # asks no switch, but its branches are methods
-        head.reg_forward = lambda x: None
-        try:
-            yield
-        finally:
-            del head.reg_forward
-        return
-    with_reg, head.with_reg = head.with_reg, False
-    try:
-        yield
-    finally:
-        head.with_reg = with_reg
+        return shadowed(head, "reg_forward", lambda x: None)
+    return shadowed(head, "with_reg", False)
 
 
 def _classify_double(roi_head: Any, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
