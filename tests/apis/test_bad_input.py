@@ -11,8 +11,9 @@ import pytest
 import torch
 from forged import Call
 from mmengine.config import Config
-from saved import saved
 from tiny_pair import TinyPair, write_tiny_pair
+
+from rekd_det.utils.read_as_data import load_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 LOSS = "model.distiller.loss"
@@ -24,7 +25,7 @@ def pair(tmp_path_factory) -> TinyPair:
     """A sound pair, and beside it every file that is wrong in one way."""
     pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
     folder = pair.folder
-    checkpoints = [saved(folder / f"{name}.pth") for name in ("teacher", "student")]
+    checkpoints = [load_plain(folder / f"{name}.pth") for name in ("teacher", "student")]
     teacher, student = (checkpoint["state_dict"] for checkpoint in checkpoints)
     a, b, *others = checkpoints[0]["meta"]["dataset_meta"]["classes"]
     reordered = dict(dataset_meta=dict(classes=[b, a, *others]))

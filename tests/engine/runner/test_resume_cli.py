@@ -13,8 +13,9 @@ import torch
 from filelock import FileLock
 from mmengine.config import Config
 from same_bits import assert_equal
-from saved import saved
 from tiny_pair import AUGMENTED, TinyPair
+
+from rekd_det.utils.read_as_data import load_plain
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,7 @@ class Runs:
         return codes
 
     def checkpoint(self, name: str, folder: str = "run") -> dict:
-        return saved(self.folder / folder / name)
+        return load_plain(self.folder / folder / name)
 
 
 @pytest.fixture
