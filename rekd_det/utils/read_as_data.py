@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import os
-import pickle
 import re
 import threading
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from mmengine.logging import HistoryBuffer
 from torch import _weights_only_unpickler as unpickler
 
 from rekd_det.utils import plain_arrays, plain_history
+from rekd_det.utils.not_plain import not_plain
 
 #: What training checkpoints hold. Torch allows more: functions that call what a file gives them, or set attributes of
 #: classes and functions.
@@ -74,7 +74,7 @@ def _bytearray(content: Any, encoding: Any = "latin1") -> bytearray:
     if type(content) is str:
         content = plain_arrays.encode(content, encoding)
     if type(content) is not bytes:  # of an array of objects: their addresses
-        raise pickle.UnpicklingError("Weights only load failed: GLOBAL bytearray of something else than bytes")
+        raise not_plain("bytearray of something else than bytes")
     return bytearray(content)
 
 
@@ -120,7 +120,7 @@ def check_plain(content: Any) -> None:
         if kind in (dict, collections.OrderedDict, collections.Counter):
             attributes = {} if kind is dict else vars(value)
             if attributes.keys() - {"_metadata"}:
-                raise _refused(f"{kind.__name__} with attributes of its own")
+                raise not_plain(f"{kind.__name__} with attributes of its own")
             pending += [*attributes.values(), *dict.keys(value), *dict.values(value)]
         elif kind in (list, tuple, set, torch.Size):
             pending += value
@@ -130,14 +130,10 @@ def check_plain(content: Any) -> None:
             pending += np.asarray(value).view(np.ndarray).ravel().tolist() if value.dtype.hasobject else ()
         elif kind is torch.storage.TypedStorage:
             if vars(value).keys() != {"dtype", "_untyped_storage"}:
-                raise _refused("TypedStorage with attributes of its own")
+                raise not_plain("TypedStorage with attributes of its own")
             pending.append(value._untyped_storage)
         elif not isinstance(value, np.generic):
-            raise _refused(f"{kind.__module__}.{kind.__qualname__}")
-
-
-def _refused(what: str) -> pickle.UnpicklingError:
-    return pickle.UnpicklingError(f"Weights only load failed: class {what}")
+            raise not_plain(f"{kind.__module__}.{kind.__qualname__}")
 
 
 _LEAVES = (
