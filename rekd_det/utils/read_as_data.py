@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from torch import _weights_only_unpickler as unpickler
+from torch import serialization
 
 from rekd_det.utils import plain_arrays, plain_history
+from rekd_det.utils.legacy_checkpoint import load_legacy
 from rekd_det.utils.not_plain import not_plain
 
 #: What training checkpoints hold. Torch allows more: functions that call what a file gives them, or set attributes of
@@ -36,19 +38,22 @@ def reading_as_data() -> Iterator[None]:
     """Make every ``torch.load`` of this process read data alone, and let it read what mmengine saves beside weights.
 
     That is the message hub (``HistoryBuffer``) with NumPy's arrays and scalars. A file that names anything else is
-    refused, unless the user has allowed it with ``torch.serialization.add_safe_globals``.
+    refused, unless the user has allowed it with ``torch.serialization.add_safe_globals``; so is one that lacks data.
     """
     with _switching:
         theirs = unpickler._get_allowed_globals, unpickler._get_user_allowed_globals
+        their_legacy_load = serialization._legacy_load
         ours, users = _allowed(theirs[0]()), allowed_by_user()
         switch = {name: os.environ.pop(name, None) for name in _SWITCH}
         os.environ[_SWITCH[0]] = "1"
         unpickler._get_allowed_globals = lambda: ours  # type: ignore[assignment]
         unpickler._get_user_allowed_globals = lambda: users
+        serialization._legacy_load = load_legacy  # type: ignore[assignment]
         try:
             yield
         finally:
             unpickler._get_allowed_globals, unpickler._get_user_allowed_globals = theirs
+            serialization._legacy_load = their_legacy_load
             del os.environ[_SWITCH[0]]
             os.environ.update({name: value for name, value in switch.items() if value is not None})
 
@@ -79,7 +84,7 @@ def _bytearray(content: Any, encoding: Any = "latin1") -> bytearray:
 
 
 # A type of storage, as all others are in a checkpoint: the class would take any attributes.
-_BYTES = torch.serialization.StorageType("ByteStorage")
+_BYTES = serialization.StorageType("ByteStorage")
 _REPLACED = {
     **plain_arrays.NAMES,
     **plain_history.NAMES,
@@ -95,7 +100,7 @@ def allowed_by_user() -> dict[str, Any]:
     """
     named = (
         entry if isinstance(entry, tuple) else (entry, f"{entry.__module__}.{entry.__qualname__}")
-        for entry in torch.serialization.get_safe_globals()
+        for entry in serialization.get_safe_globals()
     )
     return {name: x for x, name in named if name not in _REPLACED and not name.startswith(_ADDED_BY_TORCH)}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forged import Call
+from forged import Call, remove_storages
 from mmengine.config import Config
 from tiny_pair import TinyPair, write_tiny_pair
 
@@ -39,6 +39,8 @@ def pair(tmp_path_factory) -> TinyPair:
     (folder / "empty.pth").touch()
     (folder / "text.pth").write_text("not found\n")
     (folder / "cut.pth").write_bytes((folder / "teacher.pth").read_bytes()[:100_000])
+    torch.save({"state_dict": teacher}, folder / "dataless.pth", _use_new_zipfile_serialization=False)
+    remove_storages(folder / "dataless.pth")
     _write_configs(folder)
     _write_annotations(pair)
     return pair
@@ -353,6 +355,7 @@ CASES = [
     teacher("teacher empty", "empty.pth", "empty.pth' is an empty file"),
     teacher("teacher text", "text.pth", "text.pth' is damaged or not a PyTorch checkpoint"),
     teacher("teacher truncated", "cut.pth", "cut.pth' is damaged"),
+    teacher("teacher without data", "dataless.pth", "dataless.pth' is damaged"),
     teacher("teacher a folder", "data", "data' is a folder"),
     teacher("teacher with code", "code.pth", "carries code (posix.mkdir) and was refused"),
     teacher("teacher without weights in it", "weightless.pth", "weightless.pth' holds no weights"),
