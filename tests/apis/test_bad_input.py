@@ -41,6 +41,8 @@ def pair(tmp_path_factory) -> TinyPair:
     (folder / "cut.pth").write_bytes((folder / "teacher.pth").read_bytes()[:100_000])
     torch.save({"state_dict": teacher}, folder / "dataless.pth", _use_new_zipfile_serialization=False)
     remove_storages(folder / "dataless.pth")
+    (folder / "run").mkdir()
+    (folder / "run/last_checkpoint").write_text("http://127.0.0.1:9/iter_2.pth")
     _write_configs(folder)
     _write_annotations(pair)
     return pair
@@ -371,6 +373,11 @@ CASES = [
     Case("start from text", "text.pth' is damaged or not a PyTorch checkpoint", ("load_from={folder}/text.pth",)),
     Case("resume from text", "not a PyTorch checkpoint", arguments=("--resume", "{folder}/text.pth")),
     Case("resume from nothing", "'none.pth' does not exist", arguments=("--resume", "none.pth")),
+    Case(
+        "resume from a URL that the folder names",
+        "run/last_checkpoint' names 'http://127.0.0.1:9/iter_2.pth', which is no file of this machine",
+        arguments=("--resume", "--work-dir", "{folder}/run"),
+    ),
     Case(
         "resume from weights",
         "has weights but no training state",
