@@ -9,8 +9,9 @@ import mmdet
 import pytest
 import torch
 from mmengine.config import Config
-from saved import saved
 from tiny_pair import TinyPair, write_tiny_pair
+
+from rekd_det.utils.read_as_data import load_plain
 
 ROOT = Path(__file__).resolve().parents[1]
 THEIR_TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
@@ -65,13 +66,13 @@ def python(pair: TinyPair, *arguments: object) -> str:
 def test_it_trains_and_mmdetections_own_tools_take_it(pair):
     config, checkpoint = pair.folder / "theirs_pair.py", pair.folder / "ours" / "iter_2.pth"
     python(pair, ROOT / "tools/train.py", config, "--work-dir", "ours")
-    assert any(key.startswith("architecture.backbone") for key in saved(checkpoint)["state_dict"])
+    assert any(key.startswith("architecture.backbone") for key in load_plain(checkpoint)["state_dict"])
     dumped = pair.folder / "ours" / "theirs_pair.py"
     imports = Config.fromfile(str(dumped), import_custom_modules=False).custom_imports
     assert imports == dict(imports=["their_extension", "rekd_det"], allow_failed_imports=False)
     # What mmengine has written is enough for whoever knows nothing of this package's tools.
     python(pair, THEIR_TOOLS / "train.py", dumped, "--work-dir", "theirs")
-    state, theirs = (saved(pair.folder / p / "iter_2.pth")["state_dict"] for p in ("ours", "theirs"))
+    state, theirs = (load_plain(pair.folder / p / "iter_2.pth")["state_dict"] for p in ("ours", "theirs"))
     assert all(torch.equal(state[key], theirs[key]) for key in state)
     assert "coco/bbox_mAP" in python(pair, THEIR_TOOLS / "test.py", config, checkpoint)
     image = next((pair.data / "val2017").iterdir())

@@ -6,12 +6,14 @@ import contextlib
 import copy
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -65,13 +67,21 @@ def check_carried_config(cfg: Config, source: str) -> None:
         )
     left_out = (*_TRAINING_KEYS, "model", "custom_hooks")
     parts = {key: value for key, value in cfg.items() if key not in left_out}
-    ours = re.compile(r"(mmrazor|rekd_det)\.\w+")  # which the export drops
-    parts["custom_hooks"] = [h for h in cfg.get("custom_hooks") or [] if not ours.fullmatch(str(h.get("type")))]
+    parts["custom_hooks"] = [h for h in cfg.get("custom_hooks") or [] if not _is_our_hook(str(h.get("type")))]
     check_registered(parts, source)
     model = cfg.get("model")
     # A pair's student gets its preprocessor.
     for part in (model["architecture"], model.get("data_preprocessor")) if is_pair(model) else (model,):
         check_registered(part, source, built=True)
+
+
+def _is_our_hook(kind: str) -> bool:
+    """Whether a hook's type is of those that the export drops. Nothing is imported to find out."""
+    if re.fullmatch(r"(mmrazor|rekd_det)\.\w+", kind):
+        return True
+    place, _, name = kind.rpartition(".")  # as the text of a config in mmengine's new style has it
+    found = getattr(sys.modules.get(place), name, None) if place.startswith("rekd_det.") else None
+    return isinstance(found, type) and issubclass(found, Hook) and found.__module__.startswith("rekd_det.")
 
 
 def _check_text(value: Any, source: str) -> None:

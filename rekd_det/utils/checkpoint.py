@@ -2,7 +2,6 @@
 
 import os
 import os.path as osp
-import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from rekd_det.utils.download import fetch
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.not_plain import carried_name, is_not_plain
 from rekd_det.utils.read_as_data import check_plain, load_plain, reading_as_data
 
 STUDENT_PREFIX = "architecture."
@@ -210,11 +210,10 @@ def _check_local_file(path: str) -> str:
 def _explain(name: str, error: Exception, read: str | None = None) -> CheckpointError:
     """The message for what went wrong with a checkpoint, of which ``read`` is the local copy where there is one."""
     text = str(error)
-    refused = "Weights only load failed" in text
-    carried = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", text)
-    if carried and refused:
+    refused, carried = is_not_plain(error), carried_name(error)
+    if carried:
         return CheckpointError(
-            f"checkpoint '{name}' carries code ({carried[1]}) and was refused: loading it could "
+            f"checkpoint '{name}' carries code ({carried}) and was refused: loading it could "
             "run anything. If you trust who made it, ask for a file with nothing but weights: "
             "torch.save({'state_dict': model.state_dict()}, ...)"
         )

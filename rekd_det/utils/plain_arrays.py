@@ -7,16 +7,16 @@ of any bytes, and so does a dtype whose flags say that its items are pointers. F
 from __future__ import annotations
 
 import math
-import pickle
 import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from rekd_det.utils.not_plain import not_plain
+
 #: numbers, bytes, text and objects; no records, whose fields may hide pointers
 _CODE = re.compile(r"[<>=|]?(?:[?bBhHiIlLqQefd]|[biufc]\d+|[SU]\d+|O8?)")
-_FROM_PICKLES = "Weights only load failed: GLOBAL numpy"  # how torch words it; messages look for this
 
 
 class PlainDtype:
@@ -29,13 +29,13 @@ class PlainDtype:
 
     def __init__(self, code: str, align: bool = False, copy: bool = False) -> None:
         if type(code) is not str or not _CODE.fullmatch(code):
-            raise pickle.UnpicklingError(f"{_FROM_PICKLES}.dtype of {code!r}")
+            raise not_plain(f"numpy.dtype of {code!r}")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
         _, order, subtype, names, fields, *_ = state
         if order not in ("<", ">", "=", "|") or (subtype, names, fields) != (None, None, None):
-            raise pickle.UnpicklingError(f"{_FROM_PICKLES}.dtype with fields")
+            raise not_plain("numpy.dtype with fields")
         self.dtype = self.dtype.newbyteorder(order)
 
     def check(self, shape: Any, content: Any) -> None:
@@ -47,7 +47,7 @@ class PlainDtype:
         else:
             fits = plain and type(content) is bytes and len(content) == math.prod(shape) * self.dtype.itemsize
         if not fits:
-            raise pickle.UnpicklingError(f"{_FROM_PICKLES}.ndarray whose content does not fit its shape")
+            raise not_plain("numpy.ndarray whose content does not fit its shape")
 
 
 class PlainArray(np.ndarray):
@@ -55,11 +55,11 @@ class PlainArray(np.ndarray):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> PlainArray:
         """Arrays come from :func:`_reconstruct` alone."""
-        raise pickle.UnpicklingError(f"{_FROM_PICKLES}.ndarray")
+        raise not_plain("numpy.ndarray")
 
     def __setstate__(self, state: tuple) -> None:
         if vars(self):  # NumPy would free memory that a view of this array may still use
-            raise pickle.UnpicklingError(f"{_FROM_PICKLES}.ndarray that is filled twice")
+            raise not_plain("numpy.ndarray that is filled twice")
         self._filled = True
         _, shape, dtype, fortran, content = state
         _of_ours(dtype).check(shape, content)
@@ -76,13 +76,13 @@ class PlainArray(np.ndarray):
 
 def _of_ours(dtype: Any) -> PlainDtype:
     if type(dtype) is not PlainDtype:
-        raise pickle.UnpicklingError(f"{_FROM_PICKLES}.dtype")
+        raise not_plain("numpy.dtype")
     return dtype
 
 
 def _reconstruct(cls: Any, shape: Any, code: Any) -> PlainArray:
     if cls is not PlainArray:
-        raise pickle.UnpicklingError(f"{_FROM_PICKLES}._reconstruct")
+        raise not_plain("numpy._reconstruct")
     return np.ndarray.__new__(PlainArray, (0,), "b")
 
 
@@ -102,7 +102,7 @@ def _frombuffer(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
 def encode(text: Any, encoding: Any) -> bytes:
     """How bytes are written in old pickles."""
     if type(text) is not str or encoding != "latin1":
-        raise pickle.UnpicklingError("Weights only load failed: GLOBAL _codecs.encode of something else than bytes")
+        raise not_plain("_codecs.encode of something else than bytes")
     return text.encode("latin1")
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
+from rekd_det.utils.not_plain import not_plain
+
 _NAME = "mmengine.logging.history_buffer.HistoryBuffer"
-_REFUSED = f"Weights only load failed: GLOBAL {_NAME}"  # how torch words it; messages look for this
 
 
 class PlainHistory(HistoryBuffer):
@@ -23,7 +23,7 @@ class PlainHistory(HistoryBuffer):
     def __new__(cls, *args: Any) -> PlainHistory:
         """An empty history: values come by :meth:`__setstate__` alone."""
         if args:
-            raise pickle.UnpicklingError(f"{_REFUSED} is called with arguments")
+            raise not_plain(f"{_NAME} is called with arguments")
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
@@ -34,13 +34,13 @@ class PlainHistory(HistoryBuffer):
         self._log_history = _numbers(values.get("_log_history"))
         self._count_history = _numbers(values.get("_count_history"))
         if not isinstance(self.max_length, (int, np.integer)) or len(self._log_history) != len(self._count_history):
-            raise pickle.UnpicklingError(f"{_REFUSED} has no values")
+            raise not_plain(f"{_NAME} has no values")
         self.__class__ = HistoryBuffer
 
 
 def _numbers(values: Any) -> np.ndarray:
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "biuf":
-        raise pickle.UnpicklingError(f"{_REFUSED} has other values than numbers")
+        raise not_plain(f"{_NAME} has other values than numbers")
     return np.array(values)
 
 
@@ -55,7 +55,7 @@ def _attribute(owner: Any, name: Any) -> Any:
         return name
     if owner is _ONE_CYCLE and type(name) is str and name in CURVES:
         return CURVES[name]
-    raise pickle.UnpicklingError(f"Weights only load failed: GLOBAL getattr asked for {name!r}")
+    raise not_plain(f"getattr asked for {name!r}")
 
 
 _ONE_CYCLE = "OneCycleParamScheduler"

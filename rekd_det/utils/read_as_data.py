@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import os
-import pickle
 import re
 import threading
 from collections.abc import Iterator
@@ -15,8 +14,11 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from torch import _weights_only_unpickler as unpickler
+from torch import serialization
 
 from rekd_det.utils import plain_arrays, plain_history
+from rekd_det.utils.legacy_checkpoint import load_legacy
+from rekd_det.utils.not_plain import not_plain
 
 #: What training checkpoints hold. Torch allows more: functions that call what a file gives them, or set attributes of
 #: classes and functions.
@@ -36,19 +38,22 @@ def reading_as_data() -> Iterator[None]:
     """Make every ``torch.load`` of this process read data alone, and let it read what mmengine saves beside weights.
 
     That is the message hub (``HistoryBuffer``) with NumPy's arrays and scalars. A file that names anything else is
-    refused, unless the user has allowed it with ``torch.serialization.add_safe_globals``.
+    refused, unless the user has allowed it with ``torch.serialization.add_safe_globals``; so is one that lacks data.
     """
     with _switching:
         theirs = unpickler._get_allowed_globals, unpickler._get_user_allowed_globals
+        their_legacy_load = serialization._legacy_load
         ours, users = _allowed(theirs[0]()), allowed_by_user()
         switch = {name: os.environ.pop(name, None) for name in _SWITCH}
         os.environ[_SWITCH[0]] = "1"
         unpickler._get_allowed_globals = lambda: ours  # type: ignore[assignment]
         unpickler._get_user_allowed_globals = lambda: users
+        serialization._legacy_load = load_legacy  # type: ignore[assignment]
         try:
             yield
         finally:
             unpickler._get_allowed_globals, unpickler._get_user_allowed_globals = theirs
+            serialization._legacy_load = their_legacy_load
             del os.environ[_SWITCH[0]]
             os.environ.update({name: value for name, value in switch.items() if value is not None})
 
@@ -74,12 +79,12 @@ def _bytearray(content: Any, encoding: Any = "latin1") -> bytearray:
     if type(content) is str:
         content = plain_arrays.encode(content, encoding)
     if type(content) is not bytes:  # of an array of objects: their addresses
-        raise pickle.UnpicklingError("Weights only load failed: GLOBAL bytearray of something else than bytes")
+        raise not_plain("bytearray of something else than bytes")
     return bytearray(content)
 
 
 # A type of storage, as all others are in a checkpoint: the class would take any attributes.
-_BYTES = torch.serialization.StorageType("ByteStorage")
+_BYTES = serialization.StorageType("ByteStorage")
 _REPLACED = {
     **plain_arrays.NAMES,
     **plain_history.NAMES,
@@ -95,7 +100,7 @@ def allowed_by_user() -> dict[str, Any]:
     """
     named = (
         entry if isinstance(entry, tuple) else (entry, f"{entry.__module__}.{entry.__qualname__}")
-        for entry in torch.serialization.get_safe_globals()
+        for entry in serialization.get_safe_globals()
     )
     return {name: x for x, name in named if name not in _REPLACED and not name.startswith(_ADDED_BY_TORCH)}
 
@@ -120,7 +125,7 @@ def check_plain(content: Any) -> None:
         if kind in (dict, collections.OrderedDict, collections.Counter):
             attributes = {} if kind is dict else vars(value)
             if attributes.keys() - {"_metadata"}:
-                raise _refused(f"{kind.__name__} with attributes of its own")
+                raise not_plain(f"{kind.__name__} with attributes of its own")
             pending += [*attributes.values(), *dict.keys(value), *dict.values(value)]
         elif kind in (list, tuple, set, torch.Size):
             pending += value
@@ -130,14 +135,10 @@ def check_plain(content: Any) -> None:
             pending += np.asarray(value).view(np.ndarray).ravel().tolist() if value.dtype.hasobject else ()
         elif kind is torch.storage.TypedStorage:
             if vars(value).keys() != {"dtype", "_untyped_storage"}:
-                raise _refused("TypedStorage with attributes of its own")
+                raise not_plain("TypedStorage with attributes of its own")
             pending.append(value._untyped_storage)
         elif not isinstance(value, np.generic):
-            raise _refused(f"{kind.__module__}.{kind.__qualname__}")
-
-
-def _refused(what: str) -> pickle.UnpicklingError:
-    return pickle.UnpicklingError(f"Weights only load failed: class {what}")
+            raise not_plain(f"{kind.__module__}.{kind.__qualname__}")
 
 
 _LEAVES = (

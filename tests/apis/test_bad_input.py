@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from forged import Call
+from forged import Call, remove_storages
 from mmengine.config import Config
-from saved import saved
 from tiny_pair import TinyPair, write_tiny_pair
+
+from rekd_det.utils.read_as_data import load_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 LOSS = "model.distiller.loss"
@@ -24,7 +25,7 @@ def pair(tmp_path_factory) -> TinyPair:
     """A sound pair, and beside it every file that is wrong in one way."""
     pair = write_tiny_pair(tmp_path_factory.mktemp("pair"))
     folder = pair.folder
-    checkpoints = [saved(folder / f"{name}.pth") for name in ("teacher", "student")]
+    checkpoints = [load_plain(folder / f"{name}.pth") for name in ("teacher", "student")]
     teacher, student = (checkpoint["state_dict"] for checkpoint in checkpoints)
     a, b, *others = checkpoints[0]["meta"]["dataset_meta"]["classes"]
     reordered = dict(dataset_meta=dict(classes=[b, a, *others]))
@@ -38,6 +39,10 @@ def pair(tmp_path_factory) -> TinyPair:
     (folder / "empty.pth").touch()
     (folder / "text.pth").write_text("not found\n")
     (folder / "cut.pth").write_bytes((folder / "teacher.pth").read_bytes()[:100_000])
+    torch.save({"state_dict": teacher}, folder / "dataless.pth", _use_new_zipfile_serialization=False)
+    remove_storages(folder / "dataless.pth")
+    (folder / "run").mkdir()
+    (folder / "run/last_checkpoint").write_text("http://127.0.0.1:9/iter_2.pth")
     _write_configs(folder)
     _write_annotations(pair)
     return pair
@@ -352,6 +357,7 @@ CASES = [
     teacher("teacher empty", "empty.pth", "empty.pth' is an empty file"),
     teacher("teacher text", "text.pth", "text.pth' is damaged or not a PyTorch checkpoint"),
     teacher("teacher truncated", "cut.pth", "cut.pth' is damaged"),
+    teacher("teacher without data", "dataless.pth", "dataless.pth' is damaged"),
     teacher("teacher a folder", "data", "data' is a folder"),
     teacher("teacher with code", "code.pth", "carries code (posix.mkdir) and was refused"),
     teacher("teacher without weights in it", "weightless.pth", "weightless.pth' holds no weights"),
@@ -367,6 +373,11 @@ CASES = [
     Case("start from text", "text.pth' is damaged or not a PyTorch checkpoint", ("load_from={folder}/text.pth",)),
     Case("resume from text", "not a PyTorch checkpoint", arguments=("--resume", "{folder}/text.pth")),
     Case("resume from nothing", "'none.pth' does not exist", arguments=("--resume", "none.pth")),
+    Case(
+        "resume from a URL that the folder names",
+        "run/last_checkpoint' names 'http://127.0.0.1:9/iter_2.pth', which is no file of this machine",
+        arguments=("--resume", "--work-dir", "{folder}/run"),
+    ),
     Case(
         "resume from weights",
         "has weights but no training state",

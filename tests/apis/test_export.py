@@ -15,12 +15,12 @@ from mmdet.apis import DetInferencer
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.fileio import load
-from saved import saved
 from tiny_pair import TinyPair, write_tiny_pair
 
 from rekd_det.apis.export import stock_config
 from rekd_det.utils.config_text import parse_config_text
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.read_as_data import load_plain
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 THEIR_TEST = Path(mmdet.__file__).parent / ".mim" / "tools" / "test.py"
@@ -54,8 +54,8 @@ def export(tmp_path, run_tool, capsys):
 
 def test_the_student_under_its_own_names_and_with_its_config(export, pair):
     path, said = export(pair.folder / "iter_6.pth")
-    exported = saved(path)
-    source = saved(pair.folder / "iter_6.pth")["state_dict"]
+    exported = load_plain(path)
+    source = load_plain(pair.folder / "iter_6.pth")["state_dict"]
     assert set(exported) == {"meta", "state_dict"}
     own = {k.removeprefix("architecture."): v for k, v in source.items() if k.startswith("architecture.")}
     assert exported["state_dict"].keys() == own.keys()
@@ -77,17 +77,17 @@ def test_fp16_halves_the_file_and_loads(export, pair):
     path, said = export(pair.folder / "iter_6.pth", "--fp16", "--config", pair.pair)
     assert path.stat().st_size < 0.6 * full
     assert "15% of the size" in said
-    weights = saved(path)["state_dict"]
+    weights = load_plain(path)["state_dict"]
     assert {v.dtype for v in weights.values()} == {torch.float16, torch.int64}
     MODELS.build(Config.fromfile(str(pair.student)).model).load_state_dict(weights)
 
 
 def test_the_config_can_be_given(export, pair, tmp_path):
     bare = tmp_path / "bare.pth"
-    torch.save({"state_dict": saved(pair.folder / "iter_6.pth")["state_dict"]}, bare)
+    torch.save({"state_dict": load_plain(pair.folder / "iter_6.pth")["state_dict"]}, bare)
     for config in (pair.pair, pair.student):
         path, said = export(bare, "--config", config)
-        assert saved(path)["meta"]["cfg"]
+        assert load_plain(path)["meta"]["cfg"]
         assert ("its teacher" in said) == (config == pair.pair)
 
 
@@ -115,17 +115,17 @@ def test_only_older_exports_are_replaced(export, pair, tmp_path, run_tool):
     assert (tmp_path / "best.pth").read_bytes() == before
     for _ in range(2):
         path, _ = export(pair.folder / "iter_6.pth")
-        assert set(saved(path)) == {"meta", "state_dict"}
+        assert set(load_plain(path)) == {"meta", "state_dict"}
 
 
 @pytest.mark.parametrize("meta", [torch.zeros(3), "text", [1, 2]], ids=["tensor", "text", "list"])
 def test_a_checkpoint_with_no_sound_meta_needs_a_config(export, pair, tmp_path, meta):
     odd = tmp_path / "odd.pth"
-    torch.save({**saved(pair.folder / "iter_6.pth"), "meta": meta}, odd)
+    torch.save({**load_plain(pair.folder / "iter_6.pth"), "meta": meta}, odd)
     with pytest.raises(SystemExit, match=r"odd\.pth' carries no config: give it with --config"):
         export(odd)
     exported, _ = export(odd, "--config", pair.pair)
-    assert set(saved(exported)["meta"]) == {"cfg", "exported_by"}
+    assert set(load_plain(exported)["meta"]) == {"cfg", "exported_by"}
 
 
 def test_the_inferencer_takes_it(export, pair):
@@ -145,7 +145,7 @@ def test_the_inferencer_takes_it(export, pair):
 def test_mmdetections_own_test_entry_predicts_the_same(export, pair, tmp_path):
     path, _ = export(pair.folder / "iter_6.pth")
     stock = tmp_path / "stock.py"
-    stock.write_text(saved(path)["meta"]["cfg"])
+    stock.write_text(load_plain(path)["meta"]["cfg"])
     outputs = []
     for name, command in (
         ("ours", [TOOLS / "test.py", pair.pair, pair.folder / "iter_6.pth"]),
@@ -221,7 +221,7 @@ def forge(pair: TinyPair, changes: dict, path: Path) -> None:
         for name in parents:
             owner = owner[name]
         owner[last] = value.replace("FOLDER", str(path.parent)) if isinstance(value, str) else value
-    checkpoint = saved(pair.folder / "iter_6.pth")
+    checkpoint = load_plain(pair.folder / "iter_6.pth")
     checkpoint["meta"]["cfg"] = cfg.pretty_text
     torch.save(checkpoint, path)
 
@@ -254,6 +254,8 @@ def forge(pair: TinyPair, changes: dict, path: Path) -> None:
         {"model.architecture.backbone.type": "mmengine.fileio.io.os.system"},
         {"model.architecture.backbone.type": "antigravity"},
         {"custom_hooks": [RUN]},
+        {"custom_hooks": [dict(type="rekd_det.utils.atomic.replace_text", path="made-by-a-checkpoint", text="")]},
+        {"custom_hooks": [dict(type="rekd_det.engine.hooks.safe_checkpoint_hook.CheckpointHook")]},
         {"default_hooks.logger": RUN},
         {"optim_wrapper.constructor": "os.system"},
     ],
@@ -271,6 +273,19 @@ def test_a_config_in_a_checkpoint_names_registered_classes_alone(export, pair, t
     assert not (tmp_path / "student.pth").exists()
 
 
+def test_a_config_in_the_new_style_with_hooks_is_exported_without_ours(export, pair, tmp_path):
+    """Its text names each class by its place."""
+    ours, own = "rekd_det.engine.hooks", "mmengine.hooks.EMAHook"
+    hooks = [f"{ours}.PairCheckHook", f"{ours}.distill_log_hook.DistillLogHook", own]
+    changes = {"custom_hooks": [dict(type=name) for name in hooks], "runner_type": "rekd_det.engine.runner.ReKDRunner"}
+    changes |= {"model.type": "rekd_det.models.algorithms.ReKDDistill"}
+    forge(pair, changes, tmp_path / "new.pth")
+    path, _ = export(tmp_path / "new.pth")
+    cfg = parse_config_text(load_plain(path)["meta"]["cfg"], "x")
+    assert [hook["type"] for hook in cfg.custom_hooks] == [own]
+    assert "rekd_det" not in cfg.pretty_text
+
+
 @pytest.mark.parametrize(
     ("forged", "message"),
     [
@@ -284,7 +299,7 @@ def test_a_config_in_a_checkpoint_names_registered_classes_alone(export, pair, t
 )
 def test_the_exported_config_runs_nothing_when_it_is_read(export, pair, tmp_path, monkeypatch, forged, message):
     monkeypatch.chdir(tmp_path)
-    checkpoint = saved(pair.folder / "iter_6.pth")
+    checkpoint = load_plain(pair.folder / "iter_6.pth")
     cfg = Config.fromfile(str(pair.pair)).to_dict() | forged
     checkpoint["meta"]["cfg"] = "".join(f"{key} = {value!r}\n" for key, value in cfg.items())
     torch.save(checkpoint, "forged.pth")
@@ -325,7 +340,7 @@ def test_a_detector_of_known_ap_keeps_it_to_the_last_digit(export, tmp_path):
     assert "0.91 M parameters" in said
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "coco").symlink_to(SHARED / "data" / "coco_real")
-    (tmp_path / "stock.py").write_text(saved(path)["meta"]["cfg"])
+    (tmp_path / "stock.py").write_text(load_plain(path)["meta"]["cfg"])
     (tmp_path / "faster.py").write_text(
         "_base_ = './stock.py'\ncustom_imports = dict(imports=['rekd_det'])\n"
         "test_evaluator = dict(type='FasterCocoMetric')\n"

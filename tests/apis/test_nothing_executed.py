@@ -8,8 +8,9 @@ import pytest
 import torch
 from forged import Call
 from http_folder import http_folder
-from saved import saved
 from tiny_pair import TinyPair, write_tiny_pair
+
+from rekd_det.utils.read_as_data import load_plain
 
 TRACE = "made-by-a-checkpoint"
 RUNS = f"import os\nos.mkdir({TRACE!r})\n"
@@ -85,7 +86,7 @@ def test_refused_by_name(way, by, name, carried, pair, here, run_tool, capsys):
 def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pair, here, run_tool):
     common = ["--cfg-options", f"runner_type={runner}", "val_dataloader=None", "val_cfg=None", "val_evaluator=None"]
     run_tool("train.py", pair.pair, "--work-dir", "first", *common)
-    checkpoint = saved("first/iter_2.pth")
+    checkpoint = load_plain("first/iter_2.pth")
     checkpoint["meta"].update(config=RUNS, cfg=RUNS)
     checkpoint["message_hub"]["runtime_info"]["cfg"] = RUNS
     torch.save(checkpoint, "forged.pth")
@@ -93,5 +94,5 @@ def test_a_resumed_run_does_not_run_the_config_of_its_checkpoint(runner, by, pai
         source = f"{address}/forged.pth" if by == "url" else "forged.pth"
         more = ["--resume", source, *common, "train_cfg.max_iters=4"]
         run_tool("train.py", pair.pair, "--work-dir", "second", *more)
-    assert saved("second/iter_4.pth")["meta"]["iter"] == 4
+    assert load_plain("second/iter_4.pth")["meta"]["iter"] == 4
     assert not Path(TRACE).exists()

@@ -29,11 +29,11 @@ sys.path[:0] = [str(HELPERS.parents[1]), str(HELPERS), str(Path(__file__).resolv
 from forked_tool import start, start_distributed, wait  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from same_bits import assert_equal  # noqa: E402
-from saved import saved  # noqa: E402
 from tiny_pair import AUGMENTED, TinyPair, write_tiny_pair  # noqa: E402
 
 import rekd_det  # noqa: E402, F401
 from rekd_det.utils.atomic import replace_text  # noqa: E402
+from rekd_det.utils.read_as_data import load_plain  # noqa: E402
 
 ITERATIONS, INTERVAL = 8, 3
 # The tiny set has 8 images: 4 batches for one process, 2 for two.
@@ -173,7 +173,7 @@ def newest_whole(work: Path) -> int:
     found = [0]
     for path in work.glob("iter_*.pth"):
         try:
-            saved(path)
+            load_plain(path)
         except Exception:  # torn: a damaged file raises nearly anything
             continue
         found.append(int(re.findall(r"\d+", path.name)[0]))
@@ -189,7 +189,7 @@ def compare(one: Path, other: Path):
     if left := list(other.glob(".*.partial")):
         yield f"left over: {left}"
     for name in names[0]:
-        contents = [saved(folder / name) for folder in (one, other)]
+        contents = [load_plain(folder / name) for folder in (one, other)]
         for key in ("state_dict", "ema_state_dict", "optimizer", "param_schedulers", "generator_states"):
             try:
                 assert_equal(*(content.get(key) for content in contents), key)

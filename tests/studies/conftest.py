@@ -11,9 +11,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from saved import saved
 from study_files import TINY, shipped_plan
 
+from rekd_det.utils.read_as_data import load_plain
 from studies.runner.first_weights import write_first_weights
 from studies.runner.run import with_needs
 from studies.runner.run_study import report_study, run_study
@@ -79,7 +79,7 @@ def trained(tmp_path_factory, pretrained):
     for run in with_needs(shipped_plan(pretrained)):
         if run.arm == "pretrain":
             path = write_first_weights(run, folder)
-            weights = {k: v + 1 for k, v in saved(path)["state_dict"].items()}
+            weights = {k: v + 1 for k, v in load_plain(path)["state_dict"].items()}
             torch.save({"meta": {"epoch": 1, "iter": 3}, "state_dict": weights}, path)
     return folder
 

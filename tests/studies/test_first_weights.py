@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from saved import saved
 from study_files import ROOT, shipped_plan
 
+from rekd_det.utils.read_as_data import load_plain
 from studies.runner.first_weights import write_first_weights
 from studies.runner.step_seed import StepSeedHook
 
@@ -18,11 +18,11 @@ def test_arms_of_one_seed_share_their_first_weights(tmp_path):
     plan = shipped_plan(ROOT / "studies/groceries_frcnn.yml")
     paths = [write_first_weights(run, tmp_path) for run in plan if run.seed < 2 and run.arm in ("student", "kd")]
     assert paths[0] == paths[1] != paths[2] == paths[3]
-    one, other = (saved(p)["state_dict"] for p in (paths[0], paths[2]))
+    one, other = (load_plain(p)["state_dict"] for p in (paths[0], paths[2]))
     assert not torch.equal(one["roi_head.bbox_head.fc_cls.weight"], other["roi_head.bbox_head.fc_cls.weight"])
     paths[0].unlink()
     write_first_weights(plan[0], tmp_path)
-    again = saved(paths[0])["state_dict"]
+    again = load_plain(paths[0])["state_dict"]
     assert all(torch.equal(again[k], v) for k, v in one.items())
 
 

@@ -16,10 +16,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from saved import saved
 from study_files import ARMS
 
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.read_as_data import load_plain
 from studies.runner import slots, trainer
 from studies.runner.eta import Durations, clock, remaining_seconds
 from studies.runner.processes import hold
@@ -70,9 +70,9 @@ def test_detectors_start_from_their_trained_backbones(fake):
     folders = {line["arm"]: fake.root / "runs" / line["folder"] for line in fake.results().values()}
     for arm in ("teacher", "student"):
         cfg = Config.fromfile(folders[arm] / "config.py")
-        backbone = saved(folders["pretrain"] / "epoch_1.pth")["state_dict"]
-        start = saved(cfg.load_from)["state_dict"]
-        others = saved(re.sub("-backbone.*", ".pth", cfg.load_from))["state_dict"]
+        backbone = load_plain(folders["pretrain"] / "epoch_1.pth")["state_dict"]
+        start = load_plain(cfg.load_from)["state_dict"]
+        others = load_plain(re.sub("-backbone.*", ".pth", cfg.load_from))["state_dict"]
         assert start.keys() == others.keys()
         own = {k for k in start if k.startswith("backbone.")}
         assert all(torch.equal(start[k], others[k]) for k in start.keys() - own)

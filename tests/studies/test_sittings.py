@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from saved import saved
 from study_files import TOOL
 
+from rekd_det.utils.read_as_data import load_plain
 from studies.runner.eta import budget_seconds
 from studies.runner.plan import make_plan
 from studies.runner.spec import StudyError
@@ -76,7 +76,7 @@ def test_what_a_missing_run_builds_on_is_trained_again_and_nothing_else(sitting,
 def train_backbones_otherwise(tools: Path) -> None:
     """From now on the fake trainings of backbones give slightly other weights."""
     trained = tools / "trained"
-    changed = {path.name: saved(path) for path in trained.iterdir()}
+    changed = {path.name: load_plain(path) for path in trained.iterdir()}
     trained.unlink()  # a link to what all tests share
     trained.mkdir()
     for name, content in changed.items():
@@ -104,7 +104,7 @@ def test_a_student_starts_from_the_backbone_that_is_there_now(sitting):
     def starts_from() -> dict[str, torch.Tensor]:
         sitting.call("a")
         (config,) = (sitting.root / "a/runs").glob("frcnn_student-*/config.py")
-        return saved(re.search("load_from ?= ?'(.+?)'", config.read_text())[1])["state_dict"]
+        return load_plain(re.search("load_from ?= ?'(.+?)'", config.read_text())[1])["state_dict"]
 
     before = starts_from()
     train_backbones_otherwise(sitting.tools)

@@ -9,10 +9,10 @@ import torch
 from forked_tool import start, wait
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from saved import saved
 from tiny_pair import write_tiny_pair
 
 from rekd_det.utils.pair_config import resolve_model_config
+from rekd_det.utils.read_as_data import load_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "configs" / "rekd_ld_gfl_r101_r50_coco.py"
@@ -63,7 +63,7 @@ def test_the_shipped_pair_trains_and_its_student_is_a_plain_gfl(pair, tmp_path):
     for name in ("loss_tisd", "loss_ntid", "box.loss_tisd", "box.loss_ntid", "box.head_mass"):
         values = [float(x) for x in re.findall(rf"distill\.{re.escape(name)}: (\S+)", said)]
         assert len(values) == 2 and all(v > 0 for v in values), name
-    keys = saved(tmp_path / "work" / "iter_2.pth")["state_dict"]
+    keys = load_plain(tmp_path / "work" / "iter_2.pth")["state_dict"]
     assert all(key.startswith("architecture.") for key in keys)
 
 

@@ -13,11 +13,11 @@ import torch
 from load_tool import load_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from saved import saved
 
 from rekd_det.apis.command_line import add_common_arguments
 from rekd_det.datasets.synthetic import PRESETS, build_dataset
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.read_as_data import load_plain
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "demo"
@@ -193,7 +193,7 @@ def test_quick_demo_runs_and_reuses_its_steps(tmp_path):
     assert "Epoch(train)" in first
     log = (work / "student" / "output.txt").read_text()
     assert "distill.loss_tisd" in log
-    weights = saved(work / "student" / "epoch_1.pth")["state_dict"]
+    weights = load_plain(work / "student" / "epoch_1.pth")["state_dict"]
     assert all(key.startswith("architecture.") for key in weights)
     assert (work / "student_detections.png").is_file()
     detections = json.loads((work / "eval_student" / "detections.bbox.json").read_text())

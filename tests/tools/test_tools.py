@@ -16,7 +16,8 @@ import torch
 from forked_tool import free_port
 from load_tool import TOOLS, load_tool
 from mmengine.config import Config, DictAction
-from saved import saved
+
+from rekd_det.utils.read_as_data import load_plain
 
 ROOT = TOOLS.parent
 THEIR_TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
@@ -254,7 +255,7 @@ def test_a_distilled_student_trains_resumes_and_is_evaluated(pair, tmp_path):
     assert "resumed epoch: 0, iter: 2" in resumed
 
     checkpoint = tmp_path / "work" / "iter_3.pth"
-    keys = saved(checkpoint)["state_dict"]
+    keys = load_plain(checkpoint)["state_dict"]
     assert all(key.startswith("architecture.") for key in keys)
 
     (tmp_path / "teacher.pth").write_text("not needed for the student")
@@ -300,7 +301,7 @@ def test_the_fused_and_the_eager_loss_train_alike_in_two_processes(pair, tmp_pat
     assert len(steps["eager"]) == 3
     for eager, fused in zip(steps["eager"], steps["fused"], strict=True):
         assert fused == pytest.approx(eager, abs=2e-4, rel=1e-3)
-    eager, fused = (saved(tmp_path / name / "iter_3.pth")["state_dict"] for name in ("eager", "fused"))
+    eager, fused = (load_plain(tmp_path / name / "iter_3.pth")["state_dict"] for name in ("eager", "fused"))
     for key, value in eager.items():
         torch.testing.assert_close(fused[key], value, atol=1e-5, rtol=1e-4)
 
@@ -341,7 +342,7 @@ def test_two_processes_on_one_node_and_on_two_nodes_agree(pair, tmp_path):
     outputs = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs[0][-4000:]
     assert losses(outputs[0]) == losses(one_node)
-    one, two = (saved(tmp_path / name / "iter_2.pth")["state_dict"] for name in ("one", "node0"))
+    one, two = (load_plain(tmp_path / name / "iter_2.pth")["state_dict"] for name in ("one", "node0"))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
     checkpoint = tmp_path / "one" / "iter_2.pth"

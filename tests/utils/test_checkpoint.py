@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from forged import Call
+from forged import Call, remove_storages
 from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
 from mmengine.optim import MultiStepLR, OneCycleLR
@@ -34,6 +34,22 @@ def cut(path: str, share: float) -> str:
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[: int(len(content) * share)])
     return path
+
+
+def larger_than_its_storage(path: Path) -> str:
+    """A checkpoint in the old format whose second tensor finds an empty storage."""
+    empty = torch.zeros(0)
+    larger = Call(torch._utils._rebuild_tensor_v2, empty.storage(), 0, (99,), (1,), False, OrderedDict())
+    return save(path, {"state_dict": {"empty": empty, "larger": larger}}, zipped=False)
+
+
+def part_of_a_storage(path: Path) -> str:
+    """A checkpoint in the old format, with a storage as torch 0.3 wrote a part of another."""
+    content = Path(save(path, weights(), zipped=False)).read_bytes()
+    count = pickle.BININT2 + (4096).to_bytes(2, "little")
+    part = pickle.BINUNICODE + b"\x01\0\0\0p" + pickle.BININT1 + b"\0" + count + pickle.TUPLE3
+    path.write_bytes(content.replace(count + pickle.NONE, count + part))
+    return str(path)
 
 
 def weights() -> dict:
@@ -66,12 +82,16 @@ def test_a_sound_checkpoint_loads(tmp_path, zipped):
         (lambda p: cut(save(p / "a", weights()), 0.5), "is damaged"),
         (lambda p: cut(save(p / "a", weights(), False), 0.5), "is damaged"),
         (lambda p: cut(save(p / "a", weights(), False), 0.01), "is damaged"),
+        (lambda p: remove_storages(save(p / "a", weights(), False)), "is damaged .* 1 of 1 storages have no data"),
+        (lambda p: larger_than_its_storage(p / "a"), "is damaged .* storage has wrong byte size"),
+        (lambda p: part_of_a_storage(p / "a"), "is damaged .* storage \\d+ is a part of another"),
         (lambda p: save(p / "a", [1, 2]), "holds no weights"),
         (lambda p: save(p / "a", {"state_dict": {}}), "holds no weights"),
         (lambda p: save(p / "a", {"epoch": 3}), "holds no weights"),
     ],
     ids=[
         *("missing", "folder", "empty", "text", "html", "half-zip", "half-legacy", "head-legacy"),
+        *("dataless-legacy", "larger-legacy", "part-legacy"),
         *("list", "no-keys", "no-tensors"),
     ],
 )

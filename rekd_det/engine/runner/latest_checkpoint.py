@@ -29,13 +29,16 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
         Its path, or None if the run has written none.
 
     Raises:
-        CheckpointError: if there are checkpoints but all are damaged (starting from scratch would overwrite them), or
-            the only one is another run's.
+        CheckpointError: if there are checkpoints but all are damaged (starting from scratch would overwrite them), if
+            the only one is another run's, or if ``last_checkpoint`` names a URL or a storage backend.
     """
-    named = _named_by_last_checkpoint(work_dir)
-    if named is not None and not is_local(named):
-        return named  # on a storage backend, which reads and checks it
+    named = named_by_last_checkpoint(work_dir)
     if named is not None:
+        if not is_local(named):  # a copied folder must not decide what is fetched from where
+            raise CheckpointError(
+                f"'{osp.join(work_dir, 'last_checkpoint')}' names '{named}', which is no file of this machine: if you "
+                f"trust it, give it with --resume {named}, or remove last_checkpoint"
+            )
         named = _own(work_dir, named)
     folders = {work_dir} if named is None else {work_dir, osp.dirname(named) or work_dir}
     found = training_checkpoints(*folders)
@@ -107,7 +110,8 @@ def check_resumable(path: str) -> dict:
     return meta
 
 
-def _named_by_last_checkpoint(work_dir: str) -> str | None:
+def named_by_last_checkpoint(work_dir: str) -> str | None:
+    """What a run's file ``last_checkpoint`` says; None if there is none, or nothing in it."""
     try:
         with open(osp.join(work_dir, "last_checkpoint"), encoding="utf-8", errors="replace") as file:
             return file.read().strip() or None

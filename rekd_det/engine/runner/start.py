@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object, barrier, broadcast, broadcast_object_list, init_dist, is_main_process
 
 from rekd_det.engine.runner.cpu_dist import start_gloo
-from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
+from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint, named_by_last_checkpoint
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, check_checkpoint_file, is_local
 from rekd_det.utils.errors import InputError
@@ -50,7 +50,9 @@ def decide_start(cfg: Config | dict, auto: bool = False) -> str | None:
         instead = f"the training starts from load_from='{first}'" if first else "the training starts anew"
         if first:
             in_all(lambda: check_checkpoint_file(first))
-        return f"No checkpoint in {cfg['work_dir']} to resume from: {instead}."
+        gone = named_by_last_checkpoint(cfg["work_dir"])
+        why = f" (last_checkpoint names '{gone}', which does not exist)" if gone else ""
+        return f"No checkpoint in {cfg['work_dir']} to resume from{why}: {instead}."
     cfg["load_from"] = path
     return _share(path, identity) if identity is not None else None
 

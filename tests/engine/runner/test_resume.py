@@ -10,11 +10,11 @@ import forked_tool
 import pytest
 import torch
 from same_bits import assert_equal
-from saved import saved
 from tiny_pair import AUGMENTED
 
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
 from rekd_det.utils.checkpoint import CheckpointError
+from rekd_det.utils.read_as_data import load_plain
 
 # Whatever draws random numbers or keeps a state: augmentation, samplers, momentum, schedule, warm-up, EMA, best.
 _RUN = """
@@ -91,7 +91,7 @@ def losses(work_dir: Path) -> dict[int, dict]:
 def last_checkpoint(work_dir: Path) -> dict:
     path = find_latest_checkpoint(str(work_dir))
     assert path is not None
-    return saved(path)
+    return load_plain(path)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_killed_run_resumes_exactly(whole, tmp_path, kill):
     assert_same_run(tmp_path, uninterrupted)
     assert sorted(p.name for p in tmp_path.glob("iter_*.pth")) == ["iter_6.pth"]
     (best,) = tmp_path.glob("best_*.pth")
-    assert all(k.startswith("architecture.") for k in saved(best)["state_dict"])
+    assert all(k.startswith("architecture.") for k in load_plain(best)["state_dict"])
     assert not list(tmp_path.glob(".*.partial"))
 
 

@@ -13,8 +13,9 @@ import torch
 from filelock import FileLock
 from mmengine.config import Config
 from same_bits import assert_equal
-from saved import saved
 from tiny_pair import AUGMENTED, TinyPair
+
+from rekd_det.utils.read_as_data import load_plain
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,7 @@ class Runs:
         return codes
 
     def checkpoint(self, name: str, folder: str = "run") -> dict:
-        return saved(self.folder / folder / name)
+        return load_plain(self.folder / folder / name)
 
 
 @pytest.fixture
@@ -176,8 +177,11 @@ def test_two_killed_processes_end_with_the_bits_of_two_that_were_not(runs):
 
 def test_without_a_checkpoint_yet_load_from_stays_in_force(runs):
     runs.config(_ITERS + f"load_from = '{runs.pair.folder}/student.pth'")
+    (runs.folder / "run").mkdir()
+    (runs.folder / "run/last_checkpoint").write_text("/unmounted/run/iter_9.pth")
     assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
-    assert "to resume from: the training starts from load_from=" in runs.said
+    why = "(last_checkpoint names '/unmounted/run/iter_9.pth', which does not exist)"
+    assert f"No checkpoint in run to resume from {why}: the training starts from load_from=" in runs.said
     assert re.search(r"(\d+) of \1 weights in the checkpoint match the student's \1", runs.said)
     # and once there is one, it goes on from there
     codes = runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3")

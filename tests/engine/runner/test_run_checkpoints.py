@@ -7,10 +7,10 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import RUNNERS
-from saved import saved
 
 from rekd_det.models.utils.finite_guard import FiniteGuard, NonFiniteLoss
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.read_as_data import load_plain
 
 # A student of some size: beside 3 M parameters and their momentum, what else is stored must be small.
 _WIDE = {
@@ -51,7 +51,7 @@ def test_a_checkpoint_is_as_large_as_plain_mmdets(pair, tmp_path):
     assert plain.stat().st_size > 10e6
     assert distilled.stat().st_size == pytest.approx(plain.stat().st_size, rel=0.02)
 
-    ours, theirs = (saved(p) for p in (distilled, plain))
+    ours, theirs = (load_plain(p) for p in (distilled, plain))
     assert set(ours) == {*theirs, "generator_states", "input_sizes", "data_position"}
     assert {k.removeprefix("architecture.") for k in ours["state_dict"]} == set(theirs["state_dict"])
     assert all(k.startswith("architecture.") for k in ours["state_dict"])
@@ -63,7 +63,7 @@ def test_a_plain_students_checkpoint_is_loaded_and_counted(pair, tmp_path, runne
     options = {"runner_type": runner_type, "optim_wrapper.optimizer": dict(type="SGD", lr=0.0)}
     start = torch.load(pair.folder / "student.pth", weights_only=True)["state_dict"]
     path = train(pair.pair, tmp_path, load_from=str(pair.folder / "student.pth"), **options)
-    weights = saved(path)["state_dict"]
+    weights = load_plain(path)["state_dict"]
     for key, value in start.items():
         if "running" not in key and "num_batches" not in key:
             assert torch.equal(weights[f"architecture.{key}"], value), key
@@ -75,7 +75,7 @@ def test_a_plain_students_checkpoint_is_loaded_and_counted(pair, tmp_path, runne
 def test_a_distilled_checkpoint_is_loaded_and_counted(pair, tmp_path):
     first = train(pair.pair, tmp_path / "first", runner_type="ReKDRunner")
     train(pair.pair, tmp_path / "second", runner_type="ReKDRunner", load_from=str(first))
-    count = len(saved(first)["state_dict"])
+    count = len(load_plain(first)["state_dict"])
     assert f"{count} of {count} weights in the checkpoint match the student's {count}" in log_of(tmp_path / "second")
 
 
