@@ -82,7 +82,7 @@ def main() -> None:
     note = decide_start(cfg, auto=args.resume == "auto")
     check_first_weights(cfg)
     check_hooks(cfg)
-    check_evaluators(cfg, ("val",))
+    check_evaluators(cfg, ("val", "test"))
     check_data(cfg, ("train", "val"))
     runner = build_runner(cfg)
     if cfg.get("resume"):

@@ -267,6 +267,16 @@ CASES = [
         "val_evaluator.metric_items: CocoMetric has no item 'mAP50'; did you mean 'mAP_50'?",
         ("val_evaluator.metric_items=[mAP50]",),
     ),
+    Case(
+        "option of the metric of a later test",
+        "test_evaluator.metrics: CocoMetric has no option 'metrics'; did you mean 'metric'?",
+        ("test_evaluator.metrics=bbox",),
+    ),
+    Case(
+        "option of the faster metric",
+        "val_evaluator.clas_wise: FasterCocoMetric has no option 'clas_wise'; did you mean 'classwise'?",
+        ("val_evaluator.type=FasterCocoMetric", "val_evaluator.clas_wise=True"),
+    ),
     Case("no interval", "train_cfg.val_interval=0 is no interval", ("train_cfg.val_interval=0",)),
     Case(
         "more classes than a classifier has",
