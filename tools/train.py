@@ -22,6 +22,9 @@ from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
 from rekd_det.engine.runner.start import decide_start
 from rekd_det.utils.config_types import type_name
 
+#: what mmengine's AmpOptimWrapper takes that no other wrapper does
+_FP16_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
+
 
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(description="Train a detector or an image classifier")
@@ -50,16 +53,23 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Write what the command line says into the config."""
     cfg.launcher = args.launcher
     choose_work_dir(cfg, args.work_dir, args.config)
+    name = type_name((cfg.get("optim_wrapper") or {}).get("type", "OptimWrapper"))
     if args.amp:
-        name = type_name(cfg.optim_wrapper.get("type", "OptimWrapper"))
         if name not in ("OptimWrapper", "AmpOptimWrapper", "BF16OptimWrapper"):
             raise PreflightError(f"--amp can't be combined with optim_wrapper.type={name}; leave one of the two out")
         # mmengine's AmpOptimWrapper has no CPU mode, and bf16 stays what the config wants.
         if name == "BF16OptimWrapper" or get_device() == "cpu":
             cfg.optim_wrapper.type = "BF16OptimWrapper"
+            for option in _FP16_OPTIONS if name == "AmpOptimWrapper" else ():
+                cfg.optim_wrapper.pop(option, None)
         else:
             cfg.optim_wrapper.type = "AmpOptimWrapper"
             cfg.optim_wrapper.loss_scale = "dynamic"
+    elif name == "AmpOptimWrapper" and get_device() == "cpu":
+        raise PreflightError(
+            "optim_wrapper.type='AmpOptimWrapper' needs a GPU, and there is none here: give --amp, which on a CPU "
+            f"computes in bf16, or set optim_wrapper.type=OptimWrapper and leave out {', '.join(_FP16_OPTIONS)}"
+        )
     if args.auto_scale_lr:
         scaling = cfg.get("auto_scale_lr") or {}
         if "base_batch_size" not in scaling:
@@ -84,7 +94,7 @@ def main() -> None:
     note = decide_start(cfg, auto=args.resume == "auto")
     check_first_weights(cfg)
     check_hooks(cfg)
-    check_evaluators(cfg, ("val",))
+    check_evaluators(cfg, ("val", "test"))
     check_data(cfg, ("train", "val"))
     runner = build_runner(cfg)
     if cfg.get("resume"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from rekd_det.apis.mask_prediction import predicts_masks
 from rekd_det.evaluation import FasterCocoMetric
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError, did_you_mean
+from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import classifies_images, trained_model
 
 #: the names that ``metric_items`` may list, those of a precision first
@@ -46,6 +48,7 @@ def check_evaluators(cfg: Config, splits: Iterable[str]) -> None:
                 "val_dataloader and val_evaluator to None for a training without validation"
             )
         for key, evaluator in evaluators_of(cfg, split):
+            _check_names(key, evaluator)
             if classifies_images(cfg) and type_name(evaluator.get("type")) == "Accuracy":
                 _check_top_k(key, evaluator, model_key, model)
             if not is_coco(evaluator) or evaluator.get("format_only"):
@@ -75,6 +78,17 @@ def evaluators_of(cfg: Config, split: str) -> Iterator[tuple[str, Mapping]]:
 def is_coco(evaluator: Mapping) -> bool:
     """Whether an evaluator is mmdet's ``CocoMetric`` or the faster one; its subclasses have ways of their own."""
     return type_class(evaluator.get("type"), METRICS) in (CocoMetric, FasterCocoMetric)
+
+
+def _check_names(key: str, evaluator: Mapping) -> None:
+    """Raise EvaluatorError for an option that a metric has not; of one with ``**kwargs`` they are not all known."""
+    kind = type_class(evaluator.get("type"), METRICS)
+    if kind is None or (not is_coco(evaluator) and inspect.getfullargspec(kind).varkw):
+        return
+    known = options_of(kind)
+    for option in sorted(evaluator.keys() - known - {"type", "_scope_"}):
+        listed = did_you_mean(option, known) or f": it has {', '.join(sorted(known))}"
+        raise EvaluatorError(f"{key}.{option}: {kind.__name__} has no option '{option}'{listed}")
 
 
 def _check_top_k(key: str, evaluator: Mapping, model_key: str, model: Any) -> None:

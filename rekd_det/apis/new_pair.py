@@ -6,26 +6,28 @@ from collections.abc import Mapping
 
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from rekd_det.models.adapters import ADAPTERS, QueryAdapter, RCNNAdapter
-from rekd_det.models.adapters.base import HEAD_ATTRIBUTES, HeadAdapter, find_adapter
+from rekd_det.models.adapters.base import HEAD_ATTRIBUTES, HeadAdapter, build_adapter, find_adapter
 from rekd_det.models.adapters.dense.dense import RetinaAdapter
 from rekd_det.models.adapters.dense.gfl import GFLAdapter
-from rekd_det.utils.config_types import type_class, type_name
+from rekd_det.models.teachers.teacher import without_init_cfg
+from rekd_det.utils.config_types import default_scope, type_class, type_name
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images
 
 
 def check_heads(student: Config, teacher: Mapping) -> None:
-    """Check what the configs alone say: whether the teacher's head classifies the student's kind of rows.
+    """Check what needs no weights: whether the teacher's head classifies the student's rows.
 
     Args:
         student: the student's config, as read.
         teacher: the teacher's model config.
 
     Raises:
-        InputError: if the student is an image classifier, or no adapter pairs the two heads.
+        InputError: if the student is an image classifier, no adapter pairs the two heads, or their rows differ.
     """
     if classifies_images(student):
         raise InputError(
@@ -36,6 +38,12 @@ def check_heads(student: Config, teacher: Mapping) -> None:
     try:
         find_adapter(*heads)
     except TypeError as error:
+        raise InputError(str(error)) from error
+    init_default_scope(default_scope(student))
+    detectors = [MODELS.build(without_init_cfg(model)) for model in (student.model, teacher)]
+    try:
+        build_adapter(*detectors)
+    except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
 
 

@@ -57,6 +57,14 @@ def test_a_sound_pair(check, pair):
             ["train_dataloader.dataset.metainfo.classes=('a','b')"],
             "has 2 categories and the student's head num_classes=12",
         ),
+        (
+            [
+                "model.architecture.backbone.strides=(1,1,2,2)",
+                "model.distiller.feature_losses.loss_cwd.type=mmrazor.ChannelWiseDivergence",
+                "model.distiller.feature_losses.loss_cwd.levels=[1]",
+            ],
+            "feature_losses.loss_cwd: ChannelWiseDivergence can't compare level 1",
+        ),
         (["train_dataloader.dataset.metainfo.classes=('a',)"], "the data set has 1 categories, the teacher"),
     ],
 )

@@ -52,6 +52,14 @@ _REPEATED = (
     "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2, "
     "dataset={{_base_.train_dataloader.dataset}}))\n"
 )
+_OTHER_STRIDES = "teacher=dict(cfg_options={'model.backbone.strides': (1, 1, 2, 2)})"
+_CWD = dict(type="mmrazor.ChannelWiseDivergence", levels=[0, 1])
+_FBKD = dict(
+    type="mmrazor.FBKDLoss",
+    levels=[1],
+    student_connector=dict(type="mmrazor.FBKDStudentConnector", in_channels=16, sub_sample=True),
+    teacher_connector=dict(type="mmrazor.FBKDTeacherConnector", in_channels=16, sub_sample=True),
+)
 
 
 def _write_configs(folder: Path) -> None:
@@ -82,6 +90,8 @@ def _write_configs(folder: Path) -> None:
         "masks": "model = dict(architecture=dict(roi_head=dict(mask_head=dict(type='FCNMaskHead'))))",
         "untested": "test_dataloader = test_evaluator = test_cfg = None",
         "preprocessor": "data_preprocessor = {{_base_.model.architecture.data_preprocessor}}",
+        "features": f"model = dict({_OTHER_STRIDES}, distiller=dict(feature_losses=dict(loss_cwd={_CWD})))",
+        "tuples": f"model = dict({_OTHER_STRIDES}, distiller=dict(feature_losses=dict(loss_fbkd={_FBKD})))",
         "unscaled": "auto_scale_lr = dict(_delete_=True)",
     }
     for name, text in derived.items():
@@ -272,6 +282,16 @@ CASES = [
         "val_evaluator.metric_items: CocoMetric has no item 'mAP50'; did you mean 'mAP_50'?",
         ("val_evaluator.metric_items=[mAP50]",),
     ),
+    Case(
+        "option of the metric of a later test",
+        "test_evaluator.metrics: CocoMetric has no option 'metrics'; did you mean 'metric'?",
+        ("test_evaluator.metrics=bbox",),
+    ),
+    Case(
+        "option of the faster metric",
+        "val_evaluator.clas_wise: FasterCocoMetric has no option 'clas_wise'; did you mean 'classwise'?",
+        ("val_evaluator.type=FasterCocoMetric", "val_evaluator.clas_wise=True"),
+    ),
     Case("no interval", "train_cfg.val_interval=0 is no interval", ("train_cfg.val_interval=0",)),
     Case(
         "more classes than a classifier has",
@@ -306,6 +326,18 @@ CASES = [
     loss("gamma for softmax", "gamma=1.0", "gamma needs activation='sigmoid'"),
     loss("unknown loss", "type=mmrazor.ReKDLos", "model.distiller.loss.type='mmrazor.ReKDLos' is not a loss"),
     loss("another kind of loss", "type=mmdet.L1Loss", "is not a loss on classification logits"),
+    Case(
+        "feature maps of other sizes",
+        "feature_losses.loss_cwd: ChannelWiseDivergence can't compare level 1 of the feature maps: "
+        "model.architecture.extract_feat gives (2, 16, 8, 8), model.teacher.extract_feat (2, 16, 16, 16). Give both "
+        "networks the same strides; or set model.distiller.feature_losses.loss_cwd.levels=[0], whose sizes agree",
+        config="features.py",
+    ),
+    Case(
+        "feature maps of other sizes behind connectors",
+        "feature_losses.loss_fbkd: FBKDLoss can't compare level 1 of the feature maps",
+        config="tuples.py",
+    ),
     # --- the pair
     Case("unknown head", "the student's RPNHead is not supported. Supported heads:", config="no_head.py"),
     Case(

@@ -140,6 +140,7 @@ def test_a_mistyped_name_gets_the_nearest(run_tool, tmp_path):
         ("grounding_dino_swin-t_finetune_16xb2_1x_coco", "retinanet_r101_fpn_2x_coco", "GroundingDINOHead is not"),
         ("retinanet_r18_fpn_1x_coco", "rpn_r50_fpn_1x_coco", "the teacher's config has no model with one of roi_head"),
         ("faster-rcnn_r50_fpn_1x_coco", "retinanet_r101_fpn_2x_coco", "classify different kinds of rows"),
+        ("atss_r50_fpn_1x_coco", "retinanet_r101_fpn_2x_coco", "with 1 prior per location, the teacher strides (8, 16"),
         (ROOT / "configs/cls/student_r20_cifar100.py", "retinanet_r101_fpn_2x_coco", "copy a pair from configs/cls"),
         ("resnet18_8xb32_in1k", "retinanet_r101_fpn_2x_coco", "copy a pair from configs/cls"),
     ],

@@ -318,6 +318,16 @@ def test_amp_keeps_the_mixed_precision_of_the_config(pair, device, monkeypatch, 
     assert cfg.optim_wrapper.type == "BF16OptimWrapper" and "loss_scale" not in cfg.optim_wrapper
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="checks the way without a GPU")
+def test_fp16_without_a_gpu_is_refused_and_replaced_by_amp(pair, run_tool, unformatted_configs, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    fp16 = ("--cfg-options", "optim_wrapper.type=AmpOptimWrapper", "optim_wrapper.loss_scale=512.0")
+    with pytest.raises(SystemExit, match=r"optim_wrapper\.type='AmpOptimWrapper' needs a GPU.* give --amp"):
+        run_tool("train.py", pair.pair, *fp16)
+    run_tool("train.py", pair.pair, "--amp", *fp16)
+    assert (tmp_path / "work_dirs/pair/iter_2.pth").is_file()
+
+
 def losses(output: str) -> list[str]:
     return re.findall(r"loss: .*?distill.head_mass: \S+", output)
 

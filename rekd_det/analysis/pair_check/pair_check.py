@@ -31,6 +31,7 @@ from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
 from rekd_det.utils.config_types import default_scope, type_name
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config
 
 #: a note is added if the distillation's share of the gradient is outside this range
@@ -70,7 +71,7 @@ def check_pair(cfg: Config, size: tuple[int, int] | None = None) -> Findings:
             training.
 
     Returns:
-        What was found. A pair that can't be built has that as its only mistake.
+        What was found. A pair that can't be built, or whose losses can't be computed, has that as its last mistake.
 
     Raises:
         PairError: if the config describes no pair.
@@ -91,7 +92,11 @@ def check_pair(cfg: Config, size: tuple[int, int] | None = None) -> Findings:
     if size is None:
         size = _train_scale(cfg)[0][::-1] if classifies_images(cfg) else (192, 256)
     batch = synthetic_batch(model, _num_classes(model) or len(_data_classes(cfg) or "ab"), size)
-    _report_losses(model, batch, found)
+    try:
+        _report_losses(model, batch, found)
+    except InputError as error:  # feature maps that do not fit a feature loss
+        found.mistakes.append(_one_line(error))
+        return found
     _report_cost(cfg, model, batch, found)
     _check_schedule(cfg, found)
     return found

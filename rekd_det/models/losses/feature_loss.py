@@ -11,15 +11,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmcv.cnn import NonLocal2d
 from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from rekd_det.models.losses.base import LogitLoss
+from rekd_det.utils.errors import InputError
 
 #: by which names MMRazor's connectors call the channels they take
 _IN_CHANNELS = ("in_channels", "in_channel", "student_channels")
+
+
+def _initialised() -> None:
+    """For a module that has initialised its weights."""
 
 
 class FeatureLoss(BaseModule):
@@ -90,9 +96,14 @@ class FeatureLoss(BaseModule):
                     "ConvModuleConnector, FBKDStudentConnector, FBKDTeacherConnector, MGDConnector and others"
                 )
             try:
-                return MODELS.build(dict(config))
+                built = MODELS.build(dict(config))
             except TypeError as error:
                 raise TypeError(f"{self.key}{part}: {error}") from error
+        for block in built.modules():
+            # It has initialised itself; a second time, by mmengine, it fails on the pooling that it has added since.
+            if isinstance(block, NonLocal2d) and block.sub_sample:
+                block.init_weights = _initialised  # type: ignore[method-assign]
+        return built
 
     def _check_loss(self) -> None:
         kind = type(self.loss).__name__
@@ -114,15 +125,22 @@ class FeatureLoss(BaseModule):
             teacher: the teacher's, without gradient.
 
         Raises:
-            ValueError: if the levels are not there, or the maps do not fit each other.
+            InputError: if the levels are not there, or the maps do not fit each other; it names the config key.
         """
         total = student[0].new_zeros((), dtype=torch.float32)
         with torch.autocast(student[0].device.type, enabled=False):
             for i, level in enumerate(self._check_levels(len(student), len(teacher))):
                 s = self._connect(0, self.student_connectors, i, level, student[level])
                 t = self._connect(1, self.teacher_connectors, i, level, teacher[level])
-                self._check_maps(level, s, t)
-                total = total + self.loss(s, t)
+                self._check_maps(level, s, t, student, teacher)
+                try:
+                    total = total + self.loss(s, t)
+                except (RuntimeError, AssertionError) as error:
+                    # A loss may resize one of the maps itself (PKD), or get tuples of its connectors (FBKD).
+                    same = student[level].shape[2:] == teacher[level].shape[2:]
+                    if same or isinstance(error, torch.OutOfMemoryError):
+                        raise
+                    raise self._other_sizes(level, student, teacher) from error
         return total
 
     def idle(self) -> Tensor:
@@ -132,13 +150,13 @@ class FeatureLoss(BaseModule):
     def _check_levels(self, student: int, teacher: int) -> list[int]:
         if self.levels is None:
             if student != teacher:
-                raise ValueError(
+                raise InputError(
                     f"{self.key}: the student has {student} feature levels, the teacher {teacher}; name those that "
                     f"belong together, e.g. levels={list(range(min(student, teacher)))}"
                 )
             return list(range(student))
         if max(self.levels) >= min(student, teacher):
-            raise ValueError(
+            raise InputError(
                 f"{self.key}.levels={self.levels} is out of range: the student has {student} feature levels, the "
                 f"teacher {teacher}, so indices go from 0 to {min(student, teacher) - 1}"
             )
@@ -152,24 +170,32 @@ class FeatureLoss(BaseModule):
         wants = next((config[k] for k in _IN_CHANNELS if k in config), feature.shape[1])
         if wants != feature.shape[1]:
             name = ("student", "teacher")[side]
-            raise ValueError(
+            raise InputError(
                 f"{self.key}.{name}_connector takes {wants} channels, but level {level} of the {name} has "
                 f"{feature.shape[1]}"
             )
         return connectors[index](feature)
 
-    def _check_maps(self, level: int, student: Any, teacher: Any) -> None:
+    def _check_maps(self, level: int, student: Any, teacher: Any, *maps: Sequence[Tensor]) -> None:
         if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
             return  # FBKD's connectors give tuples to their loss
         if student.shape[1] != teacher.shape[1]:
-            raise ValueError(
+            raise InputError(
                 f"{self.key}: level {level} has {student.shape[1]} channels in the student and {teacher.shape[1]} in "
                 "the teacher. Add student_connector=dict(type='mmrazor.ConvModuleConnector', "
                 f"in_channel={student.shape[1]}, out_channel={teacher.shape[1]}, act_cfg=None)"
             )
         # PKD resizes one of the maps itself.
         if student.shape != teacher.shape and not hasattr(self.loss, "resize_stu"):
-            raise ValueError(
-                f"{self.key}: level {level} is {tuple(student.shape)} in the student and {tuple(teacher.shape)} in the "
-                "teacher; take levels of the same stride"
-            )
+            raise self._other_sizes(level, *maps)
+
+    def _other_sizes(self, level: int, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> InputError:
+        pairs = enumerate(zip(student, teacher, strict=False))
+        fits = [i for i, (s, t) in pairs if s.shape[2:] == t.shape[2:]]
+        mend = f"set {self.key}.levels={fits}, whose sizes agree; or " if fits else ""
+        return InputError(
+            f"{self.key}: {type(self.loss).__name__} can't compare level {level} of the feature maps: "
+            f"model.architecture.extract_feat gives {tuple(student[level].shape)}, model.teacher.extract_feat "
+            f"{tuple(teacher[level].shape)}. Give both networks the same strides; or {mend}take "
+            "mmrazor.PKDLoss, which resizes the student's map"
+        )
