@@ -139,7 +139,11 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: An
     """Replaces ``torch._utils._rebuild_tensor_v2``; without hooks."""
     if type(storage) is not torch.storage.TypedStorage:
         raise InputError("torch._utils._rebuild_tensor_v2")
-    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, collections.OrderedDict())
+    held = storage._untyped_storage.nbytes()
+    tensor = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, collections.OrderedDict())
+    if storage._untyped_storage.nbytes() != held:  # it has grown by unused memory
+        raise InputError("a tensor that is larger than its storage")
+    return tensor
 
 
 _FUNCTIONS: dict[str, Any] = {

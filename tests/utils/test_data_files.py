@@ -118,6 +118,15 @@ def test_a_tensor_inside_a_pickle_carries_no_code():
     assert not Path("made-by-a-file").exists()
 
 
+def test_a_tensor_larger_than_its_data_is_refused():
+    """Its rest would be memory that happens to be unused."""
+    arguments = (torch.zeros(2).storage(), 0, (200_000,), (1,), False, OrderedDict())
+    with open("a.pkl", "wb") as file:
+        pickle.dump(Call(torch._utils._rebuild_tensor_v2, *arguments), file)
+    with pytest.raises(InputError, match="a tensor that is larger than its storage"):
+        load("a.pkl")
+
+
 def test_a_class_that_the_user_allows_is_read():
     dump(Own(), "a.pkl")
     with torch.serialization.safe_globals([Own]):
