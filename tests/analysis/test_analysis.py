@@ -298,6 +298,25 @@ def test_a_test_and_a_fresh_start_in_the_same_folder(tmp_path):
     assert run.train["loss"].values == [1.0] and run.final("bbox_mAP") is None
 
 
+def test_a_resume_inside_an_earlier_epoch_drops_the_validations_behind_it(tmp_path):
+    lines = [line for epoch in (1, 2, 3) for line in (train(10 * epoch, loss=3.0), val(epoch, bbox_mAP=epoch / 10))]
+    log(tmp_path / "1", *lines)
+    log(tmp_path / "2", train(20, loss=2.0))  # not at its validation yet
+    run = read_run(tmp_path, "a")
+    assert run.train["loss"].values == [3.0, 2.0]
+    assert (run.final("bbox_mAP"), run.best("bbox_mAP")) == (0.1, 0.1)
+    log(tmp_path / "3", train(30, loss=1.0), val(3, bbox_mAP=0.6))  # resumed behind it, but its log was lost
+    assert read_run(tmp_path, "a").val["bbox_mAP"].steps == [1, 3]
+
+
+def test_so_does_one_before_an_earlier_iteration(tmp_path):
+    lines = [train_by_iteration(step, loss=1.0) for step in (2, 4, 6)]
+    log(tmp_path / "1", lines[0], val(0, bbox_mAP=0.1), lines[1], val(0, bbox_mAP=0.2), lines[2], val(0, bbox_mAP=0.3))
+    log(tmp_path / "2", lines[1])
+    curve = read_run(tmp_path, "a").val["bbox_mAP"]
+    assert (curve.steps, curve.values) == ([2], [0.1])
+
+
 def test_a_validation_that_a_resumed_run_repeats_counts(tmp_path):
     log(tmp_path / "1", train(10, loss=3.0), val(1, bbox_mAP=0.5), train(20, loss=2.5))  # killed while it validated
     log(tmp_path / "2", val(2, bbox_mAP=0.3))
