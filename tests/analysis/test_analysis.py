@@ -136,6 +136,17 @@ def test_rows_of_an_identical_teacher_are_the_students():
     assert forward_hooks(model) == 0
 
 
+def test_a_teacher_in_low_precision_has_rows_too():
+    found = []
+    for dtype in (None, "bf16"):
+        model = build_pair(tiny_rcnn(), teacher=build_tiny(tiny_rcnn(), seed=1), teacher_dtype=dtype)
+        torch.manual_seed(0)
+        found.append(next(rows_of(model, batch(model))))
+    assert torch.equal(found[0].student, found[1].student)
+    torch.testing.assert_close(found[0].teacher, found[1].teacher, rtol=0.05, atol=0.05)
+    assert not torch.equal(found[0].teacher, found[1].teacher)
+
+
 def test_an_implicit_background_is_a_logit_of_zero():
     config = tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     loss = dict(type="mmrazor.ReKDLoss", top_k=2, activation="implicit_bg")
