@@ -12,6 +12,7 @@ from mmengine.config import Config
 from rekd_det.apis.pair_keys import check_pair_keys, check_pair_options
 from rekd_det.apis.preflight import PreflightError
 from rekd_det.engine.utils import RUNNER_KEYS
+from rekd_det.utils.config_options import merge_into
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.pair_config import is_pair, package_config
 
@@ -67,16 +68,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any], path: str) -> None:
         PreflightError: If an option's first key names nothing, or an option does not fit.
     """
     _check_options(cfg, options)
-    try:
-        cfg.merge_from_dict(dict(options))
-    except (KeyError, TypeError) as error:
-        raise PreflightError(f"--cfg-options do not fit '{path}': {error}") from error
-    except AttributeError as error:  # mmengine looks for keys in an element of a list, and in what has none
-        keys = [key for key in options if any(part.isdigit() for part in key.split("."))] or options
-        raise PreflightError(
-            f"--cfg-options {', '.join(keys)} can't be set in '{path}': after a number there must be a key of a dict, "
-            "as in param_scheduler.0.KEY=VALUE. To replace an element of a list, give the whole list"
-        ) from error
+    merge_into(cfg, options, "--cfg-options", path, PreflightError)
 
 
 def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -19,9 +19,12 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from rekd_det.utils.config_nodes import config_nodes
 from rekd_det.utils.config_types import type_name
 from rekd_det.utils.fixed_layers import fix_norms_and_dropout
+from rekd_det.utils.mask_heads import needs_masks
 from rekd_det.utils.pair_config import resolve_model_config
+from rekd_det.utils.pretrained import drop_pretrained
 
 #: base channels of the ResNet that replaces other backbones
 WIDTH = 8
@@ -57,7 +60,8 @@ def tiny_config(cfg_path: str, **backbone: Any) -> ConfigDict:
 def shrink(config: Mapping, **backbone: Any) -> ConfigDict:
     """Shrink a model config as :func:`tiny_config` does. The argument is not changed."""
     model = ConfigDict(copy.deepcopy(dict(config)))
-    for node in _nodes(model):
+    drop_pretrained(model)
+    for node in config_nodes(model):
         for key, limit in _AT_MOST.items():
             if isinstance(node.get(key), int):
                 node[key] = min(node[key], limit)
@@ -65,15 +69,10 @@ def shrink(config: Mapping, **backbone: Any) -> ConfigDict:
             node["type"] = "BN"
         if node.get("type") == "GN":  # a neck behind the small backbone has blocks of 4 channels
             node["num_groups"] = min(node["num_groups"], 4)
-        if "pretrained" in node:
-            node["pretrained"] = None
         if "use_torchvision" in node:  # mmcv's own RoIAlign needs nothing else
             node["use_torchvision"] = False
         if "batch_augments" in node:  # pads to the full training size
             node["batch_augments"] = None
-        init = node.get("init_cfg")
-        if isinstance(init, Mapping) and init.get("type") == "Pretrained":
-            node["init_cfg"] = None
         if isinstance(node.get("sampler"), dict) and "num" in node["sampler"]:
             node["sampler"]["num"] = min(node["sampler"]["num"], 24)
     for name in _LAYERS:
@@ -171,28 +170,10 @@ def pair_of(student: nn.Module, teacher: nn.Module, loss: Mapping | None = None,
         )
 
 
-def needs_masks(model: Any) -> bool:
-    """Whether a detector learns masks."""
-    parts = (model, getattr(model, "roi_head", None), getattr(model, "bbox_head", None))
-    heads = (getattr(p, name, None) for p in parts for name in ("mask_head", "panoptic_head", "loss_mask"))
-    return any(isinstance(h, nn.Module) for h in heads)
-
-
 def num_classes(model: nn.Module) -> int:
     """The smallest ``num_classes`` of the parts of a detector that have one > 1; 1 if there is none."""
     found = (getattr(m, "num_classes", None) for m in model.modules())
     return min((n for n in found if isinstance(n, int) and n > 1), default=1)
-
-
-def _nodes(node: Any) -> Iterator[dict]:
-    """Every mapping in a config, parents first."""
-    if isinstance(node, dict):
-        yield node
-        for value in list(node.values()):
-            yield from _nodes(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from _nodes(value)
 
 
 def _shrink_teacher_inside(model: ConfigDict) -> None:

@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 
+from rekd_det.utils.config_options import merge_into
 from rekd_det.utils.config_types import type_class
 from rekd_det.utils.errors import InputError
 
@@ -68,7 +69,7 @@ def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict
         The model config. It always has ``type``, and never shares memory with ``spec``.
 
     Raises:
-        PairError: If ``spec`` has unknown keys, names no config, or the config has no model.
+        PairError: If ``spec`` has unknown keys, names no config, its options do not fit that, or it has no model.
     """
     if isinstance(spec, str):
         spec = dict(cfg_path=spec)
@@ -83,7 +84,8 @@ def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict
     path = spec["cfg_path"]
     cfg = _read_config(path, name)
     if spec.get("cfg_options"):
-        _merge_options(cfg, spec["cfg_options"], name)
+        _check_options(cfg, spec["cfg_options"], name)
+        merge_into(cfg, spec["cfg_options"], f"{name}.cfg_options", path, PairError)
     model = cfg.get("model")
     if not isinstance(model, Mapping):
         raise PairError(f"{name}.cfg_path: the config '{path}' defines no `model`")
@@ -244,7 +246,7 @@ def package_config(path: str, name: str) -> Config:
         ) from error
 
 
-def _merge_options(cfg: Config, options: Mapping, name: str) -> None:
+def _check_options(cfg: Config, options: Mapping, name: str) -> None:
     for key in options:
         top = key.partition(".")[0]
         if top not in cfg:
@@ -252,7 +254,6 @@ def _merge_options(cfg: Config, options: Mapping, name: str) -> None:
                 f"{name}.cfg_options key '{key}' names nothing in that config; keys start at its "
                 f"top level, e.g. 'model.{key}'"
             )
-    cfg.merge_from_dict(dict(options))
 
 
 def _drop_distillation_hooks(cfg: Config) -> None:

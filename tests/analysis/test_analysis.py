@@ -136,6 +136,17 @@ def test_rows_of_an_identical_teacher_are_the_students():
     assert forward_hooks(model) == 0
 
 
+def test_a_teacher_in_low_precision_has_rows_too():
+    found = []
+    for dtype in (None, "bf16"):
+        model = build_pair(tiny_rcnn(), teacher=build_tiny(tiny_rcnn(), seed=1), teacher_dtype=dtype)
+        torch.manual_seed(0)
+        found.append(next(rows_of(model, batch(model))))
+    assert torch.equal(found[0].student, found[1].student)
+    torch.testing.assert_close(found[0].teacher, found[1].teacher, rtol=0.05, atol=0.05)
+    assert not torch.equal(found[0].teacher, found[1].teacher)
+
+
 def test_an_implicit_background_is_a_logit_of_zero():
     config = tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     loss = dict(type="mmrazor.ReKDLoss", top_k=2, activation="implicit_bg")
@@ -296,6 +307,25 @@ def test_a_test_and_a_fresh_start_in_the_same_folder(tmp_path):
     log(tmp_path / "3", train(10, loss=1.0))
     run = read_run(tmp_path, "a")
     assert run.train["loss"].values == [1.0] and run.final("bbox_mAP") is None
+
+
+def test_a_resume_inside_an_earlier_epoch_drops_the_validations_behind_it(tmp_path):
+    lines = [line for epoch in (1, 2, 3) for line in (train(10 * epoch, loss=3.0), val(epoch, bbox_mAP=epoch / 10))]
+    log(tmp_path / "1", *lines)
+    log(tmp_path / "2", train(20, loss=2.0))  # not at its validation yet
+    run = read_run(tmp_path, "a")
+    assert run.train["loss"].values == [3.0, 2.0]
+    assert (run.final("bbox_mAP"), run.best("bbox_mAP")) == (0.1, 0.1)
+    log(tmp_path / "3", train(30, loss=1.0), val(3, bbox_mAP=0.6))  # resumed behind it, but its log was lost
+    assert read_run(tmp_path, "a").val["bbox_mAP"].steps == [1, 3]
+
+
+def test_so_does_one_before_an_earlier_iteration(tmp_path):
+    lines = [train_by_iteration(step, loss=1.0) for step in (2, 4, 6)]
+    log(tmp_path / "1", lines[0], val(0, bbox_mAP=0.1), lines[1], val(0, bbox_mAP=0.2), lines[2], val(0, bbox_mAP=0.3))
+    log(tmp_path / "2", lines[1])
+    curve = read_run(tmp_path, "a").val["bbox_mAP"]
+    assert (curve.steps, curve.values) == ([2], [0.1])
 
 
 def test_a_validation_that_a_resumed_run_repeats_counts(tmp_path):

@@ -294,8 +294,17 @@ def test_browse_writes_a_picture_per_image(pair, tool, tmp_path):
     assert " 5 most probable categories" in (out / "index.html").read_text()
 
 
-def test_browse_shows_what_the_detectors_say(pair):
-    model = build_analysed(Config.fromfile(str(pair.pair)), str(pair.folder / "student.pth"), "cpu")
+def test_browse_refuses_a_classifier(tool, tmp_path):
+    (tmp_path / "pair.py").write_text("default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier')\n")
+    with pytest.raises(SystemExit, match=r"is a classifier's, which finds no boxes.*/image_accuracy\.py"):
+        tool("browse", tmp_path / "pair.py", "none.pth", "--out", tmp_path / "x")
+
+
+@pytest.mark.parametrize("dtype", [None, "bf16"])
+def test_browse_shows_what_the_detectors_say(pair, dtype):
+    cfg = Config.fromfile(str(pair.pair))
+    cfg.model.teacher_dtype = dtype
+    model = build_analysed(cfg, str(pair.folder / "student.pth"), "cpu")
     images = build_images(Config.fromfile(str(pair.pair)), "val")
     data = model.data_preprocessor(pseudo_collate([images[1]]), False)
     names = class_names(images, CATEGORIES)

@@ -6,8 +6,9 @@ from mmengine.config import Config
 from tiny import build, build_pair, perturb, tiny_rcnn
 from torch import nn
 
-from rekd_det.analysis.pair_check.pair_check import _train_scale
+from rekd_det.analysis.pair_check.pair_check import _train_scale, check_pair
 from rekd_det.analysis.pair_check.pair_measure import detector_cost, loss_shares, step_flops, synthetic_batch
+from rekd_det.testing.tiny_detectors import build_tiny, tiny_config
 
 
 @pytest.fixture
@@ -97,6 +98,35 @@ def test_the_size_of_training_images(pipeline, scale):
     assert _train_scale(cfg)[1] is (scale is not None)
     mixed = dict(dataset=dict(pipeline=pipeline, dataset=dict(pipeline=[dict(type="Resize", scale=(5, 4))])))
     assert _train_scale(Config(dict(train_dataloader=dict(dataset=mixed))))[1] is (scale is not None)
+
+
+def test_a_teacher_in_low_precision_is_measured_as_well(check, pair):
+    told = {}
+    for options in ([], ["--cfg-options", "model.teacher_dtype=bf16"]):
+        code, said = check(pair.pair, *options)
+        assert code == 0
+        told[len(options)] = [line for line in said.splitlines() if line.startswith("teacher  ")]
+    assert told[0] == told[2] and "GFLOPs in all" in told[0][-1]
+
+
+def test_pretrained_weights_of_the_student_are_named_and_not_read(check, pair, tmp_path):
+    init = [dict(type="Xavier", layer="Conv2d"), dict(type="Pretrained", checkpoint="new.pth")]
+    changes = dict(backbone=dict(pretrained="old.pth"), neck=dict(init_cfg=init))
+    (tmp_path / "named.py").write_text(f"_base_ = ['{pair.pair}']\nmodel = dict(architecture={changes!r})\n")
+    code, said = check(tmp_path / "named.py")
+    assert code == 0
+    assert "student weights  random here; the training starts from new.pth, old.pth" in said
+
+
+def test_a_student_that_learns_masks_in_its_box_head(tmp_path):
+    config = tiny_config("mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py")
+    torch.save(dict(state_dict=build_tiny(config, seed=1).state_dict()), tmp_path / "teacher.pth")
+    distiller = dict(type="mmrazor.ReKDDistiller", loss=dict(type="mmrazor.ReKDLoss", top_k=2))
+    pair = dict(architecture=config, teacher=config, teacher_ckpt=str(tmp_path / "teacher.pth"))
+    cfg = Config(dict(default_scope="mmdet", model=dict(type="mmrazor.ReKDDistill", distiller=distiller, **pair)))
+    found = check_pair(cfg, (64, 96))
+    assert not found.mistakes
+    assert any(line.startswith("loss_mask ") for line in found.lines)
 
 
 def test_an_untrained_teacher_is_seen_on_data(check, pair):

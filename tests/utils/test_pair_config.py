@@ -86,6 +86,14 @@ def test_a_preprocessor_and_a_scope_beside_the_model_come_along(tmp_path):
             dict(cfg_path=R101, cfg_options={"backbone.depth": 50}),
             "'backbone.depth' names nothing.*'model.backbone.depth'",
         ),
+        (
+            dict(cfg_path=R101, cfg_options={"model.backbone.depth.x": 1}),
+            "model.teacher.cfg_options do not fit 'mmdet::.*faster-rcnn_r101.*depth is a dict",
+        ),
+        (
+            dict(cfg_path=R101, cfg_options={"param_scheduler.1": 5}),
+            "model.teacher.cfg_options param_scheduler.1 can't be set in 'mmdet::.*after a number there must be a key",
+        ),
     ],
 )
 def test_what_names_no_model_is_refused(spec, message):

@@ -32,7 +32,8 @@ from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
 from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config
+from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config, resolve_model_config
+from rekd_det.utils.pretrained import drop_pretrained
 
 #: a note is added if the distillation's share of the gradient is outside this range
 _USUAL_SHARE = 0.01, 0.9
@@ -104,7 +105,8 @@ def check_pair(cfg: Config, size: tuple[int, int] | None = None) -> Findings:
 
 def _build(cfg: Config, found: Findings) -> ReKDDistill:
     config = model_config(cfg)
-    skipped = _drop_pretrained(config.get("architecture"))
+    config.architecture = resolve_model_config(config.architecture, "model.architecture")
+    skipped = drop_pretrained(config.architecture)
     MMLogger.get_current_instance().setLevel(logging.ERROR)  # mmengine's paragraph for every parameter
     model = MODELS.build(config)
     if not isinstance(model, ReKDDistill):
@@ -209,7 +211,8 @@ def _judge_share(distill: list[LossShare], whole: float, found: Findings) -> Non
 
 def _report_cost(cfg: Config, model: ReKDDistill, batch: Mapping, found: Findings) -> None:
     (width, height), said = _train_scale(cfg)
-    student, teacher = (detector_cost(d, batch) for d in (model.student, model.teacher))
+    student = detector_cost(model.student, batch)
+    teacher = detector_cost(model.teacher, batch, model.distiller.lean)
     area = width * height / math.prod(student.size)
     found.section("Cost")
     size = f"{width}x{height}" if said else f"{width}x{height} (assumed: the training pipeline names no size)"
@@ -301,22 +304,6 @@ def _train_scale(cfg: Config) -> tuple[tuple[int, int], bool]:
         if isinstance(scale, (tuple, list)) and len(scale) == 2 and all(isinstance(x, int) for x in scale):
             found = max(scale), min(scale)
     return found or ((224, 224) if classifies_images(cfg) else (1333, 800)), found is not None
-
-
-def _drop_pretrained(config: Any) -> set[str]:
-    """Remove the names of pre-trained weights from a model config, in place; returns them."""
-    dropped: set[str] = set()
-    if isinstance(config, Mapping):
-        init = config.get("init_cfg")
-        if isinstance(init, Mapping) and init.get("type") == "Pretrained":
-            dropped.add(str(init.get("checkpoint")))
-            config["init_cfg"] = None  # type: ignore[index]
-        for value in config.values():
-            dropped |= _drop_pretrained(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            dropped |= _drop_pretrained(value)
-    return dropped
 
 
 def _millions(module: torch.nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rekd_det.apis.export import count_parameters
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
+from rekd_det.models.teachers.lean import LeanRun
 from rekd_det.utils.log_names import is_loss
+from rekd_det.utils.mask_heads import needs_masks
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def synthetic_batch(model: ReKDDistill, num_classes: int, size: tuple[int, int],
         [[3, *size]] * images,
         num_items=[5] * images,
         num_classes=max(num_classes, 2),  # it leaves label 0 out
-        with_mask=bool(getattr(student, "with_mask", False)) or hasattr(student, "panoptic_head"),
+        with_mask=needs_masks(student),
         with_semantic=any(hasattr(m, "semantic_head") for m in student.modules()) or hasattr(student, "panoptic_head"),
     )
     for sample in data["data_samples"]:
@@ -106,7 +109,7 @@ def loss_shares(model: ReKDDistill, batch: Mapping) -> tuple[list[LossShare], di
     name = "neck" if any(p.requires_grad for p in _part(model.student, "neck")) else "backbone"
     shared = [p for p in _part(model.student, name) if p.requires_grad]
     shares, statistics = [], {}
-    for key, value in model.loss(batch["inputs"], batch["data_samples"]).items():
+    for key, value in _losses(model, batch, alone=False).items():
         total: Tensor = sum(v.mean() for v in value) if isinstance(value, (list, tuple)) else value.mean()  # type: ignore
         if not is_loss(key):
             statistics[key] = float(total.detach())
@@ -119,13 +122,15 @@ def loss_shares(model: ReKDDistill, batch: Mapping) -> tuple[list[LossShare], di
     return shares, statistics, name
 
 
-def detector_cost(detector: Any, batch: Mapping) -> Cost:
+def detector_cost(detector: Any, batch: Mapping, lean: LeanRun | None = None) -> Cost:
     """Count a detector's parameters, operations and feature maps on the first image of a batch.
 
     Args:
         detector: any detector; its mode is restored.
         batch: of :func:`synthetic_batch`.
+        lean: how the detector is called, if it is a pair's teacher (``model.distiller.lean``).
     """
+    lean = lean or LeanRun()
     image, samples = batch["inputs"][:1], batch["data_samples"][:1]
     largest = [0]
 
@@ -137,7 +142,7 @@ def detector_cost(detector: Any, batch: Mapping) -> Cost:
     detector.eval()
     hooks = [m.register_forward_hook(remember) for m in detector.modules() if not list(m.children())]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), lean.precision(image.device):
             feats: list = []
             feature_flops = _count_flops(lambda: feats.extend(_tensors(detector.extract_feat(image))))
             assert feature_flops is not None
@@ -166,7 +171,8 @@ def step_flops(model: ReKDDistill, batch: Mapping) -> tuple[int, int]:
 
 def _losses(model: ReKDDistill, batch: Mapping, alone: bool) -> dict:
     """The losses of a step of the student alone, or of the pair."""
-    return (model._student_losses if alone else model.loss)(batch["inputs"], batch["data_samples"])
+    samples = copy.deepcopy(batch["data_samples"])  # RTMDet-Ins rewrites its masks
+    return (model._student_losses if alone else model.loss)(batch["inputs"], samples)
 
 
 def step_seconds(model: ReKDDistill, batch: Mapping) -> tuple[float, float]:

@@ -99,20 +99,21 @@ def read_run(folder: Path, name: str) -> Run:
     if not folder.is_dir():
         raise AnalysisError(f"'{folder}' is not a folder; give the work dirs of training runs")
     files = sorted({*folder.glob("*/vis_data/scalars.json"), *folder.glob("vis_data/scalars.json")})
-    train: list[dict] = []
-    val: list[dict] = []
+    entries: list[dict] = []
     for file in files:
-        entries = _read(file)
-        new_train = [e for e in entries if _is_training(e)]
-        new_val = [e for e in entries if not _is_training(e)]
+        new = _read(file)
+        (train, val), (new_train, new_val) = _split(entries), _split(new)
         if train and not new_train and _is_apart(new_val, train, val):
             continue
         if train and new_train and _step(new_train[0]) <= _step(train[0]):
-            train, val = [], []  # not resumed, but started again
-        train = _before(train, new_train)
-        _place_validations(train[-1:] + entries)
-        train, val = train + new_train, _before(val, new_val) + new_val
-    if not train and not val:
+            entries = []  # not resumed, but started again
+        entries = _before(entries, new_train[:1])
+        _place_validations(_split(entries)[0][-1:] + new)
+        if new_val:
+            entries = [e for e in entries if _is_training(e) or _step(e) < _step(new_val[0])]
+        entries += new
+    train, val = _split(entries)
+    if not entries:
         raise AnalysisError(
             f"'{folder}' holds no log: expected TIMESTAMP/vis_data/scalars.json in it, which LocalVisBackend writes"
         )
@@ -156,9 +157,18 @@ def _is_apart(new_val: list[dict], train: list[dict], val: list[dict]) -> bool:
     return "epoch" in train[-1] or bool(val and _step(val[-1]) >= _step(train[-1]))
 
 
-def _before(entries: list[dict], after: list[dict]) -> list[dict]:
-    """Those that a resumed run does not repeat."""
-    return [e for e in entries if _step(e) < _step(after[0])] if after else entries
+def _split(entries: list[dict]) -> tuple[list[dict], list[dict]]:
+    """The lines of training, and those of validation."""
+    return [e for e in entries if _is_training(e)], [e for e in entries if not _is_training(e)]
+
+
+def _before(entries: list[dict], resumed: list[dict]) -> list[dict]:
+    """Lines in front of the first one of training that a resumed run repeats, given its own first one if it has any.
+
+    The validations behind that line go as well: they were of weights that the resumed run has not got.
+    """
+    again = (i for i, e in enumerate(entries) if resumed and _is_training(e) and _step(e) >= _step(resumed[0]))
+    return entries[: next(again, len(entries))]
 
 
 def _place_validations(entries: list[dict]) -> None:

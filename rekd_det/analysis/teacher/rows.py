@@ -75,7 +75,7 @@ def aligned_logits(model: Any, batch: dict) -> list[AlignedLogits]:
     with torch.no_grad(), distiller.step():
         model.student(inputs, samples, mode="loss")
         feats = distiller.extract_teacher_feat(model.teacher, model._teacher_input(inputs, samples))
-        return distiller.adapter.align(feats, samples)
+        return distiller.align(feats, samples)
 
 
 def _rows(entry: AlignedLogits, activation: str, images: int) -> Rows:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from rekd_det.apis.preflight import check_data
 from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix, weights_of
+from rekd_det.utils.config_nodes import config_nodes
 from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
@@ -35,7 +36,8 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
     """Build the :class:`rekd_det.models.algorithms.ReKDDistill` of a config, with fixed norms and no dropout.
 
     Its modules are in training mode otherwise, because only then do all heads compute their losses, and with them the
-    rows that training would see.
+    rows that training would see. The teacher is in fp32 whatever ``model.teacher_dtype`` says: an analysis asks it for
+    boxes and scores as well, which low precision spoils.
 
     Args:
         cfg: the config of a pair.
@@ -50,7 +52,9 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
         raise AnalysisError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
     init_default_scope(default_scope(cfg))
     torch.manual_seed(SEED)
-    model = MODELS.build(model_config(cfg))
+    config = model_config(cfg)
+    config.pop("teacher_dtype", None)
+    model = MODELS.build(config)
     if model.distiller.loss is None:
         raise AnalysisError("this pair distils no classification logits (model.distiller.loss=None)")
     checkpoint = checkpoint or cfg.get("load_from")
@@ -99,7 +103,8 @@ def build_images(cfg: Config, split: str) -> Dataset:
     if classifies_images(cfg):  # its labels come with the images
         with DefaultScope.overwrite_default_scope(default_scope(cfg)):
             return DATASETS.build(_plain(cfg[f"{split}_dataloader"].dataset, _pipeline(cfg.val_dataloader.dataset)))
-    loading = _find(cfg.train_dataloader.dataset, "LoadAnnotations")
+    nodes = config_nodes(cfg.train_dataloader.dataset)
+    loading = next((node for node in nodes if type_name(node.get("type")) == "LoadAnnotations"), None)
     if loading is None:
         raise AnalysisError("train_dataloader.dataset: no pipeline in it has a LoadAnnotations")
     pipeline = [t for t in _pipeline(cfg.val_dataloader.dataset) if type_name(t["type"]) != "LoadAnnotations"]
@@ -154,17 +159,3 @@ def _plain(dataset: Mapping, pipeline: list) -> ConfigDict:
 def _pipeline(dataset: Mapping) -> list:
     first: Any = next((plain for _, plain in plain_datasets(dataset)), {})
     return list(first.get("pipeline") or [])
-
-
-def _find(node: Any, kind: str) -> Any:
-    """The first transform of a type in a data set's config, wrappers and nested data sets included."""
-    if isinstance(node, Mapping):
-        if type_name(node.get("type")) == kind:
-            return node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for part in node:
-            found = _find(part, kind)
-            if found is not None:
-                return found
-    return None

@@ -48,17 +48,19 @@ class PairCheckHook(Hook):
             )
             return
         for classes in named:
-            if isinstance(classes, str):
-                raise InputError(f"metainfo.classes of the data set is a string; for one category write ('{classes}',)")
             check_categories(tuple(classes), teacher)
 
 
 def _named_categories(loader: Any) -> list[Sequence[str]]:
-    """The categories of each data set behind a data loader that names them."""
+    """The categories of each data set behind a data loader that names them; a string for them is refused."""
     infos = getattr(getattr(loader, "dataset", None), "metainfo", None) or {}
     # Joined data sets whose metainfo differs in any key have a list of them.
     infos = infos if isinstance(infos, list) else [infos]
-    return [classes for info in infos if (classes := info.get("classes")) is not None]
+    named = [classes for info in infos if (classes := info.get("classes")) is not None]
+    for classes in named:
+        if isinstance(classes, str):
+            raise InputError(f"metainfo.classes of the data set is a string; for one category write ('{classes}',)")
+    return named
 
 
 def check_validation(train: Sequence[str], val: Sequence[str]) -> None:

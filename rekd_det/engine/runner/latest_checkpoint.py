@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import logging
 import os
@@ -90,17 +91,33 @@ def _own(work_dir: str, named: str) -> str | None:
 
 
 def check_resumable(path: str) -> dict:
-    """Check that a local checkpoint is sound and says where its training stood.
+    """Check that a checkpoint is sound and says where its training stood.
+
+    A start asks this of one file again and again; it is read again only if it has changed.
 
     Args:
-        path: the file.
+        path: the file or URL.
 
     Returns:
-        Its ``meta``.
+        Its ``meta``, not to be changed.
 
     Raises:
         CheckpointError: if it is damaged, or holds weights alone.
     """
+    try:
+        stat = os.stat(osp.expanduser(path))
+    except OSError:  # a URL, or no such file
+        return _resumable_meta(path)
+    # The inode and the time of its change tell a file apart that was given the size and date of the one before.
+    return _remembered_meta(path, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=1)
+def _remembered_meta(path: str, version: tuple[int, ...]) -> dict:
+    return _resumable_meta(path)
+
+
+def _resumable_meta(path: str) -> dict:
     meta = meta_of(check_checkpoint_file(path))
     if not {"epoch", "iter"} <= meta.keys():
         raise CheckpointError(

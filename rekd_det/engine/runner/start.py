@@ -88,7 +88,10 @@ def _share(path: str, identity: tuple) -> str | None:
     """Send the main process's checkpoint to every node that lacks it."""
     target = osp.expanduser(path)
     # A shared disk may show a new file late: a process that sees another size there has another file all the same.
-    state = "missing" if not osp.exists(target) else "same" if _is_same(path, identity) else "other"
+    if is_main_process():
+        state = "same"  # it is the one that found it
+    else:
+        state = "missing" if not osp.exists(target) else "same" if _is_same(path, identity) else "other"
     states = all_gather_object((state, socket.gethostname()))
     others = sorted({f"rank {rank} on {host}" for rank, (s, host) in enumerate(states) if s == "other"})
     if others:

@@ -38,12 +38,13 @@ class ReKDDistill(SingleTeacherDistill):
 
     Args:
         distiller: config of :class:`rekd_det.models.distillers.ReKDDistiller`.
-        teacher: the teacher's model config, ``dict(cfg_path=...)``, or a built detector.
+        teacher: the teacher's model config, ``dict(cfg_path=...)``, the ``cfg_path`` alone, or a built detector.
         teacher_ckpt: file or URL of the teacher's weights; needed unless ``teacher`` is built.
         calculate_student_loss: whether the student's own losses are part of the total.
         teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile, teacher_roi_gather: how the teacher is
             run, see :class:`rekd_det.models.teachers.lean.LeanOptions`. Off by default.
-        **kwargs: ``architecture`` (the student), ``data_preprocessor``, ``init_cfg`` of MMRazor's ``BaseAlgorithm``.
+        **kwargs: ``architecture`` (the student, given as the teacher is), ``data_preprocessor``, ``init_cfg`` of
+            MMRazor's ``BaseAlgorithm``.
 
     Raises:
         ValueError: if teacher and student are incompatible (classes, stages), or an option is not supported.
@@ -70,7 +71,7 @@ class ReKDDistill(SingleTeacherDistill):
                     "leave the key out"
                 )
         architecture = kwargs.get("architecture")
-        if isinstance(architecture, Mapping) and "type" not in architecture:
+        if isinstance(architecture, str) or (isinstance(architecture, Mapping) and "type" not in architecture):
             kwargs["architecture"] = resolve_model_config(architecture, "model.architecture")
         teacher = _share_preprocessor(teacher, kwargs)
         MODELS.build(copy.deepcopy(distiller))  # finds a mistake in its options before the teacher is downloaded

@@ -170,6 +170,18 @@ class ReKDDistiller(BaseDistiller):
                 return self.lean.maps(teacher.extract_feat(inputs))
             return self.lean.maps(self.adapter.extract_feat(teacher, inputs))
 
+    @torch.no_grad()
+    def align(self, teacher_feats: Sequence[Tensor], data_samples: list) -> list[AlignedLogits]:
+        """The teacher's classification logits beside the student's, head by head, without gradient.
+
+        Args:
+            teacher_feats: of :meth:`extract_teacher_feat`; arguments and place as in :meth:`compute_distill_losses`.
+            data_samples: the batch's ``DetDataSample``s.
+        """
+        assert self.adapter is not None
+        with self.lean.precision(self._device):
+            return self.adapter.align(teacher_feats, data_samples)
+
     def compute_distill_losses(self, teacher_feats: Sequence[Tensor], data_samples: list) -> dict[str, Tensor]:
         """The losses of the step, by name; called inside :meth:`step`, after the student's forward.
 
@@ -183,11 +195,11 @@ class ReKDDistiller(BaseDistiller):
         """
         rows: list[tuple[LogitLoss, str, AlignedLogits]] = []
         if self.adapter is not None:
-            with torch.no_grad(), self.lean.precision(self._device):
-                classes = self.adapter.align(teacher_feats, data_samples)
-                if self.loss is not None:
-                    rows += [(self.loss, self.row_weighting, entry) for entry in classes]
-                if self.box_loss is not None:
+            classes = self.align(teacher_feats, data_samples)
+            if self.loss is not None:
+                rows += [(self.loss, self.row_weighting, entry) for entry in classes]
+            if self.box_loss is not None:
+                with torch.no_grad(), self.lean.precision(self._device):
                     rows.append((self.box_loss, "all", self.adapter.align_boxes(teacher_feats, classes)))
         aligned = [entry for *_, entry in rows]
         if not self._told_rows and self.adapter is not None:

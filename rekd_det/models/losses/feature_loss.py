@@ -79,6 +79,13 @@ class FeatureLoss(BaseModule):
         if config is None:
             return []
         key = f"{self.key}.{side}_connector"
+        configs = [config] if isinstance(config, Mapping) else config
+        ok = isinstance(configs, (list, tuple))
+        if not ok or not all(isinstance(c, Mapping) and isinstance(c.get("type"), str) for c in configs):
+            raise TypeError(
+                f"{key} must be a config dict with a type, e.g. dict(type='mmrazor.ConvModuleConnector', "
+                f"in_channel=256, out_channel=256), or a list of one per level, got {config!r}"
+            )
         if self.levels is None:
             raise ValueError(f"{key}: each level has a connector of its own, so set {self.key}.levels as well")
         if isinstance(config, Mapping):

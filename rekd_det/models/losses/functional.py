@@ -102,13 +102,23 @@ def sigmoid_terms(student: Tensor, teacher: Tensor, top_index: Tensor, tau: floa
     kl_tail = (given_t * (t - s)).sum(1) - log_odds_t + log_odds_s
     alive = t.masked_fill(in_top, MASKED).amax(1) > 0.5 * MASKED
     per_class = kl_bernoulli(student, teacher, tau)
-    p = t.sigmoid()
     return TopKTerms(
         kl_mass=kl_bernoulli(log_odds_s[:, None], log_odds_t[:, None]).squeeze(1),
         kl_top=per_class.masked_fill(~in_top, 0.0).sum(1),
         kl_tail=kl_tail.masked_fill(~alive, 0.0),
-        top_mass=p.masked_fill(~in_top, 0.0).sum(1) / p.sum(1).clamp(min=1e-12),
+        top_mass=sigmoid_top_mass(t, in_top),
     )
+
+
+def sigmoid_top_mass(teacher: Tensor, in_top: Tensor) -> Tensor:
+    """The share of the top-K set in the sum of the teacher's probabilities: ``(N,)``.
+
+    Args:
+        teacher: ``(N, C)`` logits, divided by the temperature already.
+        in_top: ``(N, C)`` bool, the set.
+    """
+    p = teacher.sigmoid()
+    return p.masked_fill(~in_top, 0.0).sum(1) / p.sum(1).clamp(min=1e-12)
 
 
 #: below these log-probabilities a tail's categories exclude each other, to the last bit

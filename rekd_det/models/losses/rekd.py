@@ -169,13 +169,13 @@ class TISDLoss(ReKDLoss):
 class NTIDLoss(ReKDLoss):
     """The tail (non-top-K) part of :class:`ReKDLoss` alone.
 
-    Options as there, without ``alpha``, ``tisd``, ``mass_weight``.
+    Options as there, without ``alpha``, ``tisd``, ``mass_weight``, ``gamma``.
     """
 
     parts = ("loss_ntid",)
 
     def __init__(self, top_k: int = 5, beta: float = 1.0, **kwargs) -> None:
-        for key in ("alpha", "tisd", "mass_weight"):
+        for key in ("alpha", "tisd", "mass_weight", "gamma"):
             _refuse(kwargs, key, "NTIDLoss")
         super().__init__(top_k=top_k, alpha=0.0, beta=beta, **kwargs)
 

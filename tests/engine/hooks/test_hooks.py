@@ -146,10 +146,13 @@ def test_each_of_several_joined_data_sets_is_checked(model):
         PairCheckHook().before_train(runner_of(model, train_dataloader=SimpleNamespace(dataset=joined)))
 
 
-def test_one_category_without_its_comma_is_an_error(model):
-    model.teacher_classes = ("cell",)
+@pytest.mark.parametrize("val", [None, ("cell",)])
+@pytest.mark.parametrize("teacher", [None, ("cell",)])
+def test_one_category_without_its_comma_is_an_error(model, teacher, val):
+    model.teacher_classes = teacher
+    loop = SimpleNamespace(dataloader=data_of(val))
     with pytest.raises(ValueError, match=r"metainfo\.classes of the data set is a string.* write \('cell',\)"):
-        PairCheckHook().before_train(runner_of(model, train_dataloader=data_of("cell")))
+        PairCheckHook().before_train(runner_of(model, train_dataloader=data_of("cell"), val_loop=loop))
 
 
 @pytest.mark.parametrize(("data", "teacher"), [(None, ("a",)), (("a",), None)])

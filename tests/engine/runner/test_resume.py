@@ -1,6 +1,7 @@
 """A run that is killed and resumed equals one that was not, to the last bit on the CPU."""
 
 import ast
+import os
 import re
 import shutil
 import signal
@@ -12,7 +13,8 @@ import torch
 from same_bits import assert_equal
 from tiny_pair import AUGMENTED
 
-from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
+from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
+from rekd_det.utils import checkpoint as checkpoints
 from rekd_det.utils.checkpoint import CheckpointError
 from rekd_det.utils.read_as_data import load_plain
 
@@ -237,6 +239,31 @@ def test_the_named_checkpoint(tmp_path):
     checkpoint(tmp_path, "iter_4.pth")
     (tmp_path / "last_checkpoint").write_text(path)
     assert find_latest_checkpoint(str(tmp_path)) == path
+
+
+@pytest.mark.slow
+def test_a_resume_reads_its_checkpoint_twice_before_it_loads_it(pair, tmp_path, run_tool, monkeypatch):
+    options = ["--cfg-options", "val_dataloader=None", "val_cfg=None", "val_evaluator=None"]
+    run_tool("train.py", pair.pair, "--work-dir", tmp_path, *options)
+    reads, read = [], checkpoints._read
+    monkeypatch.setattr(checkpoints, "_read", lambda path, name: reads.append(Path(path).name) or read(path, name))
+    run_tool("train.py", pair.pair, "--work-dir", tmp_path, "--resume", *options, "train_cfg.max_iters=3")
+    assert saved(tmp_path / "iter_3.pth")["meta"]["iter"] == 3
+    # Where its training stood, and whether its weights are a pair's.
+    assert reads.count("iter_2.pth") == 2
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_checkpoint_that_has_changed_is_read_again(tmp_path, renamed):
+    path = Path(checkpoint(tmp_path, "iter_2.pth"))
+    assert check_resumable(str(path))["iter"] == 2
+    before = path.stat()
+    damaged = tmp_path / "damaged.pth" if renamed else path
+    damaged.write_bytes(bytes(before.st_size))
+    os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
+    damaged.replace(path)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        check_resumable(str(path))
 
 
 @pytest.mark.parametrize("text", [None, "", "{folder}/iter_6.pth", "{folder}/iter_4.pth", "\0\0"])

@@ -26,10 +26,11 @@ def test_is_an_mmrazor_algorithm(model):
     assert model.student is model.architecture
 
 
-def test_a_student_by_the_file_of_its_config(tmp_path):
+@pytest.mark.parametrize("named", [lambda file: dict(cfg_path=file), str])
+def test_a_student_by_the_file_of_its_config(tmp_path, named):
     file = tmp_path / "student.py"
     file.write_text(f"default_scope = 'mmdet'\nmodel = {tiny_rcnn().to_dict()!r}\n")
-    student = build_pair(tiny_rcnn(), architecture=dict(cfg_path=str(file))).student
+    student = build_pair(tiny_rcnn(), architecture=named(str(file))).student
     assert student.state_dict().keys() == build(tiny_rcnn()).state_dict().keys()
 
 

@@ -230,6 +230,21 @@ WRONG = dict(
         TypeError,
         r"loss_x\.teacher_connector\.type='Nothing'",
     ),
+    connector_without_type=(
+        dict(loss_x=PKD | dict(student_connector=dict(in_channel=8, out_channel=8))),
+        TypeError,
+        r"loss_x\.student_connector must be a config dict with a type, .* got \{'in_channel': 8",
+    ),
+    one_of_the_connectors_without_type=(
+        dict(loss_x=PKD | dict(levels=[0, 1], student_connector=[dict(type="MGDConnector"), {}])),
+        TypeError,
+        r"loss_x\.student_connector must be a config dict with a type",
+    ),
+    connector_by_name=(
+        dict(loss_x=PKD | dict(teacher_connector="ConvModuleConnector")),
+        TypeError,
+        r"loss_x\.teacher_connector must be a config dict with a type, .* got 'ConvModuleConnector'",
+    ),
     connector_count=(
         dict(loss_x=PKD | dict(student_connector=[dict(type="MGDConnector")])),
         ValueError,

@@ -297,7 +297,9 @@ def test_bad_options(cls, options, message):
         cls(**options)
 
 
-@pytest.mark.parametrize(("cls", "key"), [(TISDLoss, "beta"), (NTIDLoss, "alpha"), (NTIDLoss, "tisd")])
+@pytest.mark.parametrize(
+    ("cls", "key"), [(TISDLoss, "beta"), (NTIDLoss, "alpha"), (NTIDLoss, "tisd"), (NTIDLoss, "gamma")]
+)
 def test_part_losses_refuse_the_other_parts_options(cls, key):
     with pytest.raises(TypeError, match=f"{cls.__name__} has no option '{key}'"):
         cls(**{key: 1.0})

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rekd_det.models.losses import KDLoss, NTIDLoss, ReKDLoss
-from rekd_det.models.losses.functional import kl_bernoulli, topk_index
+from rekd_det.models.losses.functional import kl_bernoulli, sigmoid_terms, topk_index
+from rekd_det.models.losses.kernels import eager
 
 BACKENDS = pytest.mark.parametrize("backend", ["eager", "fused"])
 
@@ -160,3 +161,22 @@ def test_a_tail_that_the_teacher_masks_costs_nothing(backend):
     t[0, :2] = 0.0
     tisd, ntid = parts(s[:1], t[:1], backend, top_k=2)
     assert ntid == 0 and tisd.isfinite()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.5])
+def test_the_split_has_the_share_of_the_top_set_without_the_chain_rule(monkeypatch, gamma):
+    s, t = rows(dtype=torch.float32)
+    loss = ReKDLoss(top_k=2, activation="sigmoid", tisd="split", gamma=gamma, tau=2.0, backend="eager")
+    terms = sigmoid_terms(s, t, ~in_tail(t, 2), 2.0)
+    monkeypatch.delattr(eager, "sigmoid_terms")
+    losses, statistics = loss.components(s, t)
+    assert torch.equal(statistics["head_mass"], terms.top_mass.mean())
+    per_class = kl_bernoulli(s, t, 2.0, gamma) * 4
+    assert torch.equal(losses["loss_ntid"], per_class.masked_fill(~in_tail(t, 2), 0.0).sum(1).mean())
+
+
+def test_the_chain_rule_computes_its_bernoullis_once(monkeypatch):
+    s, t = rows()
+    want = parts(s, t, "eager", top_k=2)
+    monkeypatch.delattr(eager, "kl_bernoulli")
+    assert all(map(torch.equal, parts(s, t, "eager", top_k=2), want))

@@ -9,7 +9,9 @@ from rekd_det.models.losses.functional import (
     TopKTerms,
     kl_bernoulli,
     kl_softmax,
+    scaled,
     sigmoid_terms,
+    sigmoid_top_mass,
     top_set,
     topk_kl_terms,
 )
@@ -62,16 +64,13 @@ def _softmax_terms(student: Tensor, teacher: Tensor, top: Tensor | None, spec: K
 
 
 def _sigmoid_terms(student: Tensor, teacher: Tensor, top: Tensor | None, spec: KDSpec) -> TopKTerms:
+    if top is not None and not spec.tail_sum:
+        return sigmoid_terms(student, teacher, top, spec.tau)
     per_class = kl_bernoulli(student, teacher, spec.tau, spec.gamma)
     if top is None:
         return _tail_alone(per_class.sum(1))
-    terms = sigmoid_terms(student, teacher, top, spec.tau)
-    if not spec.tail_sum:
-        return terms
-    zero = torch.zeros_like(terms.kl_top)
-    return TopKTerms(
-        zero, per_class.masked_fill(~top, 0.0).sum(1), per_class.masked_fill(top, 0.0).sum(1), terms.top_mass
-    )
+    kl_top, kl_tail = (per_class.masked_fill(left_out, 0.0).sum(1) for left_out in (~top, top))
+    return TopKTerms(torch.zeros_like(kl_top), kl_top, kl_tail, sigmoid_top_mass(scaled(teacher, spec.tau), top))
 
 
 def _tail_alone(kl: Tensor) -> TopKTerms:
