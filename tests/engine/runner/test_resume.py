@@ -248,7 +248,7 @@ def test_a_resume_reads_its_checkpoint_twice_before_it_loads_it(pair, tmp_path, 
     reads, read = [], checkpoints._read
     monkeypatch.setattr(checkpoints, "_read", lambda path, name: reads.append(Path(path).name) or read(path, name))
     run_tool("train.py", pair.pair, "--work-dir", tmp_path, "--resume", *options, "train_cfg.max_iters=3")
-    assert saved(tmp_path / "iter_3.pth")["meta"]["iter"] == 3
+    assert load_plain(tmp_path / "iter_3.pth")["meta"]["iter"] == 3
     # Where its training stood, and whether its weights are a pair's.
     assert reads.count("iter_2.pth") == 2
 
