@@ -39,20 +39,27 @@ def start(
 
 
 def start_distributed(
-    tool: str, arguments: Sequence[object], outputs: Sequence[Path], cwds: Sequence[Path], one_node: bool = True
+    tool: str,
+    arguments: Sequence[object],
+    outputs: Sequence[Path],
+    cwds: Sequence[Path],
+    one_node: bool = True,
+    environment: dict | None = None,
 ) -> list[BaseProcess]:
     """Start a tool as the launcher would, one process for each of ``outputs``, all on one node or each on its own."""
     port = free_port()
     processes = []
     for rank, (output, cwd) in enumerate(zip(outputs, cwds, strict=True)):
-        environment = {
+        launched = {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank if one_node else 0),
             "WORLD_SIZE": str(len(outputs)),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        processes.append(start(tool, [*arguments, "--launcher", "pytorch"], output, cwd, environment))
+        processes.append(
+            start(tool, [*arguments, "--launcher", "pytorch"], output, cwd, {**(environment or {}), **launched})
+        )
     return processes
 
 

@@ -62,7 +62,7 @@ class Watched(Hook):
             os.replace = replace_or_die
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        losses = {k: float(v) for k, v in sorted(outputs.items())}
+        losses = {k: v.item() for k, v in sorted(outputs.items())}
         with open(os.path.join(runner.work_dir, "losses.txt"), "a") as file:
             file.write(f"{runner.iter} {losses!r}\n")
         if self.kind == "iter" and self._count():

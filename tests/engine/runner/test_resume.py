@@ -132,7 +132,7 @@ def test_a_student_alone_resumes_exactly_too(pair, tmp_path):
 def test_killed_twice(whole, tmp_path):
     config, uninterrupted = whole(_ITERS, 0)
     train(config, tmp_path, kill="iter 3")
-    train(config, tmp_path, kill="write 1", resume=True)
+    train(config, tmp_path, "--resume", kill="write 1")
     train(config, tmp_path, "--resume")
     assert_same_run(tmp_path, uninterrupted)
 

@@ -62,7 +62,8 @@ class Runs:
         if len(outputs) == 1:
             started = [forked_tool.start("train.py", words, outputs[0], cwds[0], environment)]
         else:
-            started = forked_tool.start_distributed("train.py", words, outputs, cwds, one_node=nodes == 1)
+            one_node = nodes == 1
+            started = forked_tool.start_distributed("train.py", words, outputs, cwds, one_node, environment)
         codes = forked_tool.wait(*started)
         self.said = "\n".join(path.read_text() for path in outputs)
         return codes

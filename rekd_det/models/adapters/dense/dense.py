@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rekd_det.models.adapters.base import ADAPTERS, HeadAdapter, register_adapter
 from rekd_det.models.adapters.class_weight import ClassWeight
 from rekd_det.models.adapters.layout import Layout, check_same_layout, grid_layout
-from rekd_det.models.teachers.left_out import left_out
+from rekd_det.models.utils.left_out import left_out
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLevels, AlignedLogits
 from rekd_det.structures.logit_meaning import LogitMeaning
