@@ -94,20 +94,6 @@ def test_the_check_prints_what_the_page_shows(folder):
 
 
 @pytest.mark.slow
-def test_an_adapter_of_the_first_version_works_as_it_did(folder):
-    """It said its activation as a string, and called what its rows are `rows`."""
-    code = BLOCKS["cell_adapter.py"]
-    start = code.index("    @property\n    def meaning")
-    code = code[:start] + code[code.index("    def tap") :]
-    code = code.replace("    row_description =", '    activation = "softmax"\n    rows =').replace(", LogitMeaning", "")
-    (folder / "first_adapter.py").write_text(code.replace("meaning=self.meaning", "activation=self.activation"))
-    (folder / "first.py").write_text(BLOCKS["check.py"].replace("cell_adapter", "first_adapter"))
-    result = python(folder, "first.py")
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert re.search(r"^Facts\(.*", PAGE, re.M)[0] in result.stdout
-
-
-@pytest.mark.slow
 def test_with_the_adapter_the_pair_trains_and_detects(folder):
     result = python(folder, "step.py", "configs/rekd_cell_r50_r18_coco.py")
     assert result.returncode == 0, result.stderr[-2000:]

@@ -6,6 +6,7 @@ import inspect
 import os.path as osp
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
@@ -105,8 +106,4 @@ def _types(config: Any) -> str:
 
 
 def _frames(error: BaseException) -> list[FrameType]:
-    frames, trace = [], error.__traceback__
-    while trace is not None:
-        frames.append(trace.tb_frame)
-        trace = trace.tb_next
-    return frames
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]

@@ -12,7 +12,7 @@ Shape legend used throughout the package:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -32,10 +32,9 @@ class AlignedLogits:
             the head's targets are not class indices.
         weight: ``(N,)`` weight per row, as the head's own classification loss uses it, or None for 1.
         avg_factor: what the sum over rows is divided by; None for the number of rows.
-        meaning: what the logits mean. Without it, what MMDetection's heads usually mean by ``activation``.
+        meaning: what the logits mean; None for a softmax with the background last, as MMDetection's heads mean it.
         tag: names the head in the log when there are several ('s0' for stage 0); '' where there is one.
         loss_weight: the head's own share in the total, e.g. a cascade's stage weight.
-        activation: 'softmax' or 'sigmoid', in place of ``meaning`` (as adapters said it at first).
     """
 
     student: Tensor
@@ -46,13 +45,10 @@ class AlignedLogits:
     meaning: LogitMeaning = None  # type: ignore[assignment]  # filled in below
     tag: str = ""
     loss_weight: float = 1.0
-    activation: InitVar[str | None] = None
 
-    def __post_init__(self, activation: str | None) -> None:
-        if isinstance(self.meaning, str):  # as adapters said it at first
-            self.meaning, activation = None, self.meaning  # type: ignore[assignment]
+    def __post_init__(self) -> None:
         if self.meaning is None:
-            self.meaning = LogitMeaning.usual(activation or "softmax", self.num_logits)
+            self.meaning = LogitMeaning.usual("softmax", self.num_logits)
 
     @property
     def num_rows(self) -> int:

@@ -50,7 +50,5 @@ def test_meanings_that_cannot_be(activation, background):
         LogitMeaning(activation, background)
 
 
-def test_rows_of_an_adapter_that_says_its_activation_alone():
+def test_rows_of_an_adapter_that_says_no_meaning():
     assert AlignedLogits(LOGITS, LOGITS).meaning == LogitMeaning("softmax", background=2)
-    assert AlignedLogits(LOGITS, LOGITS, activation="sigmoid").meaning == LogitMeaning("sigmoid")
-    assert AlignedLogits(LOGITS, LOGITS, None, None, None, "sigmoid").meaning == LogitMeaning("sigmoid")

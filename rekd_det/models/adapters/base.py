@@ -48,11 +48,6 @@ class HeadAdapter(ABC):
     #: why rows have no class index as their label, in words; None if they have one
     no_labels: str | None = None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if isinstance(cls.__dict__.get("rows"), str):  # its name at first
-            cls.row_description = cls.__dict__["rows"]
-
     def __init__(self, student: Any, teacher: Any) -> None:
         self.student = student
         self.teacher = teacher

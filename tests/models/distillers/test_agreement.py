@@ -5,6 +5,7 @@ import torch
 from rekd_det.models.distillers import agreement
 from rekd_det.models.distillers.agreement import top1_agreement
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 
 def one_hot(winners: list[int], num: int = 4) -> torch.Tensor:
@@ -28,7 +29,7 @@ def test_sigmoid_rows_count_where_an_object_is():
         student=one_hot([0, 1, 3, 2]),
         teacher=one_hot([0, 2, 3, 1]),
         labels=torch.tensor([0, 1, 4, -1]),
-        activation="sigmoid",
+        meaning=LogitMeaning("sigmoid"),
     )
     assert entry.is_object.tolist() == [True, True, False, False]
     assert top1_agreement(entry) == 0.5
@@ -40,7 +41,7 @@ def test_of_many_rows_the_objects_are_taken(monkeypatch):
     labels[[17, 90]] = 1
     student, teacher = one_hot([0] * 100), one_hot([3] * 100)
     teacher[17] = student[17]
-    entry = AlignedLogits(student, teacher, labels, activation="sigmoid")
+    entry = AlignedLogits(student, teacher, labels, meaning=LogitMeaning("sigmoid"))
     assert top1_agreement(entry) == 0.5
     # A softmax head of as many rows as well: its background rows would drown them.
     assert top1_agreement(AlignedLogits(student, teacher, labels - 1)) == 0.5
@@ -50,7 +51,7 @@ def test_of_many_rows_the_objects_are_taken(monkeypatch):
 def test_no_row_counts():
     entry = AlignedLogits(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
     assert top1_agreement(entry) == 0
-    entry = AlignedLogits(one_hot([1]), one_hot([1]), torch.tensor([4]), activation="sigmoid")
+    entry = AlignedLogits(one_hot([1]), one_hot([1]), torch.tensor([4]), meaning=LogitMeaning("sigmoid"))
     assert top1_agreement(entry) == 0
 
 

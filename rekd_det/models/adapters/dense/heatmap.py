@@ -41,12 +41,7 @@ class HeatmapAdapter(DenseAdapter):
         return teacher is cls
 
     def class_losses(self) -> list[nn.Module]:
-        return [self.heatmap_loss(self.student)]
-
-    @staticmethod
-    def heatmap_loss(head: Any) -> nn.Module:
-        """The loss of the heatmaps."""
-        return head.loss_center_heatmap
+        return [self.student.loss_center_heatmap]
 
 
 @register_adapter("CenterNetHead")
@@ -100,9 +95,8 @@ class CornerAdapter(HeatmapAdapter, OutputAdapter):
             maps += [head.tl_heat[i](head.tl_pool[i](x)), head.br_heat[i](head.br_pool[i](x))]
         return maps
 
-    @staticmethod
-    def heatmap_loss(head: Any) -> nn.Module:
-        return head.loss_heatmap
+    def class_losses(self) -> list[nn.Module]:
+        return [self.student.loss_heatmap]
 
     def targets(self, student: Tensor, data_samples: list) -> tuple[None, Tensor, float]:
         weights = []

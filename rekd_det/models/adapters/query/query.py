@@ -68,7 +68,9 @@ class QueryAdapter(DecoderLayersAdapter):
             rows = self._shared.decode(teacher_feats, data_samples)
             pairs: list[Pairs | None] = [None] * len(logits)
         else:
-            rows, teacher_boxes = _predict(self._teacher_detector, teacher_feats, data_samples)
+            # The teacher's own predictions: logits (D, B, R, C), and boxes (D, B, R, 4), cx, cy, w, h, normalised.
+            queries = self._teacher_detector.forward_transformer(teacher_feats, data_samples)
+            rows, teacher_boxes = self.teacher(**queries)
             cost = class_cost(torch.stack(logits).detach(), rows, self.meaning.activation)
             pairs = match(cost + box_cost(boxes, teacher_boxes))
         return [self.entry(i, f"d{i}", x, y, p) for i, (x, y, p) in enumerate(zip(logits, rows, pairs, strict=True))]
@@ -91,8 +93,3 @@ class QueryAdapter(DecoderLayersAdapter):
     def describe(self) -> str:
         how = "the student's queries" if self._shared is not None else "queries matched by their predictions"
         return f"{super().describe()}, {how}"
-
-
-def _predict(detector: Any, feats: Sequence[Tensor], data_samples: list) -> tuple[Tensor, Tensor]:
-    """A detector's own predictions: logits ``(D, B, R, C)`` and boxes ``(D, B, R, 4)`` (cx, cy, w, h), normalised."""
-    return detector.bbox_head(**detector.forward_transformer(feats, data_samples))
