@@ -81,15 +81,32 @@ def test_students_evaluate_on_coco(path):
     assert cfg.auto_scale_lr.base_batch_size == (int(named[1]) * int(named[2]) if named else 16)
 
 
-def test_controls_share_everything_but_the_loss():
-    rekd = read(ROOT / "configs/rekd_frcnn_r101_r18_coco.py")
-    for name in ("kd", "dkd", "gdkd"):
-        other = read(ROOT / f"configs/{name}_frcnn_r101_r18_coco.py")
-        other.model.distiller.loss = rekd.model.distiller.loss
-        assert other.to_dict() == rekd.to_dict()
-    alone = read(ROOT / "configs/student_frcnn_r18_coco.py")
+@pytest.mark.parametrize(
+    ("name", "pair"),
+    [
+        *((f"{loss}_frcnn_r101_r18", "rekd_frcnn_r101_r18") for loss in ("kd", "dkd", "gdkd")),
+        ("kd_retina_r101_r18", "rekd_retina_r101_r18"),
+    ],
+)
+def test_other_losses_share_everything_else(name, pair):
+    other, rekd = (read(ROOT / f"configs/{n}_coco.py") for n in (name, pair))
+    other.model.distiller.loss = rekd.model.distiller.loss
+    assert other.to_dict() == rekd.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "pair"),
+    [
+        ("frcnn_r18", "frcnn_r101_r18"),
+        ("frcnn_mv2", "frcnn_r50_mv2"),
+        ("mrcnn_r18", "mrcnn_r101_r18"),
+        ("gfl_r18", "gfl_r101_r18"),
+    ],
+)
+def test_controls_share_everything_but_the_distillation(name, pair):
+    alone, rekd = read(ROOT / f"configs/student_{name}_coco.py"), read(ROOT / f"configs/rekd_{pair}_coco.py")
     assert alone.model == rekd.model.architecture
-    for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "test_evaluator"):
+    for key in ("train_dataloader", "optim_wrapper", "param_scheduler", "train_cfg", "test_evaluator", "auto_scale_lr"):
         assert alone[key] == rekd[key]
 
 
