@@ -19,7 +19,7 @@ help:
 	@echo 'make venv      set up .venv; TORCH=cpu|cu126|cu128|cu130 and STACK=onedl choose its packages'
 	@echo 'make test      the fast tests, some minutes in all; options through PYTEST_ARGS'
 	@echo 'make test-all  all tests that this machine can run'
-	@echo 'make demo      distil a small detector on generated pictures; options through DEMO_ARGS'
+	@echo 'make demo      distil a small detector on generated images; options through DEMO_ARGS'
 	@echo 'make docs      the pages as a site, in site/'
 	@echo 'make lint      ruff, mypy, and which layer may import which'
 	@echo 'make clean     remove .venv and caches (work_dirs and data stay)'

@@ -232,7 +232,7 @@ def main() -> None:
     preset = "tiny" if args.quick else "demo"
     options = data_options(data) | (_QUICK_OPTIONS if args.quick else {})
 
-    announce(1, f"generating pictures of look-alike shapes in {data}")
+    announce(1, f"generating images of look-alike shapes in {data}")
     if build_dataset(data, preset, SEED):
         print("done")
     else:
@@ -266,7 +266,7 @@ log         {student.log}
 picture     {picture}  (left: ground truth, right: detected)
 took        {(time.monotonic() - started) / 60:.1f} minutes
 
-This shows that the tools work. One short run on generated pictures can't show whether
+This shows that the tools work. One short run on generated images can't show whether
 ReKD makes a better student: for that you need controls without distillation, and several seeds."""
     )
 

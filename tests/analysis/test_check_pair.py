@@ -26,6 +26,10 @@ def check(run_tool, capsys):
     return call
 
 
+def test_no_images_are_refused_before_the_check(pair, check):
+    assert check(pair.pair, "--limit", 0) == (2, "")
+
+
 def test_a_sound_pair(check, pair):
     code, said = check(pair.pair, "--cfg-options", f"load_from={pair.folder / 'student.pth'}")
     assert code == 0

@@ -12,7 +12,6 @@ from rekd_det.apis.annotations import AnnotationError
 from rekd_det.apis.class_names import reads_as_coco
 from rekd_det.apis.preflight import check_data
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STOCK = Path(mmdet.__file__).parent / ".mim" / "configs"
 COCO = CocoDataset.METAINFO["classes"]
 

@@ -1,4 +1,4 @@
-"""The controls: classical KD, DKD and GDKD, from the same terms as ReKD."""
+"""For comparison: classical KD, DKD and GDKD, from the same terms as ReKD."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class ReKDLoss(LogitLoss):
     * 'joint': the Bernoulli KLs of the top-K set and of the bucket "some category of the tail is present";
     * 'within': the Bernoulli KLs of the top-K set (plus ``mass_weight`` times the bucket's);
     * 'split': as 'within', and NTID is the sum of the Bernoulli KLs of the tail. With ``alpha = beta = 1`` it is
-      classical distillation whatever K is: a control.
+      classical distillation whatever K is; for comparison.
 
     Args:
         top_k: K, the size of a row's top-K set, 1 <= K < number of logits (K = 1 where a sigmoid head has one category:

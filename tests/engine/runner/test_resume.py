@@ -200,17 +200,17 @@ def test_mmengines_own_runner_is_told_apart(whole, tmp_path):
     """If this fails, mmengine resumes exactly by itself, and the tests above prove nothing."""
     config, uninterrupted = whole(_ITERS, 0)
     config = changed(config, tmp_path, "runner_type = 'Runner'\n")
-    train(config, tmp_path, kill="iter 5")
-    train(config, tmp_path, "--resume", tmp_path / "iter_4.pth")
-    assert losses(tmp_path)[5] != losses(uninterrupted)[5]
+    train(config, tmp_path / "run", kill="iter 5")
+    train(config, tmp_path / "run", "--resume", tmp_path / "run/iter_4.pth")
+    assert losses(tmp_path / "run")[5] != losses(uninterrupted)[5]
 
 
 @pytest.mark.slow
 def test_the_checkpoint_of_another_runner_is_resumed_with_a_warning(whole, tmp_path):
     config, _ = whole(_ITERS, 0)
-    train(changed(config, tmp_path, "runner_type = 'Runner'\n"), tmp_path, kill="iter 3")
-    train(config, tmp_path, "--resume")
-    output = (tmp_path / "output.txt").read_text()
+    train(changed(config, tmp_path, "runner_type = 'Runner'\n"), tmp_path / "run", kill="iter 3")
+    train(config, tmp_path / "run", "--resume")
+    output = (tmp_path / "run/output.txt").read_text()
     assert re.search(r"not exact: the checkpoint holds the random generators of no process", output)
 
 
@@ -259,9 +259,10 @@ def test_a_checkpoint_that_has_changed_is_read_again(tmp_path, renamed):
     assert check_resumable(str(path))["iter"] == 2
     before = path.stat()
     damaged = tmp_path / "damaged.pth" if renamed else path
-    damaged.write_bytes(bytes(before.st_size))
-    os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
-    damaged.replace(path)
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # some kernels count it in steps of milliseconds
+        damaged.write_bytes(bytes(before.st_size))
+        os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
+        damaged.replace(path)
     with pytest.raises(CheckpointError, match="is damaged"):
         check_resumable(str(path))
 
