@@ -130,7 +130,7 @@ def main() -> None:
     if args.out is not None:
         check_work_dir(osp.dirname(args.out) or ".", "--out")
     check_checkpoint_file(cfg.load_from)
-    check_evaluators(cfg, ("test",))
+    check_evaluators(cfg, "test")
     check_data(cfg, ("test",))
     if args.show or args.show_dir:
         show_predictions(cfg, args)

@@ -19,10 +19,11 @@ from rekd_det.apis.evaluator_options import check_evaluators
 from rekd_det.apis.first_weights import check_first_weights
 from rekd_det.apis.hook_options import check_hooks
 from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
+from rekd_det.engine.runner import ReKDRunner
 from rekd_det.engine.runner.start import decide_start
 from rekd_det.utils.config_types import type_name
 
-#: what mmengine's AmpOptimWrapper takes that no other wrapper does
+#: what mmengine's AmpOptimWrapper takes that neither OptimWrapper nor BF16OptimWrapper does
 _FP16_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
 
 
@@ -86,17 +87,16 @@ def main() -> None:
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
     cfg = read_config(args.config, args.cfg_options)
-    # Also for a student alone: it resumes exactly, and sees the images of its pair with the same seed.
-    cfg.setdefault("runner_type", "rekd_det.ReKDRunner")
     asked = dict(resume=cfg.get("resume", False), load_from=cfg.get("load_from"))
     apply_arguments(cfg, args)
     check_work_dir(cfg.work_dir)
     note = decide_start(cfg, auto=args.resume == "auto")
     check_first_weights(cfg)
     check_hooks(cfg)
-    check_evaluators(cfg, ("val", "test"))
+    check_evaluators(cfg, "val")
     check_data(cfg, ("train", "val"))
-    runner = build_runner(cfg)
+    # Also for a student alone: it resumes exactly, and sees the images of its pair with the same seed.
+    runner = build_runner(cfg, default=ReKDRunner)
     if cfg.get("resume"):
         # The Runner has saved a config that resumes: a training from it would continue this one's checkpoint.
         runner.cfg.merge_from_dict(asked)

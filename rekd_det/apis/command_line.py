@@ -58,13 +58,18 @@ def choose_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None
         cfg.work_dir = osp.join("work_dirs", osp.splitext(osp.basename(config_path))[0])
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build the Runner of a config, also for several processes without a GPU."""
+def build_runner(cfg: Config, default: type[Runner] = Runner) -> Runner:
+    """Build the Runner of a config, also for several processes without a GPU.
+
+    Args:
+        cfg: the config.
+        default: the Runner of a config without ``runner_type``.
+    """
     if cfg.launcher != "none" and not torch.cuda.is_available():
         start_gloo(cfg.launcher)
         wrap_without_device(cfg)
     try:
-        return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+        return RUNNERS.build(cfg) if "runner_type" in cfg else default.from_cfg(cfg)
     except InputError:
         raise
     except Exception as error:

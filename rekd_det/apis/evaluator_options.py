@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmdet.evaluation import CocoMetric
@@ -28,27 +28,30 @@ class EvaluatorError(InputError):
     """An evaluator that would fail on the model's predictions, or on its own options."""
 
 
-def check_evaluators(cfg: Config, splits: Iterable[str]) -> None:
-    """Check options of evaluators that are read late.
+def check_evaluators(cfg: Config, run: str) -> None:
+    """Check the options of evaluators, some of which are read late.
 
     Args:
         cfg: the config of a run.
-        splits: of ``'val'``, ``'test'``; one that the config does not use is skipped.
+        run: ``'val'`` or ``'test'``, what is going to run. Of the other one's evaluator only the names of the options
+            are checked. One that the config does not use is skipped.
 
     Raises:
         EvaluatorError: for one that can't be computed; it names the config key.
     """
     model_key, model = trained_model(cfg.get("model"))
-    for split in splits:
+    for split in ("val", "test"):
         if cfg.get(f"{split}_cfg") is None:
             continue
-        if split == "val" and (cfg.get("train_cfg") or {}).get("val_interval") == 0:
+        if split == run == "val" and (cfg.get("train_cfg") or {}).get("val_interval") == 0:
             raise EvaluatorError(
                 "train_cfg.val_interval=0 is no interval: give a number of epochs or iterations >= 1, or set val_cfg, "
                 "val_dataloader and val_evaluator to None for a training without validation"
             )
         for key, evaluator in evaluators_of(cfg, split):
             _check_names(key, evaluator)
+            if split != run:
+                continue
             if classifies_images(cfg) and type_name(evaluator.get("type")) == "Accuracy":
                 _check_top_k(key, evaluator, model_key, model)
             if not is_coco(evaluator) or evaluator.get("format_only"):

@@ -141,7 +141,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, requires_grad: An
         raise InputError("torch._utils._rebuild_tensor_v2")
     held = storage._untyped_storage.nbytes()
     tensor = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, collections.OrderedDict())
-    if storage._untyped_storage.nbytes() != held:  # it has grown by unused memory
+    if storage._untyped_storage.nbytes() != held:  # it has grown by uninitialised memory
         raise InputError("a tensor that is larger than its storage")
     return tensor
 

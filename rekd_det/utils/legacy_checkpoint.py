@@ -9,10 +9,10 @@ from torch import serialization
 
 
 def load_legacy(file: Any, map_location: Any, pickle_module: Any, **options: Any) -> Any:
-    """In the place of ``torch.serialization._legacy_load``, which fills what a file lacks with unused memory.
+    """In the place of ``torch.serialization._legacy_load``, which gives uninitialised memory for what a file lacks.
 
     A file is five pickles and then the bytes of its storages. The fourth pickle is the content: it asks for storages by
-    key and gets them empty. The fifth lists the keys whose bytes follow. torch does not miss a storage that the list
+    key and gets them unfilled. The fifth lists the keys whose bytes follow. torch does not miss a storage that the list
     lacks, nor one that is asked for again while it has no bytes, and then grows under a larger tensor.
 
     Args:

@@ -10,7 +10,7 @@ from mmdet.registry import MODELS as DETECTORS
 from mmengine.config import Config, ConfigDict
 
 from rekd_det.utils.config_types import default_scope
-from rekd_det.utils.pair_config import is_pair
+from rekd_det.utils.pair_config import is_pair, trained_model
 from studies.runner.arm_config import read_arm_config
 from studies.runner.digest import digest_of
 from studies.runner.run import Run, new_run
@@ -68,7 +68,7 @@ class Backbones:
         """The run that trains the backbone of a detector's, or of a pair's student's, config."""
         if self._study.pretrain is None or self._config is None:
             return None
-        student = config.model.architecture if is_pair(config.model) else config.model
+        _, student = trained_model(config.model)
         if "backbone" not in student:
             raise StudyError(f"pretrain: the detector {student.type} has no key 'backbone'")
         own = copy.deepcopy(self._config)

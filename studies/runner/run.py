@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from rekd_det.datasets.synthetic.coco_writer import GENERATOR_VERSION
-from rekd_det.utils.pair_config import is_pair
+from rekd_det.utils.pair_config import trained_model
 from studies.runner.digest import decisive_settings, digest_of
 from studies.runner.spec import PRETRAIN, Arm, Pretraining, Study
 
@@ -73,8 +73,7 @@ class Run:
     @property
     def student(self) -> Mapping:
         """The model config of the detector that learns."""
-        model = self.config.model
-        return model.architecture if is_pair(model) else model
+        return trained_model(self.config.model)[1]
 
 
 def with_needs(runs: Iterable[Run]) -> list[Run]:

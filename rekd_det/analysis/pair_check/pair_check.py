@@ -258,7 +258,7 @@ def _check_schedule(cfg: Config, found: Findings) -> None:
             "with another number of GPUs train with --auto-scale-lr"
         )
     if (runner := type_name(cfg.get("runner_type", "ReKDRunner"))) != "ReKDRunner":
-        found.notes.append(f"with runner_type='{runner}' a resumed training is not exact: leave the key out")
+        found.notes.append(f"with runner_type='{runner}' a resumed training is not exact; 'rekd_det.ReKDRunner' is")
 
 
 def _data_classes(cfg: Config) -> tuple[str, ...] | None:

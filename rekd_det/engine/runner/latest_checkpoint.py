@@ -16,7 +16,7 @@ from rekd_det.utils.checkpoint import CheckpointError, check_checkpoint_file, is
 _PERIODIC = re.compile(r"(epoch|iter)_\d+\.pth")
 
 
-def find_latest_checkpoint(work_dir: str) -> str | None:
+def find_latest_checkpoint(work_dir: str, out_dir: str | None = None) -> str | None:
     """The newest sound training checkpoint of a run.
 
     It is the one that the file ``last_checkpoint`` names; where that file or the checkpoint is missing or damaged, the
@@ -25,16 +25,20 @@ def find_latest_checkpoint(work_dir: str) -> str | None:
 
     Args:
         work_dir: the run's folder.
+        out_dir: where the config's CheckpointHook saves instead, if that is a storage backend.
 
     Returns:
         Its path, or None if the run has written none.
 
     Raises:
         CheckpointError: if there are checkpoints but all are damaged (starting from scratch would overwrite them), if
-            the only one is another run's, or if ``last_checkpoint`` names a URL or a storage backend.
+            the only one is another run's, or if ``last_checkpoint`` names a URL, or a storage backend that is not
+            ``out_dir``.
     """
     named = named_by_last_checkpoint(work_dir)
     if named is not None:
+        if out_dir and not is_local(out_dir) and named.startswith(f"{out_dir.rstrip('/')}/"):
+            return named
         if not is_local(named):  # a copied folder must not decide what is fetched from where
             raise CheckpointError(
                 f"'{osp.join(work_dir, 'last_checkpoint')}' names '{named}', which is no file of this machine: if you "

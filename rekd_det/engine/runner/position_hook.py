@@ -139,7 +139,7 @@ def _layout(runner: Runner) -> dict[str, Any]:
         length: int | None = len(loader)
     except TypeError:  # an iterable data set
         length = None
-    batch_size = getattr(loader.batch_sampler, "batch_size", loader.batch_size)
+    batch_size = getattr(getattr(loader, "batch_sampler", None), "batch_size", getattr(loader, "batch_size", None))
     return {"epoch_length": length, "processes": runner.world_size, "batch_size": batch_size}
 
 

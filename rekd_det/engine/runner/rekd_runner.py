@@ -33,15 +33,16 @@ from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, is_local
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import custom_imports
+from rekd_det.utils.pair_config import custom_imports, is_pair
 
 
 @RUNNERS.register_module()
 class ReKDRunner(Runner):
     """A Runner whose resumed training is bit-identical to an uninterrupted one, if the hardware allows it.
 
-    A config chooses it with ``runner_type='rekd_det.ReKDRunner'``. Its arguments are mmengine's, which are keys of the
-    config. In addition to mmengine's Runner it
+    ``tools/train.py`` takes it for every config without ``runner_type``; for other programs a config chooses it with
+    ``runner_type='rekd_det.ReKDRunner'``. Its arguments are mmengine's, which are keys of the config. In addition to
+    mmengine's Runner it
 
     * keeps the states of every process's random generators in the checkpoint and restores them on resume; validation
       leaves no trace in them;
@@ -72,12 +73,12 @@ class ReKDRunner(Runner):
     def from_cfg(cls, cfg: Config | dict) -> Runner:
         """Build from a config; a resumed run has the seed that its checkpoint names.
 
-        The config that is saved with the log and in checkpoints names this package in ``custom_imports``, so
-        that it can be read without the file it came from.
+        The config that is saved with the log and in checkpoints names this package in ``custom_imports`` if it needs
+        it, so that it can be read without the file it came from.
         """
         cfg = copy.copy(cfg)
         names = custom_imports(cfg)
-        if "rekd_det" not in names:
+        if "rekd_det" not in names and ("runner_type" in cfg or is_pair(cfg.get("model"))):
             cfg["custom_imports"] = {**(cfg.get("custom_imports") or {}), "imports": [*names, "rekd_det"]}
         notes = []
         if cfg.get("resume"):
@@ -151,7 +152,7 @@ class ReKDRunner(Runner):
             loader = self.build_dataloader(config, seed=self.seed, diff_rank_seed=different)
             self._train_dataloader = SeededLoader.around(loader, self.seed)
         if isinstance(loop, Mapping) and (
-            loop.get("by_epoch") or type_class(loop.get("type"), LOOPS) is EpochBasedTrainLoop
+            type_class(loop["type"], LOOPS) is EpochBasedTrainLoop if "type" in loop else loop.get("by_epoch")
         ):
             loop = {**{k: v for k, v in loop.items() if k != "by_epoch"}, "type": ResumableEpochLoop}
         try:

@@ -44,14 +44,15 @@ def decide_start(cfg: Config | dict, auto: bool = False) -> str | None:
         if first:
             in_all(lambda: check_checkpoint_file(first))
         return None
-    path, identity = _from_main(lambda: _find(cfg["work_dir"], None if auto else first))
+    out_dir = ((cfg.get("default_hooks") or {}).get("checkpoint") or {}).get("out_dir")
+    path, identity = _from_main(lambda: _find(cfg["work_dir"], out_dir, None if auto else first))
     if path is None:
         cfg["resume"] = False
         instead = f"the training starts from load_from='{first}'" if first else "the training starts anew"
         if first:
             in_all(lambda: check_checkpoint_file(first))
         gone = named_by_last_checkpoint(cfg["work_dir"])
-        why = f" (last_checkpoint names '{gone}', which does not exist)" if gone else ""
+        why = f" (last_checkpoint names '{gone}', which is not there, or not this run's)" if gone else ""
         return f"No checkpoint in {cfg['work_dir']} to resume from{why}: {instead}."
     cfg["load_from"] = path
     return _share(path, identity) if identity is not None else None
@@ -67,8 +68,8 @@ def _start_group(cfg: Config | dict) -> None:
         start_gloo(launcher)
 
 
-def _find(work_dir: str, named: str | None) -> tuple[str | None, tuple | None]:
-    path = named or find_latest_checkpoint(work_dir)
+def _find(work_dir: str, out_dir: str | None, named: str | None) -> tuple[str | None, tuple | None]:
+    path = named or find_latest_checkpoint(work_dir, out_dir)
     if path is None:
         return None, None
     if is_local(path):

@@ -15,7 +15,7 @@ from rekd_det.models.utils.shadow import shadowed
 def left_out(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Let convolutions give zeros, without a convolution, until the block ends.
 
-    The head's own forward goes on through them, so what it reads elsewhere keeps its last bit.
+    The head's own forward goes on through them, and its other outputs stay bit-identical.
 
     Args:
         layers: convolutions that keep the height and width of a map.

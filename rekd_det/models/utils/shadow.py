@@ -13,7 +13,7 @@ def shadowed(owner: object, name: str, value: Any) -> Iterator[None]:
 
     Args:
         owner: the object; others of its class are not affected.
-        name: of an attribute or a method.
+        name: of an attribute or a method; not of a parameter or a submodule, which torch keeps elsewhere.
         value: what the object has instead.
     """
     own = name in vars(owner)

@@ -119,13 +119,15 @@ def test_a_killed_run_resumes_exactly(whole, tmp_path, kill):
 @pytest.mark.slow
 def test_a_student_alone_resumes_exactly_too(pair, tmp_path):
     text = _RUN.replace("runner_type = 'ReKDRunner'\n", "")
-    text = re.sub(r"    dict\(type='mmrazor\..*\n", "", text)
+    text = re.sub(r"    dict\(type='mmrazor\..*\n", "", text).replace("'rekd_det', ", "")
     config = tmp_path / "alone.py"
     config.write_text(text.format(pair=pair.student, workers=0, loop=_ITERS, augmented=AUGMENTED))
     train(config, tmp_path / "whole")
     train(config, tmp_path / "killed", kill="iter 5")
     train(config, tmp_path / "killed", "--resume")
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    # It stays a config that MMDetection reads without this package.
+    assert not re.search("rekd_det|runner_type", (tmp_path / "whole/alone.py").read_text())
 
 
 @pytest.mark.slow
@@ -239,6 +241,14 @@ def test_the_named_checkpoint(tmp_path):
     checkpoint(tmp_path, "iter_4.pth")
     (tmp_path / "last_checkpoint").write_text(path)
     assert find_latest_checkpoint(str(tmp_path)) == path
+
+
+def test_a_storage_backend_is_resumed_from_where_the_config_saves(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("s3://bucket/run/iter_4.pth")
+    assert find_latest_checkpoint(str(tmp_path), "s3://bucket") == "s3://bucket/run/iter_4.pth"
+    for out_dir in (None, "s3://buck", str(tmp_path)):
+        with pytest.raises(CheckpointError, match="no file of this machine"):
+            find_latest_checkpoint(str(tmp_path), out_dir)
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ class DDQAdapter(QueryAdapter):
     def bind(self, student: nn.Module, teacher: nn.Module) -> None:
         super().bind(student, teacher)
         self._queries = self._shared = DDQQueries(student, teacher)
+        self._compared = False
 
     def _matching_part(self, total: int) -> slice:
         return self._queries.matching(total)
@@ -100,14 +101,19 @@ class DDQAdapter(QueryAdapter):
         assert self._output is not None
         logits = self._output[0]
         rows = self._queries.decode(teacher_feats, data_samples)
-        # A query that was dropped has no target, so the targets count those that were kept without asking the device.
-        kept = [
-            true_rows(self._queries.kept(i).flatten(), len(labels))
-            for i, (labels, *_) in enumerate(self._targets[: len(logits)])
-        ]
+        kept = [self._kept(i) for i in range(len(logits))]
         with torch.enable_grad():
             mine = [x.flatten(0, 1)[index] for x, index in zip(logits, kept, strict=True)]
-        return [self.entry(i, f"d{i}", x, rows[i].flatten(0, 1)[kept[i]]) for i, x in enumerate(mine)]
+        found = [self.entry(i, f"d{i}", x, rows[i].flatten(0, 1)[kept[i]]) for i, x in enumerate(mine)]
+        self._compared = True
+        return found
+
+    def _kept(self, layer: int) -> Tensor:
+        mask = self._queries.kept(layer).flatten()
+        if not self._compared:  # `entry` compares them with the loss's rows, in the first step: it waits for the device
+            return mask.nonzero().squeeze(1)
+        # A query that was dropped has no target, so the targets count those that were kept without asking the device.
+        return true_rows(mask, len(self._targets[layer][0]))
 
 
 def _rows_of(table: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
