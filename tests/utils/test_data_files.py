@@ -120,7 +120,7 @@ def test_a_tensor_inside_a_pickle_carries_no_code():
 
 def test_a_tensor_larger_than_its_data_is_refused():
     """The rest would be uninitialised memory."""
-    arguments = (torch.zeros(2).storage(), 0, (200_000,), (1,), False, OrderedDict())
+    arguments = (torch.zeros(2)._typed_storage(), 0, (200_000,), (1,), False, OrderedDict())
     with open("a.pkl", "wb") as file:
         pickle.dump(Call(torch._utils._rebuild_tensor_v2, *arguments), file)
     with pytest.raises(InputError, match="a tensor that is larger than its storage"):

@@ -181,7 +181,7 @@ def test_without_a_checkpoint_yet_load_from_stays_in_force(runs):
     (runs.folder / "run").mkdir()
     (runs.folder / "run/last_checkpoint").write_text("/unmounted/run/iter_9.pth")
     assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
-    why = "(last_checkpoint names '/unmounted/run/iter_9.pth', which does not exist)"
+    why = "(last_checkpoint names '/unmounted/run/iter_9.pth', which is not there, or not this run's)"
     assert f"No checkpoint in run to resume from {why}: the training starts from load_from=" in runs.said
     assert re.search(r"(\d+) of \1 weights in the checkpoint match the student's \1", runs.said)
     # and once there is one, it goes on from there

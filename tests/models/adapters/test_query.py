@@ -240,13 +240,13 @@ def test_ddq_finds_the_kept_queries_without_waiting_for_the_device():
     align, waited, kept = model.distiller.adapter.align, [], []
 
     class Waits(TorchDispatchMode):
-        """Operators whose result, or its size, is known only when the device has arrived there."""
+        """Operators the size of whose result is known only when the device has arrived there."""
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             by_mask = func is torch.ops.aten.index.Tensor and any(
                 x is not None and x.dtype == torch.bool for x in args[1]
             )
-            if by_mask or any(name in str(func) for name in ("nonzero", "masked_select", "_local_scalar_dense")):
+            if by_mask or any(name in str(func) for name in ("nonzero", "masked_select")):
                 waited.append(str(func))
             return func(*args, **(kwargs or {}))
 

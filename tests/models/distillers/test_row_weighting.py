@@ -6,6 +6,7 @@ from tiny import batch, build, build_pair, perturb, tiny_rcnn
 
 from rekd_det.models.distillers.row_weighting import row_weight
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.structures.logit_meaning import LogitMeaning
 
 SOFTMAX = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 5.0], [1.0, 3.0, 0.0]])
 
@@ -26,7 +27,11 @@ def test_rows_of_objects():
     assert row_weight(rows_of(weight=None), "object").tolist() == [1.0, 0.0, 1.0]
     # All three logits are categories of objects; a label beyond them is the background's, one below is to be ignored.
     labels = torch.tensor([2, 3, -1])
-    assert row_weight(rows_of(activation="sigmoid", labels=labels, weight=None), "object").tolist() == [1.0, 0.0, 0.0]
+    assert row_weight(rows_of(meaning=LogitMeaning("sigmoid"), labels=labels, weight=None), "object").tolist() == [
+        1.0,
+        0.0,
+        0.0,
+    ]
     with pytest.raises(ValueError, match=r"model\.distiller\.rows='object': the rows of head 's1' have no labels"):
         row_weight(rows_of(labels=None, tag="s1"), "object")
 
@@ -35,7 +40,7 @@ def test_rows_by_the_teacher():
     want = 1 - SOFTMAX.softmax(1)[:, 2]
     torch.testing.assert_close(row_weight(rows_of(weight=None), "teacher"), want)
     torch.testing.assert_close(row_weight(rows_of(labels=None), "teacher"), want * torch.tensor([1.0, 1.0, 0.5]))
-    sigmoid = row_weight(rows_of(activation="sigmoid", weight=None), "teacher")
+    sigmoid = row_weight(rows_of(meaning=LogitMeaning("sigmoid"), weight=None), "teacher")
     torch.testing.assert_close(sigmoid, torch.tensor([2.0, 5.0, 3.0]).sigmoid())
 
 
