@@ -9,7 +9,7 @@ from rekd_det.analysis.utils.arguments import check_counts
 from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.config_file import read_config
-from rekd_det.apis.preflight import PreflightError
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images
 
 
@@ -36,7 +36,7 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     least = 8 if classifies_images(cfg) else 64
     if args.size is not None and min(args.size) < least:
-        raise PreflightError(f"--size {args.size[0]} {args.size[1]}: at least {least} pixels are needed")
+        raise InputError(f"--size {args.size[0]} {args.size[1]}: at least {least} pixels are needed")
     found = check_pair(cfg, None if args.size is None else tuple(args.size))
     if args.limit is not None and not found.mistakes:
         add_teacher_score(cfg, args.limit, found)

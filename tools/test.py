@@ -25,11 +25,12 @@ from rekd_det.apis.command_line import (
 from rekd_det.apis.config_file import read_config
 from rekd_det.apis.evaluator_options import check_evaluators
 from rekd_det.apis.mask_prediction import predicts_masks
-from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
+from rekd_det.apis.preflight import check_data, check_work_dir
 from rekd_det.engine.hooks import StudentWeightsHook
 from rekd_det.utils.checkpoint import check_checkpoint_file
 from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.dataset_configs import plain_datasets
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images, student_config, teacher_config
 
 
@@ -70,7 +71,7 @@ def select_model(cfg: Config, args: argparse.Namespace) -> Config:
     cfg = teacher_config(cfg)
     cfg.load_from = args.checkpoint or cfg.load_from
     if not cfg.load_from:
-        raise PreflightError("--teacher: the config has no model.teacher_ckpt; give a checkpoint")
+        raise InputError("--teacher: the config has no model.teacher_ckpt; give a checkpoint")
     return cfg
 
 
@@ -94,7 +95,7 @@ def enable_tta(cfg: Config) -> None:
         nms = dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
         cfg.tta_model = dict(type="DetTTAModel", tta_cfg=nms)
     if type_name(cfg.tta_model.get("type")) == "DetTTAModel" and predicts_masks(cfg.model):
-        raise PreflightError(
+        raise InputError(
             f"--tta: mmdet's DetTTAModel merges boxes, and model ({type_name(cfg.model.type)}) predicts masks as well; "
             "leave --tta out"
         )
@@ -122,7 +123,7 @@ def main() -> None:
     setup_cache_size_limit_of_dynamo()
     cfg = select_model(read_config(args.config, args.cfg_options), args)
     if cfg.get("test_dataloader") is None:
-        raise PreflightError(f"config '{args.config}' has no test_dataloader, so there is nothing to test on")
+        raise InputError(f"config '{args.config}' has no test_dataloader, so there is nothing to test on")
     cfg.launcher = args.launcher
     cfg.resume = False
     choose_work_dir(cfg, args.work_dir, args.config)

@@ -18,10 +18,11 @@ from rekd_det.apis.config_file import read_config
 from rekd_det.apis.evaluator_options import check_evaluators
 from rekd_det.apis.first_weights import check_first_weights
 from rekd_det.apis.hook_options import check_hooks
-from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
+from rekd_det.apis.preflight import check_data, check_work_dir
 from rekd_det.engine.runner import ReKDRunner
 from rekd_det.engine.runner.start import decide_start
 from rekd_det.utils.config_types import type_name
+from rekd_det.utils.errors import InputError
 
 #: what mmengine's AmpOptimWrapper takes that neither OptimWrapper nor BF16OptimWrapper does
 _FP16_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
@@ -57,7 +58,7 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     name = type_name((cfg.get("optim_wrapper") or {}).get("type", "OptimWrapper"))
     if args.amp:
         if name not in ("OptimWrapper", "AmpOptimWrapper", "BF16OptimWrapper"):
-            raise PreflightError(f"--amp can't be combined with optim_wrapper.type={name}; leave one of the two out")
+            raise InputError(f"--amp can't be combined with optim_wrapper.type={name}; leave one of the two out")
         # mmengine's AmpOptimWrapper has no CPU mode, and bf16 stays what the config wants.
         if name == "BF16OptimWrapper" or get_device() == "cpu":
             cfg.optim_wrapper.type = "BF16OptimWrapper"
@@ -67,14 +68,14 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
             cfg.optim_wrapper.type = "AmpOptimWrapper"
             cfg.optim_wrapper.loss_scale = "dynamic"
     elif name == "AmpOptimWrapper" and get_device() == "cpu":
-        raise PreflightError(
+        raise InputError(
             "optim_wrapper.type='AmpOptimWrapper' needs a GPU, and there is none here: give --amp, which on a CPU "
             f"computes in bf16, or set optim_wrapper.type=OptimWrapper and leave out {', '.join(_FP16_OPTIONS)}"
         )
     if args.auto_scale_lr:
         scaling = cfg.get("auto_scale_lr") or {}
         if "base_batch_size" not in scaling:
-            raise PreflightError(f"--auto-scale-lr: '{args.config}' needs auto_scale_lr = dict(base_batch_size=...)")
+            raise InputError(f"--auto-scale-lr: '{args.config}' needs auto_scale_lr = dict(base_batch_size=...)")
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
         cfg.resume = True

@@ -21,10 +21,6 @@ LARGEST_BYTES = 64 * 2**20
 LONGEST_SIDE = 2**20
 
 
-class AnnotationError(InputError):
-    """An annotation file that can't be trained on or evaluated against."""
-
-
 def check_annotations(
     path: str,
     key: str,
@@ -47,7 +43,7 @@ def check_annotations(
         The images' file names by their ids; None of a file that is not checked.
 
     Raises:
-        AnnotationError: if it is not COCO-format JSON, has no object, has invalid entries, or has other classes.
+        InputError: if it is not COCO-format JSON, has no object, has invalid entries, or has other classes.
     """
     if osp.getsize(path) > LARGEST_BYTES:
         return None
@@ -55,17 +51,15 @@ def check_annotations(
         with open(path, encoding="utf-8") as file:
             content: Any = json.load(file)
     except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{key}: '{path}' is not a JSON file ({error})") from error
+        raise InputError(f"{key}: '{path}' is not a JSON file ({error})") from error
     lists = ("images", "annotations", "categories") if objects else ("images", "categories")
     missing = [k for k in lists if not isinstance(_get(content, k), list)]
     if missing:
-        raise AnnotationError(f"{key}: '{path}' is not in COCO's format: it has no list `{'`, `'.join(missing)}`")
+        raise InputError(f"{key}: '{path}' is not in COCO's format: it has no list `{'`, `'.join(missing)}`")
     annotations = content.get("annotations", [])
     if objects and not annotations:
         purpose = "learn" if key.startswith("train") else "evaluate against"
-        raise AnnotationError(
-            f"{key}: '{path}' has {len(content['images'])} images and no object: nothing to {purpose}"
-        )
+        raise InputError(f"{key}: '{path}' has {len(content['images'])} images and no object: nothing to {purpose}")
     try:
         sizes = _check_images(content["images"])
         _check_entries(content["categories"], "category", lambda c: isinstance(c.get("name"), str) or "has no name")
@@ -77,10 +71,10 @@ def check_annotations(
         if images is not None:
             _check_files(content["images"], images)
     except _Fault as fault:
-        raise AnnotationError(f"{key}: '{path}': {fault}") from fault
+        raise InputError(f"{key}: '{path}': {fault}") from fault
     degenerate = [ann["id"] for ann in annotations if min(ann["bbox"][2:]) < 1 or ann["area"] <= 0]
     if annotations and len(degenerate) == len(annotations):
-        raise AnnotationError(f"{key}: '{path}': all boxes are narrower than a pixel; are they relative to the image?")
+        raise InputError(f"{key}: '{path}': all boxes are narrower than a pixel; are they relative to the image?")
     if degenerate:
         warnings.warn(
             f"{key}: {len(degenerate)} boxes are narrower than a pixel or have no area and will be left out, e.g. of "

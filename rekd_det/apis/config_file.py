@@ -10,7 +10,6 @@ from typing import Any
 from mmengine.config import Config
 
 from rekd_det.apis.pair_keys import check_pair_keys, check_pair_options
-from rekd_det.apis.preflight import PreflightError
 from rekd_det.engine.utils import RUNNER_KEYS
 from rekd_det.utils.config_options import merge_into
 from rekd_det.utils.errors import InputError, did_you_mean
@@ -28,8 +27,8 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         options: What ``--cfg-options`` gave: dotted keys and values.
 
     Raises:
-        PreflightError: If there is no such file, an option names nothing, or a key does not go with a pair.
-        PairError: If a package has no such config, or a pair has two data preprocessors that differ.
+        InputError: If there is no such file, a package has no such config, an option names nothing, a key does not go
+            with a pair, or a pair has two data preprocessors that differ.
     """
     cfg = package_config(path, "config") if "::" in path else _config_of_file(path)
     _warn_of_mistyped_keys(cfg, path)
@@ -42,16 +41,16 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
 
 def _config_of_file(path: str) -> Config:
     if not osp.isfile(path):
-        raise PreflightError(f"config '{path}' does not exist (relative paths start at {os.getcwd()})")
+        raise InputError(f"config '{path}' does not exist (relative paths start at {os.getcwd()})")
     if not path.endswith((".py", ".json", ".yaml", ".yml")):
-        raise PreflightError(f"config '{path}' is not a config: expected a .py, .json or .yaml file")
+        raise InputError(f"config '{path}' is not a config: expected a .py, .json or .yaml file")
     try:
         return Config.fromfile(path)
     except InputError:
         raise
     except Exception as error:  # a config is a program and may raise any exception
         reason = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise PreflightError(f"config '{path}' can't be read: {type(error).__name__}: {reason}") from error
+        raise InputError(f"config '{path}' can't be read: {type(error).__name__}: {reason}") from error
 
 
 def _warn_of_mistyped_keys(cfg: Config, path: str) -> None:
@@ -65,10 +64,10 @@ def merge_options(cfg: Config, options: Mapping[str, Any], path: str) -> None:
     """Merge the options of a command line into a config that was read from ``path``.
 
     Raises:
-        PreflightError: If an option's first key names nothing, or an option does not fit.
+        InputError: If an option's first key names nothing, or an option does not fit.
     """
     _check_options(cfg, options)
-    merge_into(cfg, options, "--cfg-options", path, PreflightError)
+    merge_into(cfg, options, "--cfg-options", path)
 
 
 def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -77,12 +76,12 @@ def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
         if top in _READ_KEYS:
             continue
         if top == "distill" and is_pair(cfg.get("model")):
-            raise PreflightError(
+            raise InputError(
                 f"--cfg-options {key}: `distill` is copied into `model` while the config is read, and changing it "
                 f"afterwards does nothing; write model.{rest or 'distiller'}=..."
             )
         if top not in cfg:
-            raise PreflightError(
+            raise InputError(
                 f"--cfg-options {key}: the config has no '{top}'{did_you_mean(top, _READ_KEYS | set(cfg))}"
             )
         warnings.warn(

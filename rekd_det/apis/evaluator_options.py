@@ -24,10 +24,6 @@ COCO_ITEMS = (
 )
 
 
-class EvaluatorError(InputError):
-    """An evaluator that would fail on the model's predictions, or on its own options."""
-
-
 def check_evaluators(cfg: Config, run: str) -> None:
     """Check the options of evaluators, some of which are read late.
 
@@ -37,14 +33,14 @@ def check_evaluators(cfg: Config, run: str) -> None:
             are checked. One that the config does not use is skipped.
 
     Raises:
-        EvaluatorError: for one that can't be computed; it names the config key.
+        InputError: for one that can't be computed; it names the config key.
     """
     model_key, model = trained_model(cfg.get("model"))
     for split in ("val", "test"):
         if cfg.get(f"{split}_cfg") is None:
             continue
         if split == run == "val" and (cfg.get("train_cfg") or {}).get("val_interval") == 0:
-            raise EvaluatorError(
+            raise InputError(
                 "train_cfg.val_interval=0 is no interval: give a number of epochs or iterations >= 1, or set val_cfg, "
                 "val_dataloader and val_evaluator to None for a training without validation"
             )
@@ -59,9 +55,9 @@ def check_evaluators(cfg: Config, run: str) -> None:
             for item in evaluator.get("metric_items") or []:
                 if item not in COCO_ITEMS:
                     listed = did_you_mean(str(item), COCO_ITEMS) or f": they are {', '.join(COCO_ITEMS)}"
-                    raise EvaluatorError(f"{key}.metric_items: CocoMetric has no item {item!r}{listed}")
+                    raise InputError(f"{key}.metric_items: CocoMetric has no item {item!r}{listed}")
             if "segm" in (evaluator.get("metric") or "") and predicts_masks(model) is False:
-                raise EvaluatorError(
+                raise InputError(
                     f"{key}.metric: 'segm' evaluates masks, and {model_key} ({type_name(model['type'])}) predicts "
                     f"none: set {key}.metric=bbox"
                 )
@@ -84,24 +80,24 @@ def is_coco(evaluator: Mapping) -> bool:
 
 
 def _check_names(key: str, evaluator: Mapping) -> None:
-    """Raise EvaluatorError for an option that a metric has not; of one with ``**kwargs`` they are not all known."""
+    """Raise InputError for an option that a metric has not; of one with ``**kwargs`` they are not all known."""
     kind = type_class(evaluator.get("type"), METRICS)
     if kind is None or (not is_coco(evaluator) and inspect.getfullargspec(kind).varkw):
         return
     known = options_of(kind)
     for option in sorted(evaluator.keys() - known - {"type", "_scope_"}):
         listed = did_you_mean(option, known) or f": it has {', '.join(sorted(known))}"
-        raise EvaluatorError(f"{key}.{option}: {kind.__name__} has no option '{option}'{listed}")
+        raise InputError(f"{key}.{option}: {kind.__name__} has no option '{option}'{listed}")
 
 
 def _check_top_k(key: str, evaluator: Mapping, model_key: str, model: Any) -> None:
-    """Raise EvaluatorError if MMPretrain's ``Accuracy`` looks at more classes than the classifier has."""
+    """Raise InputError if MMPretrain's ``Accuracy`` looks at more classes than the classifier has."""
     top_k = evaluator.get("topk", 1)
     most = top_k if isinstance(top_k, int) else max(top_k, default=1)
     head = model.get("head") if isinstance(model, Mapping) else None
     classes = head.get("num_classes") if isinstance(head, Mapping) else None
     if isinstance(classes, int) and most > classes:
-        raise EvaluatorError(
+        raise InputError(
             f"{key}.topk={top_k} looks at {most} classes, but {model_key}.head has num_classes={classes}: give none "
             "larger"
         )

@@ -14,12 +14,8 @@ from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import trained_model
 
 
-class HeadClassesError(InputError):
-    """A head with another number of classes than its data set, or its loss with another than the head."""
-
-
 def check_head_classes(model: Any, classes: ClassNames | None) -> None:
-    """Raise HeadClassesError if a head's number of classes does not go with its data set's.
+    """Raise InputError if a head's number of classes does not go with its data set's.
 
     mmdet notices too many when a detection of one is evaluated, after an epoch, and too few at the first object of one.
     Mask heads of R-CNN's kind take the class from the box: more than needed do no harm there.
@@ -35,11 +31,11 @@ def check_head_classes(model: Any, classes: ClassNames | None) -> None:
     for name, count, exact in _class_counts(model, key):
         if isinstance(count, int) and (count < wanted or (exact and count > wanted)):
             source = classes.key if classes.default is None else f"{classes.default} ({classes.key} is not set)"
-            raise HeadClassesError(f"{name}={count}, but {source} has {wanted} classes: both must be the same")
+            raise InputError(f"{name}={count}, but {source} has {wanted} classes: both must be the same")
 
 
 def check_class_weights(model: Any) -> None:
-    """Raise HeadClassesError if a MaskFormer's loss has another number of weights than its head has classes.
+    """Raise InputError if a MaskFormer's loss has another number of weights than its head has classes.
 
     Args:
         model: as for :func:`check_head_classes`.
@@ -51,7 +47,7 @@ def check_class_weights(model: Any) -> None:
     classes = head.get("num_things_classes", 80) + head.get("num_stuff_classes", 53)  # mmdet's defaults
     weights = (head.get("loss_cls") or {}).get("class_weight")
     if isinstance(weights, (list, tuple)) and len(weights) != classes + 1:
-        raise HeadClassesError(
+        raise InputError(
             f"{key}.panoptic_head.loss_cls.class_weight has {len(weights)} weights, but the head has {classes} classes "
             f"(num_things_classes + num_stuff_classes) and one for no object: give {classes + 1} weights, "
             f"e.g. [1.0] * {classes} + [0.1]"

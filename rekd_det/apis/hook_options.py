@@ -19,10 +19,6 @@ from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 
 
-class HookError(InputError):
-    """A hook has an unknown option."""
-
-
 def check_hooks(cfg: Config) -> None:
     """Check options of hooks that mmengine reads late.
 
@@ -33,14 +29,14 @@ def check_hooks(cfg: Config) -> None:
         cfg: the config of a run.
 
     Raises:
-        HookError: for a mistyped one, or an optimizer that can't be saved; it names the config key.
+        InputError: for a mistyped one, or an optimizer that can't be saved; it names the config key.
     """
     metrics = _coco_names(cfg)
     for key, hook, kind in _hooks(cfg):
         if issubclass(kind, CheckpointHook):
             known = options_of(kind)
             for option in sorted(hook.keys() - known - {"type", "priority", "_scope_"}):
-                raise HookError(f"{key} has no option '{option}'{_closest(option, known)}")
+                raise InputError(f"{key} has no option '{option}'{_closest(option, known)}")
             _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
             if hook.get("save_optimizer", True):
                 _check_optimizer(key, cfg.get("optim_wrapper"))
@@ -57,23 +53,23 @@ def check_hooks(cfg: Config) -> None:
 
 
 def _check_optimizer(key: str, wrapper: Any) -> None:
-    """Raise HookError if an optimizer's state would have to be saved that lies in parts in several processes."""
+    """Raise InputError if an optimizer's state would have to be saved that lies in parts in several processes."""
     optimizer = wrapper.get("optimizer") if isinstance(wrapper, Mapping) else None
     kind = type_name(optimizer.get("type")) if isinstance(optimizer, Mapping) else ""
     if kind == "ZeroRedundancyOptimizer":
-        raise HookError(
+        raise InputError(
             f"optim_wrapper.optimizer.type='{kind}' is not supported: mmengine does not gather its state for the "
             f"checkpoint. Use the optimizer itself, or set {key}.save_optimizer=False, which gives up an exact resume"
         )
 
 
 def _check_switchable(key: str, hook: type, loader: Mapping) -> None:
-    """Raise HookError if a hook that changes the pipeline can't reach the data set whose pipeline it is."""
+    """Raise InputError if a hook that changes the pipeline can't reach the data set whose pipeline it is."""
     dataset = loader.get("dataset")
     kind = dataset_class(dataset) if isinstance(dataset, Mapping) else None
     needed = "pipeline" if hook is PipelineSwitchHook else "update_skip_type_keys"
     if kind is not None and needed not in options_of(kind) | set(dir(kind)):
-        raise HookError(
+        raise InputError(
             f"{key}: {hook.__name__} changes train_dataloader.dataset, which is a {kind.__name__}: the data set inside "
             "it would keep its pipeline. Put the wrapper inside, train for more epochs instead of repeating, or write "
             "a hook that reaches the data sets inside"
@@ -110,7 +106,7 @@ def _check_metrics(key: str, named: Any, known: set[str] | None) -> None:
     for name in [named] if isinstance(named, str) else named or []:
         # CocoMetric(classwise=True) gives '<category>_precision' in addition.
         if known and name != "auto" and not name.endswith("_precision") and name not in known:
-            raise HookError(f"{key}: the validation gives no metric '{name}'{_closest(name, known)}")
+            raise InputError(f"{key}: the validation gives no metric '{name}'{_closest(name, known)}")
 
 
 def _closest(name: str, known: set[str]) -> str:

@@ -7,10 +7,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from rekd_det.apis.preflight import PreflightError
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.config_types import type_name
-from rekd_det.utils.errors import did_you_mean
+from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import check_preprocessors, is_pair, resolve_model_config
 
@@ -22,8 +21,7 @@ def check_pair_keys(cfg: Config) -> None:
     """Check what a pair's config says outside ``model``. Configs of other models pass.
 
     Raises:
-        PreflightError: For a key that does not go with a distillation.
-        PairError: If there are two data preprocessors that differ.
+        InputError: For a key that does not go with a distillation, or two data preprocessors that differ.
     """
     model = cfg.get("model")
     if not is_pair(model):
@@ -33,7 +31,7 @@ def check_pair_keys(cfg: Config) -> None:
         return
     for key in ("val_cfg", "test_cfg"):
         if type_name((cfg.get(key) or {}).get("type")).endswith("DistillValLoop"):
-            raise PreflightError(
+            raise InputError(
                 f"{key}.type: MMRazor's loop tests the teacher along with the student, by the student's preprocessor, "
                 "and leaves EMAHook's weights exchanged. Use ValLoop and TestLoop; tools/test.py --teacher tests the "
                 "teacher"
@@ -42,17 +40,17 @@ def check_pair_keys(cfg: Config) -> None:
         names = cfg.get(key) or []
         for name in [names] if isinstance(names, str) else names:
             if not str(name).startswith("architecture"):
-                raise PreflightError(f"{key}: a pair has no module '{name}'; the student's is 'architecture.{name}'")
+                raise InputError(f"{key}: a pair has no module '{name}'; the student's is 'architecture.{name}'")
     strategy = type_name((cfg.get("strategy") or {}).get("type"))
     if strategy in _SHARDING and type_name(cfg.get("runner_type")) == "FlexibleRunner":
-        raise PreflightError(
+        raise InputError(
             f"strategy.type='{strategy}' is not supported: a distillation calls single layers of both heads, past the "
             "wrapper that would gather their shards. Leave out `strategy`, and keep runner_type='rekd_det.ReKDRunner'"
         )
 
 
 def check_pair_options(model: Any, options: Mapping[str, Any]) -> None:
-    """Raise PreflightError if an option sets a key of ``model`` that ReKDDistill has not: a test would not see it."""
+    """Raise InputError if an option sets a key of ``model`` that ReKDDistill has not: a test would not see it."""
     if not is_pair(model) or not _is_ours(model):
         return
     known = options_of(ReKDDistill) | {"type"}
@@ -63,7 +61,7 @@ def check_pair_options(model: Any, options: Mapping[str, Any]) -> None:
             continue
         # A key of the student's is no typo, however similar one of the distillation's is.
         close = "" if name in model["architecture"] else did_you_mean(name, known)
-        raise PreflightError(
+        raise InputError(
             f"--cfg-options {option}: the model is a distillation, which has no such option{close or '.'} Options of "
             "the student are under model.architecture, those of the teacher under model.teacher.cfg_options"
         )
@@ -74,7 +72,7 @@ def _is_ours(model: Mapping) -> bool:
 
 
 def _check_one_preprocessor(cfg: Config) -> None:
-    """Raise PairError if a pair has a data preprocessor beside its student's own that says something else."""
+    """Raise InputError if a pair has a data preprocessor beside its student's own that says something else."""
     student = resolve_model_config(cfg.model.architecture, "model.architecture")
     check_preprocessors(cfg.get("data_preprocessor"), student)
     outer = cfg.model.get("data_preprocessor")

@@ -23,10 +23,6 @@ from rekd_det.utils.errors import InputError
 _DOWNLOADING = {"CIFAR10", "CIFAR100", "FashionMNIST", "MNIST"}
 
 
-class PreflightError(InputError):
-    """A run that would fail; found before it starts."""
-
-
 def check_data(cfg: Config, splits: Iterable[str]) -> None:
     """Check that the annotation files and image folders of some splits exist, and what is in COCO's files.
 
@@ -38,9 +34,9 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
         splits: Of ``'train'``, ``'val'``, ``'test'``; one that the config does not use is skipped.
 
     Raises:
-        PreflightError: If a path is missing, an evaluator has other images than its data set, or a head another
+        InputError: If a path is missing, an evaluator has other images than its data set, or a head another
             number of classes; it names the config key.
-        AnnotationError: If a file of COCO's format can't be used, or has other classes than the config.
+        InputError: If a file of COCO's format can't be used, or has other classes than the config.
     """
     for split in splits:
         loader = cfg.get(f"{split}_dataloader")
@@ -59,7 +55,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
             if not isinstance(ann_file, str) or not _is_local(ann_file, evaluator):
                 continue
             if not osp.isfile(ann_file):
-                raise PreflightError(f"{key}: '{ann_file}' does not exist; give its path with --cfg-options {key}=...")
+                raise InputError(f"{key}: '{ann_file}' does not exist; give its path with --cfg-options {key}=...")
             if ann_file in checked or not ann_file.endswith(".json") or not is_coco(evaluator):
                 continue
             classes = None
@@ -79,24 +75,24 @@ def check_work_dir(path: str, option: str = "--work-dir") -> None:
         option: Of the command line, which sets it.
 
     Raises:
-        PreflightError: If not.
+        InputError: If not.
     """
     try:
         os.makedirs(path, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise PreflightError(
+        raise InputError(
             f"folder '{path}' cannot be written ({error.strerror}): choose another with {option}"
         ) from error
 
 
 def _check_same_images(key: str, ann_file: str, theirs: Mapping[Any, str], read: Mapping[str, Mapping | None]) -> None:
-    """Raise PreflightError unless an evaluator's file has the images of the data set's files."""
+    """Raise InputError unless an evaluator's file has the images of the data set's files."""
     for path, images in read.items():
         for number, name in (images or {}).items():
             if osp.basename(theirs.get(number, "")) != osp.basename(name):
-                raise PreflightError(
+                raise InputError(
                     f"{key}: '{ann_file}' has no image '{name}' with id {number!r}, which the data set reads from "
                     f"'{path}', so detections would be compared with the objects of other images. Name the same file "
                     "for both"
@@ -133,7 +129,7 @@ def _check_dataset(key: str, dataset: Mapping, split: str) -> tuple[str, dict[An
 
 def _check_exists(key: str, name: str, path: str, dataset: Mapping, exists: Callable[[str], bool]) -> None:
     if _is_local(path, dataset) and not exists(path):
-        raise PreflightError(
+        raise InputError(
             f"{key}.{name}: '{path}' does not exist. Put the data there, or name its place "
             f"with --cfg-options {key}.data_root=..."
         )

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from rekd_det.utils.errors import InputError
 
 
-def merge_into(cfg: Config, options: Mapping[str, Any], name: str, path: str, error_type: type[InputError]) -> None:
+def merge_into(cfg: Config, options: Mapping[str, Any], name: str, path: str) -> None:
     """Merge options into a config, in place.
 
     Args:
@@ -18,18 +18,17 @@ def merge_into(cfg: Config, options: Mapping[str, Any], name: str, path: str, er
         options: values by dotted key (``{'model.backbone.depth': 18}``).
         name: what gives the options, for error messages.
         path: where the config was read, likewise.
-        error_type: the class of the error.
 
     Raises:
-        InputError: of that class, if an option does not fit.
+        InputError: if an option does not fit.
     """
     try:
         cfg.merge_from_dict(dict(options))
     except (KeyError, TypeError) as error:
-        raise error_type(f"{name} do not fit '{path}': {error}") from error
+        raise InputError(f"{name} do not fit '{path}': {error}") from error
     except AttributeError as error:  # mmengine looks for keys in an element of a list, and in what has none
         keys = [key for key in options if any(part.isdigit() for part in key.split("."))] or options
-        raise error_type(
+        raise InputError(
             f"{name} {', '.join(keys)} can't be set in '{path}': after a number there must be a key of a dict, "
             "as in param_scheduler.0.KEY=VALUE. To replace an element of a list, give the whole list"
         ) from error

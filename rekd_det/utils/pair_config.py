@@ -21,10 +21,6 @@ from rekd_det.utils.errors import InputError
 _SPEC_KEYS = {"cfg_path", "cfg_options", "pretrained"}
 
 
-class PairError(InputError):
-    """A config that does not describe the model or the pair that was asked for."""
-
-
 def classifies_images(cfg: Config) -> bool:
     """Whether a config is of MMPretrain's image classifiers, and not of a detector."""
     return cfg.get("default_scope") == "mmpretrain"
@@ -42,7 +38,7 @@ def trained_model(model: Any) -> tuple[str, Any]:
         model: the ``model`` of a config; None where there is none.
 
     Raises:
-        PairError: if a pair's ``architecture`` names no config.
+        InputError: if a pair's ``architecture`` names no config.
     """
     if is_pair(model):
         return "model.architecture", resolve_model_config(model["architecture"], "model.architecture")
@@ -69,26 +65,26 @@ def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict
         The model config. It always has ``type``, and never shares memory with ``spec``.
 
     Raises:
-        PairError: If ``spec`` has unknown keys, names no config, its options do not fit that, or it has no model.
+        InputError: If ``spec`` has unknown keys, names no config, its options do not fit that, or it has no model.
     """
     if isinstance(spec, str):
         spec = dict(cfg_path=spec)
     if not isinstance(spec, Mapping):
-        raise PairError(f"{name} must be a model config or dict(cfg_path=...), but is {type(spec).__name__}")
+        raise InputError(f"{name} must be a model config or dict(cfg_path=...), but is {type(spec).__name__}")
     if "type" in spec:
         return copy.deepcopy(spec if isinstance(spec, ConfigDict) else ConfigDict(spec))
     if "cfg_path" not in spec:
-        raise PairError(f"{name} needs either `type` or `cfg_path`, but has only the keys {sorted(spec)}")
+        raise InputError(f"{name} needs either `type` or `cfg_path`, but has only the keys {sorted(spec)}")
     _check_spec_keys(spec, name)
 
     path = spec["cfg_path"]
     cfg = _read_config(path, name)
     if spec.get("cfg_options"):
         _check_options(cfg, spec["cfg_options"], name)
-        merge_into(cfg, spec["cfg_options"], f"{name}.cfg_options", path, PairError)
+        merge_into(cfg, spec["cfg_options"], f"{name}.cfg_options", path)
     model = cfg.get("model")
     if not isinstance(model, Mapping):
-        raise PairError(f"{name}.cfg_path: the config '{path}' defines no `model`")
+        raise InputError(f"{name}.cfg_path: the config '{path}' defines no `model`")
     if is_pair(model):
         return _student_of(model)
     model = resolve_model_config(model, f"model of '{path}'")
@@ -143,10 +139,10 @@ def teacher_config(cfg: Config) -> Config:
         (``None`` where the pair gives none).
 
     Raises:
-        PairError: If ``cfg`` describes no pair.
+        InputError: If ``cfg`` describes no pair.
     """
     if not is_pair(cfg.get("model")):
-        raise PairError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
+        raise InputError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
     cfg = copy.deepcopy(cfg)
     checkpoint = cfg.model.get("teacher_ckpt")
     cfg.model = resolve_model_config(cfg.model.teacher, "model.teacher")
@@ -168,7 +164,7 @@ def _student_of(model: Mapping) -> ConfigDict:
 
 
 def check_preprocessors(outer: object, student: object) -> None:
-    """Raise PairError if the data preprocessor beside a pair's student says something else than the student's own.
+    """Raise InputError if the data preprocessor beside a pair's student says something else than the student's own.
 
     Otherwise one of the two would be ignored silently, or a test would take another one than the training.
 
@@ -181,7 +177,7 @@ def check_preprocessors(outer: object, student: object) -> None:
         return
     keys = outer.keys() | own.keys() if "type" in outer else outer.keys()
     if different := sorted(key for key in keys if _plain(outer.get(key)) != _plain(own.get(key))):
-        raise PairError(
+        raise InputError(
             f"model.architecture.data_preprocessor and the one beside the student (model.data_preprocessor or "
             f"data_preprocessor) differ in {', '.join(different)}: leave the second one out, and set the keys of "
             "model.architecture.data_preprocessor"
@@ -195,13 +191,13 @@ def _plain(value: object) -> object:
 def _check_spec_keys(spec: Mapping, name: str) -> None:
     unknown = sorted(set(spec) - _SPEC_KEYS)
     if unknown:
-        raise PairError(
+        raise InputError(
             f"{name} has cfg_path='{spec['cfg_path']}' and the unknown keys {unknown}; "
             "only cfg_options is read with cfg_path. To change the model, use e.g. "
             f"{name}.cfg_options.model.backbone.depth=50"
         )
     if spec.get("pretrained"):
-        raise PairError(
+        raise InputError(
             f"{name}.pretrained=True is not supported: give the checkpoint itself "
             "(model.teacher_ckpt, or load_from for the student)"
         )
@@ -209,18 +205,18 @@ def _check_spec_keys(spec: Mapping, name: str) -> None:
 
 def _read_config(path: object, name: str) -> Config:
     if not isinstance(path, str) or not path:
-        raise PairError(f"{name}.cfg_path must be a config's path or name, but is {path!r}")
+        raise InputError(f"{name}.cfg_path must be a config's path or name, but is {path!r}")
     if "::" in path:
         return package_config(path, f"{name}.cfg_path")
     if not osp.isfile(path):
-        raise PairError(
+        raise InputError(
             f"{name}.cfg_path '{path}': no such file (relative paths start at the folder where "
             "the command runs; configs of a package are written 'mmdet::folder/file.py')"
         )
     try:
         return Config.fromfile(path)
     except Exception as error:  # a config is a program and may raise any exception
-        raise PairError(f"{name}.cfg_path '{path}' can't be read: {type(error).__name__}: {error}") from error
+        raise InputError(f"{name}.cfg_path '{path}' can't be read: {type(error).__name__}: {error}") from error
 
 
 def package_config(path: str, name: str) -> Config:
@@ -231,16 +227,16 @@ def package_config(path: str, name: str) -> Config:
         name: what names it, for error messages.
 
     Raises:
-        PairError: if the package or the config is not there.
+        InputError: if the package or the config is not there.
     """
     package = path.partition("::")[0]
     # mmengine would run `pip install` for a package that is not there.
     if not package.isidentifier() or importlib.util.find_spec(package) is None:
-        raise PairError(f"{name} '{path}': no package `{package}` is installed")
+        raise InputError(f"{name} '{path}': no package `{package}` is installed")
     try:
         return get_config(path)
     except (FileNotFoundError, ValueError, AssertionError) as error:
-        raise PairError(
+        raise InputError(
             f"{name} '{path}': package `{package}` has no such config "
             f"(expected e.g. 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')"
         ) from error
@@ -250,7 +246,7 @@ def _check_options(cfg: Config, options: Mapping, name: str) -> None:
     for key in options:
         top = key.partition(".")[0]
         if top not in cfg:
-            raise PairError(
+            raise InputError(
                 f"{name}.cfg_options key '{key}' names nothing in that config; keys start at its "
                 f"top level, e.g. 'model.{key}'"
             )

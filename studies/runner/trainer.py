@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rekd_det.analysis.runs.runs import Curve, read_run
-from rekd_det.analysis.utils.pair import AnalysisError, quiet
+from rekd_det.analysis.utils.pair import quiet
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
 from rekd_det.utils.errors import InputError
 from studies.runner.annotations import annotations_of
@@ -171,6 +171,6 @@ def curve(folder: Path) -> dict[str, float]:
     """Box AP by epoch (or iteration) of the validations during a training."""
     try:
         points = read_run(folder, "").val.get("bbox_mAP", Curve())
-    except AnalysisError:  # an arm without a log of its own
+    except InputError:  # an arm without a log of its own
         return {}
     return {str(step): value for step, value in zip(points.steps, points.values, strict=True)}

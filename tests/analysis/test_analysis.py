@@ -21,10 +21,10 @@ from rekd_det.analysis.teacher.head_tail_report import comparison_text, suggesti
 from rekd_det.analysis.teacher.heads import HeadMatrix, cluster_order, strongest_pairs
 from rekd_det.analysis.teacher.mass import MassStats, head_and_tail, larger_tail
 from rekd_det.analysis.teacher.rows import Rows, rows_of
-from rekd_det.analysis.utils.pair import AnalysisError
 from rekd_det.analysis.utils.tables import markdown
 from rekd_det.models.losses import KDLoss, ReKDLoss
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tiny_config
+from rekd_det.utils.errors import InputError
 
 # --- head and tail mass ---------------------------------------------------------------------
 
@@ -394,9 +394,9 @@ def test_a_report_names_metrics_that_it_has_no_table_for(tmp_path):
 
 
 def test_logs_that_cannot_be_read(tmp_path):
-    with pytest.raises(AnalysisError, match="is not a folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         read_run(tmp_path / "none", "a")
-    with pytest.raises(AnalysisError, match=r"holds no log: expected TIMESTAMP/vis_data/scalars\.json"):
+    with pytest.raises(InputError, match=r"holds no log: expected TIMESTAMP/vis_data/scalars\.json"):
         read_run(tmp_path, "a")
 
 
@@ -415,7 +415,7 @@ def test_runs_get_the_shortest_names_that_differ(tmp_path):
     for name in ("x/rekd", "y/rekd"):
         log(tmp_path / name / "1", train(1, loss=1.0))
     assert [r.name for r in read_runs([str(tmp_path / "x/rekd"), str(tmp_path / "y/rekd")])] == ["x/rekd", "y/rekd"]
-    with pytest.raises(AnalysisError, match="given twice"):
+    with pytest.raises(InputError, match="given twice"):
         read_runs([str(tmp_path / "x")] * 2)
 
 
@@ -463,5 +463,5 @@ def test_ap_by_category_from_detections(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     annotations = str(tmp_path / "truth.json")
     assert recompute(tmp_path / "found.json", annotations, "bbox") == dict(cat=pytest.approx(1), dog=0)
-    with pytest.raises(AnalysisError, match=r"astray\.json' can't be evaluated against"):
+    with pytest.raises(InputError, match=r"astray\.json' can't be evaluated against"):
         recompute(tmp_path / "astray.json", annotations, "bbox")

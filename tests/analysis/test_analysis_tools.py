@@ -27,10 +27,11 @@ from rekd_det.analysis.teacher.browse import MAX_BOXES, Panel, draw, look
 from rekd_det.analysis.teacher.pull import Pull
 from rekd_det.analysis.teacher.rows import Rows, aligned_logits
 from rekd_det.analysis.teacher.sure_rows import Agreement
-from rekd_det.analysis.utils.pair import AnalysisError, batches, build_images, choose, class_names
+from rekd_det.analysis.utils.pair import batches, build_images, choose, class_names
 from rekd_det.analysis.utils.pair import build_pair as build_analysed
 from rekd_det.structures import LogitMeaning
 from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tiny_config
+from rekd_det.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = 12
@@ -212,7 +213,7 @@ def test_a_pair_without_class_logits_has_no_head(pair):
     cfg.model.distiller = dict(
         type="mmrazor.ReKDDistiller", loss=None, feature_losses=dict(loss_pkd=dict(type="mmrazor.PKDLoss", levels=[0]))
     )
-    with pytest.raises(AnalysisError, match="distils no classification logits"):
+    with pytest.raises(InputError, match="distils no classification logits"):
         build_analysed(cfg, None, "cpu")
 
 

@@ -7,7 +7,8 @@ import pytest
 from pycocotools.mask import encode
 
 from rekd_det.apis import annotations
-from rekd_det.apis.annotations import AnnotationError, check_annotations
+from rekd_det.apis.annotations import check_annotations
+from rekd_det.utils.errors import InputError
 
 
 def content(*boxes) -> dict:
@@ -34,7 +35,7 @@ def test_boxes_that_mmdet_leaves_out_are_counted(tmp_path):
 
 def test_a_large_file_is_left_to_the_data_set(tmp_path, monkeypatch):
     path = write(tmp_path / "a.json", [0, 0, -1, 5])
-    with pytest.raises(AnnotationError):
+    with pytest.raises(InputError):
         check_annotations(path, "key")
     monkeypatch.setattr(annotations, "LARGEST_BYTES", 10)
     check_annotations(path, "key")
@@ -44,7 +45,7 @@ def test_a_test_set_needs_no_annotations(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({k: v for k, v in content().items() if k != "annotations"}))
     check_annotations(str(path), "key", objects=False)
-    with pytest.raises(AnnotationError, match="no list `annotations`"):
+    with pytest.raises(InputError, match="no list `annotations`"):
         check_annotations(str(path), "key")
 
 
@@ -77,7 +78,7 @@ def test_an_entry_that_is_none_is_named(tmp_path, part, key, value, message):
     file[part][0][key] = value
     path = tmp_path / "a.json"
     path.write_text(json.dumps(file))
-    with pytest.raises(AnnotationError, match=f"key: '{path}': {message}"):
+    with pytest.raises(InputError, match=f"key: '{path}': {message}"):
         check_annotations(str(path), "key")
 
 
@@ -105,7 +106,7 @@ def test_masks_are_checked_where_they_are_read(tmp_path, mask, sound):
     if sound:
         check_annotations(str(path), "key", masks=True)
     else:
-        with pytest.raises(AnnotationError, match="annotation 0 has segmentation"):
+        with pytest.raises(InputError, match="annotation 0 has segmentation"):
             check_annotations(str(path), "key", masks=True)
 
 
@@ -117,5 +118,5 @@ def test_images_that_are_not_there_are_counted(tmp_path):
         (tmp_path / "images" / name).touch()
     path = tmp_path / "a.json"
     path.write_text(json.dumps(file))
-    with pytest.raises(AnnotationError, match=r"1 of its images do not exist, e.g. '.*images/sub/2.jpg'"):
+    with pytest.raises(InputError, match=r"1 of its images do not exist, e.g. '.*images/sub/2.jpg'"):
         check_annotations(str(path), "key", images=str(tmp_path / "images"))

@@ -8,9 +8,9 @@ import pytest
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
-from rekd_det.apis.annotations import AnnotationError
 from rekd_det.apis.class_names import reads_as_coco
 from rekd_det.apis.preflight import check_data
+from rekd_det.utils.errors import InputError
 
 STOCK = Path(mmdet.__file__).parent / ".mim" / "configs"
 COCO = CocoDataset.METAINFO["classes"]
@@ -44,12 +44,12 @@ def test_all_classes_or_some_in_the_files_order_pass(data):
 
 def test_classes_in_a_file_of_names(data, tmp_path):
     (tmp_path / "names.txt").write_text("cat\ndgo\n")
-    with pytest.raises(AnnotationError, match=r"no 'dgo', which .*; did you mean 'dog'"):
+    with pytest.raises(InputError, match=r"no 'dgo', which .*; did you mean 'dog'"):
         check_data(data(str(tmp_path / "names.txt"), ("cat", "dog")), ("test",))
 
 
 def test_a_class_twice_in_the_file(data):
-    with pytest.raises(AnnotationError, match="`categories` names 'cat' 2 times"):
+    with pytest.raises(InputError, match="`categories` names 'cat' 2 times"):
         check_data(data(("cat", "dog"), ("cat", "dog", "cat")), ("test",))
 
 
@@ -63,7 +63,7 @@ def test_classes_without_the_files_order_mislabel_in_mmdet(data):
     cfg = data(("cat", "dog"), ("dog", "cat"))
     dataset = CocoDataset(**{k: v for k, v in cfg.test_dataloader.dataset.items() if k != "type"})
     assert dataset.cat2label == {0: 0, 1: 1}  # the file's: dog, cat
-    with pytest.raises(AnnotationError, match=r"label 0 is 'cat' in .*classes and 'dog' in the file"):
+    with pytest.raises(InputError, match=r"label 0 is 'cat' in .*classes and 'dog' in the file"):
         check_data(cfg, ("test",))
 
 
@@ -74,7 +74,7 @@ def test_a_metric_that_sorts_the_categories_is_not_compared(data, tmp_path):
     cfg.test_evaluator = dict(type="CocoMetric", ann_file=str(tmp_path / "b.json"), sort_categories=True)
     check_data(cfg, ("test",))
     cfg.test_evaluator.sort_categories = False
-    with pytest.raises(AnnotationError, match=r"test_evaluator.ann_file: .* the order of the classes differs"):
+    with pytest.raises(InputError, match=r"test_evaluator.ann_file: .* the order of the classes differs"):
         check_data(cfg, ("test",))
 
 

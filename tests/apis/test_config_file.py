@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rekd_det.apis.config_file import read_config
-from rekd_det.apis.preflight import PreflightError
+from rekd_det.utils.errors import InputError
 
 CONFIG = """
 data_root = 'somewhere/'
@@ -50,7 +50,7 @@ def test_an_option_for_an_element_of_a_list(tmp_path, key, value):
     path = tmp_path / "config.py"
     path.write_text("custom_hooks = [dict(type='A'), dict(type='B'), 'C']\n")
     assert read_config(str(path), {"custom_hooks.1.x": 5}).custom_hooks[1].x == 5
-    with pytest.raises(PreflightError, match=f"--cfg-options {key} can't be set in .*: after a number there must be"):
+    with pytest.raises(InputError, match=f"--cfg-options {key} can't be set in .*: after a number there must be"):
         read_config(str(path), {"load_from": "x", key: value})
 
 

@@ -4,7 +4,8 @@ import pytest
 from mmengine.config import Config
 
 from rekd_det.apis.class_names import ClassNames
-from rekd_det.apis.head_classes import HeadClassesError, check_class_weights, check_head_classes
+from rekd_det.apis.head_classes import check_class_weights, check_head_classes
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import package_config
 
 COCO = ClassNames(range(80), "train_dataloader.dataset.metainfo.classes")
@@ -51,11 +52,11 @@ def test_heads_that_fit(config, options):
 )
 def test_heads_of_masks_that_do_not_fit(config, key, count):
     pair = dict(architecture=model_of(config, {key: count}), teacher={})
-    with pytest.raises(HeadClassesError, match=rf"^model\.architecture\.{key}={count}, but .* has 80 classes"):
+    with pytest.raises(InputError, match=rf"^model\.architecture\.{key}={count}, but .* has 80 classes"):
         check_head_classes(pair, COCO)
 
 
 def test_weights_of_other_classes():
     model = model_of(MASK2FORMER, {"panoptic_head.num_things_classes": 12})
-    with pytest.raises(HeadClassesError, match=r"loss_cls.class_weight has 81 weights, .* give 13 weights"):
+    with pytest.raises(InputError, match=r"loss_cls.class_weight has 81 weights, .* give 13 weights"):
         check_class_weights(model)

@@ -113,4 +113,4 @@ def test_an_error_before_there_is_a_log_names_the_option(train, monkeypatch):
     assert left.code.endswith("(--traceback shows where it was raised)")
     assert "Traceback" not in err
     _, err = train("none", "--traceback")
-    assert "PreflightError" in err
+    assert "InputError" in err

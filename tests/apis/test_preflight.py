@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from rekd_det.apis.preflight import PreflightError, check_data, check_work_dir
+from rekd_det.apis.preflight import check_data, check_work_dir
+from rekd_det.utils.errors import InputError
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_missing_data_under_wrappers_is_found(data_config):
     broken.ann_file = "x.json"
     both = dict(type="ConcatDataset", datasets=[data_config.test_dataloader.dataset, broken])
     data_config.test_dataloader.dataset = dict(type="RepeatDataset", times=2, dataset=both)
-    with pytest.raises(PreflightError, match=r"dataset.dataset.datasets.1.ann_file"):
+    with pytest.raises(InputError, match=r"dataset.dataset.datasets.1.ann_file"):
         check_data(data_config, ("test",))
 
 

@@ -17,12 +17,13 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rekd_det.datasets.synthetic import PRESETS, DatasetError, build_dataset, coco_writer, render_scene
+from rekd_det.datasets.synthetic import PRESETS, build_dataset, coco_writer, render_scene
 from rekd_det.datasets.synthetic.categories import FAMILIES, select_categories
 from rekd_det.datasets.synthetic.coco_writer import uncompressed_rle
 from rekd_det.datasets.synthetic.contact_sheet import comparison_sheet, contact_sheet
 from rekd_det.datasets.synthetic.geometry import arms, place, polygon_area, rasterise, ring
 from rekd_det.datasets.synthetic.shapes import category_frequencies
+from rekd_det.utils.errors import InputError
 
 
 def digest(root: Path) -> dict[str, str]:
@@ -219,7 +220,7 @@ def test_a_second_call_writes_nothing(tiny):
 
 def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(DatasetError, match="not empty and not a generated data set"):
+    with pytest.raises(InputError, match="not empty and not a generated data set"):
         build_dataset(tmp_path, "tiny")
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -231,14 +232,14 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 
 def test_another_data_set_is_refused(tiny):
-    with pytest.raises(DatasetError, match="another generated data set"):
+    with pytest.raises(InputError, match="another generated data set"):
         build_dataset(tiny, "tiny", seed=5)
 
 
 def test_a_missing_image_is_noticed(tmp_path):
     build_dataset(tmp_path / "data", "tiny")
     next((tmp_path / "data" / "train2017").glob("*.jpg")).unlink()
-    with pytest.raises(DatasetError, match="damaged: 7 of 8 images in train2017"):
+    with pytest.raises(InputError, match="damaged: 7 of 8 images in train2017"):
         build_dataset(tmp_path / "data", "tiny")
 
 
@@ -254,7 +255,7 @@ def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(coco_writer.cv2, "imwrite", lambda *args: False)
-    with pytest.raises(DatasetError, match=r"000000000001\.jpg can't be written"):
+    with pytest.raises(InputError, match=r"000000000001\.jpg can't be written"):
         build_dataset(tmp_path / "data", "tiny")
 
 
@@ -270,7 +271,7 @@ def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     ],
 )
 def test_arguments_out_of_range(tmp_path, arguments, message):
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(InputError, match=message):
         build_dataset(tmp_path / "data", **arguments)
     assert not (tmp_path / "data").exists()
 

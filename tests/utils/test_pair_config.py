@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config, ConfigDict
 
-from rekd_det.utils.pair_config import PairError, is_pair, resolve_model_config, student_config, teacher_config
+from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import is_pair, resolve_model_config, student_config, teacher_config
 
 R101 = "mmdet::faster_rcnn/faster-rcnn_r101_fpn_1x_coco.py"
 
@@ -97,7 +98,7 @@ def test_a_preprocessor_and_a_scope_beside_the_model_come_along(tmp_path):
     ],
 )
 def test_what_names_no_model_is_refused(spec, message):
-    with pytest.raises(PairError, match=message):
+    with pytest.raises(InputError, match=message):
         resolve_model_config(spec, "model.teacher")
 
 
@@ -106,7 +107,7 @@ def test_a_missing_package_is_not_installed_behind_the_users_back(monkeypatch):
         raise AssertionError(f"started {args}")
 
     monkeypatch.setattr(subprocess, "check_call", refuse)
-    with pytest.raises(PairError, match="no package `mmpose` is installed"):
+    with pytest.raises(InputError, match="no package `mmpose` is installed"):
         resolve_model_config("mmpose::folder/file.py")
 
 

@@ -6,10 +6,10 @@ import argparse
 
 from rekd_det.analysis.teacher.sure_rows import Agreement, sure_rows
 from rekd_det.analysis.utils.arguments import check_counts
-from rekd_det.analysis.utils.pair import AnalysisError
 from rekd_det.analysis.utils.students import add_student_arguments, count_students, show_students
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.config_file import read_config
+from rekd_det.utils.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def main() -> None:
         cfg, args, lambda: Agreement(args.top_k), lambda model, batch: sure_rows(model, batch, args.least)
     ):
         if not found.rows:
-            raise AnalysisError(
+            raise InputError(
                 f"no row of these images reaches --least {args.least}; use more images, or a lower --least"
             )
         figures = dict(zip(names, found.result().values(), strict=True))

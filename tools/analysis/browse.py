@@ -14,7 +14,6 @@ from rekd_det.analysis.utils import html
 from rekd_det.analysis.utils.arguments import add_pair_arguments, check_counts, top_k_of
 from rekd_det.analysis.utils.figures import save
 from rekd_det.analysis.utils.pair import (
-    AnalysisError,
     build_images,
     build_pair,
     check_images,
@@ -26,6 +25,7 @@ from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.config_file import read_config
 from rekd_det.apis.preflight import check_work_dir
 from rekd_det.utils.checkpoint import check_checkpoint_file
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
     if classifies_images(cfg):
-        raise AnalysisError(
+        raise InputError(
             "this config is a classifier's, which finds no boxes to look at; tools/analysis/image_accuracy.py shows "
             "where its students are right"
         )

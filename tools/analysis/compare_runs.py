@@ -8,9 +8,9 @@ from pathlib import Path
 from rekd_det.analysis.runs.category_ap import find_results, recompute
 from rekd_det.analysis.runs.comparison import write_comparison
 from rekd_det.analysis.runs.runs import Run, read_runs
-from rekd_det.analysis.utils.pair import AnalysisError
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.preflight import check_work_dir
+from rekd_det.utils.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,7 +44,7 @@ def main() -> None:
     args = parse_args()
     runs = read_runs(args.runs)
     if len(runs) < 2:
-        raise AnalysisError("one run can't be compared: give at least two work dirs")
+        raise InputError("one run can't be compared: give at least two work dirs")
     check_work_dir(str(args.out), "--out")
     report = write_comparison(runs, [categories_of(run, args.ann_file) for run in runs], args.out)
     print(report.read_text(encoding="utf-8"))

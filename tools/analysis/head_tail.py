@@ -13,7 +13,6 @@ from rekd_det.analysis.teacher.pull import HEADER, Pull
 from rekd_det.analysis.teacher.rows import rows_of
 from rekd_det.analysis.utils.arguments import add_loader_arguments, add_pair_arguments, check_counts, top_k_of
 from rekd_det.analysis.utils.pair import (
-    AnalysisError,
     batches,
     build_images,
     build_pair,
@@ -27,6 +26,7 @@ from rekd_det.analysis.utils.tables import markdown, write_csv
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.config_file import read_config
 from rekd_det.apis.preflight import check_work_dir
+from rekd_det.utils.errors import InputError
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,7 +66,7 @@ def main() -> None:
                     num_logits = rows.teacher.shape[1]
                     top_k = top_k_of(args.top_k, loss)
                     if top_k >= num_logits:
-                        raise AnalysisError(f"--top-k {top_k} leaves no tail: the head has {num_logits} logits per row")
+                        raise InputError(f"--top-k {top_k} leaves no tail: the head has {num_logits} logits per row")
                     names = class_names(dataset, rows.num_categories)
                     found = HeadTail(names, num_logits, top_k, rows.activation, loss.tau, judges)
                 found.add(rows)
@@ -74,7 +74,7 @@ def main() -> None:
                     pull.add(rows)
             bar.update(len(batch["data_samples"]))
     if found is None:
-        raise AnalysisError("the student's head has no row in these images; use more images (--limit)")
+        raise InputError("the student's head has no row in these images; use more images (--limit)")
     student = f"the student of '{args.checkpoint}'" if args.checkpoint else "a student at the start of its training"
     about = (
         f"Config {args.config}, {len(images)} images of its {args.split} set, not augmented.",

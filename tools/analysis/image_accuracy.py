@@ -11,10 +11,10 @@ from torch import Tensor
 from rekd_det.analysis.teacher.image_accuracy import ImageAccuracy
 from rekd_det.analysis.teacher.rows import aligned_logits
 from rekd_det.analysis.utils.arguments import check_counts
-from rekd_det.analysis.utils.pair import AnalysisError
 from rekd_det.analysis.utils.students import add_student_arguments, count_students, show_students
 from rekd_det.apis.command_line import ToolParser, exit_on_input_error
 from rekd_det.apis.config_file import read_config
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images
 
 
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
 def labelled(model: Any, batch: dict) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     for rows in aligned_logits(model, batch):
         if rows.labels is None:
-            raise AnalysisError("these images have no single label each")
+            raise InputError("these images have no single label each")
         yield rows.student, rows.teacher, rows.labels
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
     if not classifies_images(cfg):
-        raise AnalysisError("this config is a detector's: only the images of a classifier have one label each")
+        raise InputError("this config is a detector's: only the images of a classifier have one label each")
     counted = count_students(cfg, args, lambda: ImageAccuracy(args.top_k), labelled)
     show_students([{"student": checkpoint, **found.result()} for checkpoint, found in counted], args.out)
 

@@ -32,7 +32,7 @@ from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
 from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import PairError, classifies_images, is_pair, model_config, resolve_model_config
+from rekd_det.utils.pair_config import classifies_images, is_pair, model_config, resolve_model_config
 from rekd_det.utils.pretrained import drop_pretrained
 
 #: a note is added if the distillation's share of the gradient is outside this range
@@ -75,10 +75,10 @@ def check_pair(cfg: Config, size: tuple[int, int] | None = None) -> Findings:
         What was found. A pair that can't be built, or whose losses can't be computed, has that as its last mistake.
 
     Raises:
-        PairError: if the config describes no pair.
+        InputError: if the config describes no pair.
     """
     if not is_pair(cfg.get("model")):
-        raise PairError("this config is not a pair: `model` needs the keys `architecture` and `teacher`")
+        raise InputError("this config is not a pair: `model` needs the keys `architecture` and `teacher`")
     found = Findings()
     init_default_scope(default_scope(cfg))
     found.section("Pair")
@@ -110,7 +110,7 @@ def _build(cfg: Config, found: Findings) -> ReKDDistill:
     MMLogger.get_current_instance().setLevel(logging.ERROR)  # mmengine's paragraph for every parameter
     model = MODELS.build(config)
     if not isinstance(model, ReKDDistill):
-        raise PairError(f"model.type: {type(model).__name__} is not a ReKDDistill")
+        raise InputError(f"model.type: {type(model).__name__} is not a ReKDDistill")
     with contextlib.redirect_stdout(io.StringIO()):
         model.init_weights()
     found.row("student", f"{type(model.student).__name__}, {_millions(model.student)} M parameters")

@@ -18,9 +18,10 @@ from mmengine.runner import Runner
 from rekd_det.analysis.pair_check.pair_check import Findings
 from rekd_det.analysis.utils.pair import choose
 from rekd_det.apis.command_line import build_runner
-from rekd_det.apis.preflight import PreflightError, check_data
+from rekd_det.apis.preflight import check_data
 from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.dataset_configs import plain_datasets
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images, teacher_config
 
 #: below this AP a teacher has learned nothing of the data set, or something is wrong
@@ -38,13 +39,13 @@ def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
         found: gets the scores.
 
     Raises:
-        PreflightError: if there are no test images, or the test set joins several data sets.
+        InputError: if there are no test images, or the test set joins several data sets.
     """
     cfg = teacher_config(cfg)
     check_data(cfg, ("test",))
     (_, dataset), *others = plain_datasets(cfg.test_dataloader.dataset)
     if others:
-        raise PreflightError(f"--limit needs one test set, but test_dataloader.dataset joins {1 + len(others)} of them")
+        raise InputError(f"--limit needs one test set, but test_dataloader.dataset joins {1 + len(others)} of them")
     dataset.indices = _spread(cfg, dataset, limit) if classifies_images(cfg) else limit
     with tempfile.TemporaryDirectory() as folder:
         cfg.update(work_dir=folder, launcher="none", resume=False)

@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rekd_det.analysis.utils.pair import AnalysisError
+from rekd_det.utils.errors import InputError
 
 
 def recompute(results: Path, ann_file: str, task: str) -> dict[str, float]:
@@ -25,14 +25,14 @@ def recompute(results: Path, ann_file: str, task: str) -> dict[str, float]:
         One entry per category with objects in the annotations.
 
     Raises:
-        AnalysisError: if the two do not fit together.
+        InputError: if the two do not fit together.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # it prints tables
         try:
             truth = COCO(ann_file)
             found = truth.loadRes(str(results))
         except (OSError, ValueError, AssertionError, KeyError, IndexError) as error:
-            raise AnalysisError(f"'{results}' can't be evaluated against '{ann_file}': {error}") from error
+            raise InputError(f"'{results}' can't be evaluated against '{ann_file}': {error}") from error
         evaluation = COCOeval(truth, found, task)
         evaluation.evaluate()
         evaluation.accumulate()

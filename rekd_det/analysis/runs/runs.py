@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rekd_det.analysis.utils.pair import AnalysisError
+from rekd_det.utils.errors import InputError
 
 # mmdet's CocoMetric(classwise=True) logs '<category>_precision', behind the metric's prefix.
 _CLASS_SUFFIX = "_precision"
@@ -81,7 +81,7 @@ def read_runs(folders: list[str]) -> list[Run]:
     """Read work dirs and give each the shortest unique name.
 
     Raises:
-        AnalysisError: if one has no log.
+        InputError: if one has no log.
     """
     paths = [Path(f) for f in folders]
     return [read_run(path, name) for path, name in zip(paths, _short_names(paths), strict=True)]
@@ -94,10 +94,10 @@ def read_run(folder: Path, name: str) -> Run:
     latter is at step 0 and is left out.
 
     Raises:
-        AnalysisError: if there is no log in it.
+        InputError: if there is no log in it.
     """
     if not folder.is_dir():
-        raise AnalysisError(f"'{folder}' is not a folder; give the work dirs of training runs")
+        raise InputError(f"'{folder}' is not a folder; give the work dirs of training runs")
     files = sorted({*folder.glob("*/vis_data/scalars.json"), *folder.glob("vis_data/scalars.json")})
     entries: list[dict] = []
     for file in files:
@@ -114,7 +114,7 @@ def read_run(folder: Path, name: str) -> Run:
         entries += new
     train, val = _split(entries)
     if not entries:
-        raise AnalysisError(
+        raise InputError(
             f"'{folder}' holds no log: expected TIMESTAMP/vis_data/scalars.json in it, which LocalVisBackend writes"
         )
     return Run(name, folder, _curves(train), _curves(_without_prefix(val)))
@@ -212,4 +212,4 @@ def _short_names(paths: list[Path]) -> list[str]:
         names = ["/".join(p[-length:]) for p in parts]
         if len(set(names)) == len(names):
             return names
-    raise AnalysisError("the same folder is given twice")
+    raise InputError("the same folder is given twice")

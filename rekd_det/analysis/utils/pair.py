@@ -28,10 +28,6 @@ from rekd_det.utils.pair_config import classifies_images, is_pair, model_config
 SEED = 0
 
 
-class AnalysisError(InputError):
-    """A config or a file that an analysis can't use."""
-
-
 def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
     """Build the :class:`rekd_det.models.algorithms.ReKDDistill` of a config, with fixed norms and no dropout.
 
@@ -45,18 +41,18 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
         device: where the models go.
 
     Raises:
-        AnalysisError: if the config is not a pair, or it distils no logits.
+        InputError: if the config is not a pair, or it distils no logits.
         CheckpointError: if the checkpoint does not fit.
     """
     if not is_pair(cfg.get("model")):
-        raise AnalysisError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
+        raise InputError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
     init_default_scope(default_scope(cfg))
     torch.manual_seed(SEED)
     config = model_config(cfg)
     config.pop("teacher_dtype", None)
     model = MODELS.build(config)
     if model.distiller.loss is None:
-        raise AnalysisError("this pair distils no classification logits (model.distiller.loss=None)")
+        raise InputError("this pair distils no classification logits (model.distiller.loss=None)")
     checkpoint = checkpoint or cfg.get("load_from")
     if checkpoint is None:
         model.init_weights()
@@ -78,12 +74,11 @@ def check_images(cfg: Config, split: str) -> None:
     """Check, before a model is built, that a split's images and annotations are there. No evaluator is needed.
 
     Raises:
-        AnalysisError: if the config has no such data set.
-        PreflightError: if a file or a folder is missing.
+        InputError: if the config has no such data set, or a file or a folder is missing.
     """
     for key in ("train_dataloader", "val_dataloader"):
         if not isinstance(cfg.get(key), Mapping):
-            raise AnalysisError(f"the config has no `{key}`")
+            raise InputError(f"the config has no `{key}`")
     check_data(Config({f"{split}_dataloader": cfg[f"{split}_dataloader"], f"{split}_cfg": {}}), (split,))
 
 
@@ -98,7 +93,7 @@ def build_images(cfg: Config, split: str) -> Dataset:
         split: 'train' or 'val'.
 
     Raises:
-        AnalysisError: if the training pipeline loads no annotations.
+        InputError: if the training pipeline loads no annotations.
     """
     if classifies_images(cfg):  # its labels come with the images
         with DefaultScope.overwrite_default_scope(default_scope(cfg)):
@@ -106,7 +101,7 @@ def build_images(cfg: Config, split: str) -> Dataset:
     nodes = config_nodes(cfg.train_dataloader.dataset)
     loading = next((node for node in nodes if type_name(node.get("type")) == "LoadAnnotations"), None)
     if loading is None:
-        raise AnalysisError("train_dataloader.dataset: no pipeline in it has a LoadAnnotations")
+        raise InputError("train_dataloader.dataset: no pipeline in it has a LoadAnnotations")
     pipeline = [t for t in _pipeline(cfg.val_dataloader.dataset) if type_name(t["type"]) != "LoadAnnotations"]
     pipeline.insert(1, loading)  # behind the image
     return DATASETS.build(_plain(cfg[f"{split}_dataloader"].dataset, pipeline))

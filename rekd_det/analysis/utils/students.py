@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from rekd_det.analysis.utils.arguments import add_loader_arguments, add_pair_arguments
 from rekd_det.analysis.utils.pair import (
-    AnalysisError,
     batches,
     build_images,
     build_pair,
@@ -23,6 +22,7 @@ from rekd_det.analysis.utils.pair import (
 )
 from rekd_det.analysis.utils.tables import markdown, write_csv
 from rekd_det.apis.preflight import check_work_dir
+from rekd_det.utils.errors import InputError
 
 
 class Counter(Protocol):
@@ -65,7 +65,7 @@ def count_students(
     for checkpoint in args.checkpoints:
         model, found = build_pair(cfg, checkpoint, args.device), new()
         if args.top_k > (logits := model.distiller.adapter.num_logits):
-            raise AnalysisError(f"--top-k {args.top_k}: this pair has {logits} logits per row")
+            raise InputError(f"--top-k {args.top_k}: this pair has {logits} logits per row")
         seed_samplers()
         with tqdm(total=len(images), unit="img", desc=Path(checkpoint).stem) as bar:
             for batch in batches(model, images, args.batch_size, args.workers):

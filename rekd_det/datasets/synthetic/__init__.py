@@ -5,7 +5,7 @@ No network and no GPU is needed: numpy and OpenCV draw every image. Contact shee
 at it.
 """
 
-from rekd_det.datasets.synthetic.coco_writer import DatasetError, build_dataset
+from rekd_det.datasets.synthetic.coco_writer import build_dataset
 from rekd_det.datasets.synthetic.shapes import PRESETS, render_scene
 
-__all__ = ["PRESETS", "DatasetError", "build_dataset", "render_scene"]
+__all__ = ["PRESETS", "build_dataset", "render_scene"]

@@ -33,10 +33,6 @@ _MOST_WORKERS = 8
 _QUIET_SECONDS = 5.0
 
 
-class DatasetError(InputError):
-    """The data set can't be written as asked; the message says what to change."""
-
-
 def uncompressed_rle(mask: np.ndarray) -> dict[str, Any]:
     """COCO's uncompressed run-length code of a bool mask ``(H, W)``.
 
@@ -75,7 +71,7 @@ def _write_image(
     image_id = _FIRST_IMAGE_ID[split] + index
     name = f"{image_id:012d}.jpg"
     if not cv2.imwrite(str(folder / name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
-        raise DatasetError(f"{folder / name} can't be written; is the disk full?")
+        raise InputError(f"{folder / name} can't be written; is the disk full?")
     height, width = scene.image.shape[:2]
     entry = {"id": image_id, "file_name": name, "width": width, "height": height}
     return entry, _annotations(scene, image_id)
@@ -127,21 +123,21 @@ def _describe(
 ) -> tuple[Preset, dict[str, Any]]:
     """Check the arguments; return the preset they amount to, and their record."""
     if preset_name not in PRESETS:
-        raise DatasetError(f"preset '{preset_name}' is unknown; choose from {', '.join(PRESETS)}")
+        raise InputError(f"preset '{preset_name}' is unknown; choose from {', '.join(PRESETS)}")
     preset = PRESETS[preset_name]
     if seed < 0:
-        raise DatasetError(f"seed must not be negative, got {seed}")
+        raise InputError(f"seed must not be negative, got {seed}")
     counts = {"train": preset.train, "val": preset.val}
     counts |= {k: v for k, v in (("train", train), ("val", val)) if v is not None}
     for split, count in counts.items():
         if count < preset.min_images:
-            raise DatasetError(
+            raise InputError(
                 f"{split} must be at least {preset.min_images} images, so that each of the "
                 f"{len(preset.categories)} categories of preset '{preset_name}' appears; "
                 f"got {count}"
             )
     if size is not None and size < preset.size // 2:
-        raise DatasetError(
+        raise InputError(
             f"size must be at least {preset.size // 2} pixels for preset '{preset_name}' (smaller "
             f"images don't show its shapes); got {size}"
         )
@@ -161,29 +157,29 @@ def _is_complete(root: Path, description: dict[str, Any]) -> bool:
     """Whether ``root`` holds just this data set already.
 
     Raises:
-        DatasetError: it holds anything else.
+        InputError: it holds anything else.
     """
     if not root.exists():
         return False
     if not root.is_dir():
-        raise DatasetError(f"{root} is not a folder; give another one")
+        raise InputError(f"{root} is not a folder; give another one")
     if not any(root.iterdir()):
         return False
     stamp = root / _STAMP
     if not stamp.is_file():
-        raise DatasetError(f"{root} is not empty and not a generated data set; give another folder")
+        raise InputError(f"{root} is not empty and not a generated data set; give another folder")
     try:
         found = json.loads(stamp.read_text())
     except ValueError as error:
-        raise DatasetError(f"{stamp} can't be read ({error}); delete {root}") from error
+        raise InputError(f"{stamp} can't be read ({error}); delete {root}") from error
     if found != description:
-        raise DatasetError(
+        raise InputError(
             f"{root} holds another generated data set ({found}, wanted {description}); delete it or give another folder"
         )
     for split in SPLITS:
         there = sum(1 for _ in (root / f"{split}2017").glob("*.jpg"))
         if there != description[split]:
-            raise DatasetError(
+            raise InputError(
                 f"{root} is damaged: {there} of {description[split]} images in {split}2017; "
                 "delete it and write it again"
             )
@@ -216,11 +212,11 @@ def build_dataset(
         False if the same data set was there already, True if it was written.
 
     Raises:
-        DatasetError: an argument is out of range, or ``root`` holds something else.
+        InputError: an argument is out of range, or ``root`` holds something else.
     """
     root = Path(root)
     if workers is not None and workers < 1:
-        raise DatasetError(f"workers must be at least 1, got {workers}")
+        raise InputError(f"workers must be at least 1, got {workers}")
     settings, description = _describe(preset, seed, train, val, size)
     if _is_complete(root, description):
         return False

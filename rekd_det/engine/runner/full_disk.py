@@ -11,13 +11,9 @@ from rekd_det.utils.errors import InputError
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-class DiskFull(InputError):
-    """A file of a run can't be written because the disk is full."""
-
-
 @contextlib.contextmanager
 def full_disk_explained(work_dir: str) -> Iterator[None]:
-    """Raise DiskFull for what a full disk raises in the body.
+    """Raise InputError for what a full disk raises in the body.
 
     Args:
         work_dir: the run's folder, for the message.
@@ -28,7 +24,7 @@ def full_disk_explained(work_dir: str) -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         name = f" '{error.filename}'" if error.filename else ""
-        raise DiskFull(
+        raise InputError(
             f"a file{name} of work_dir '{work_dir}' can't be written ({error.strerror}). The existing "
             "checkpoints are complete: free some space, and continue from the last one with --resume"
         ) from error

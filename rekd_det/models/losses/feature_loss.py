@@ -18,6 +18,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from rekd_det.models.losses.base import LogitLoss
+from rekd_det.utils.config_types import type_class
 from rekd_det.utils.errors import InputError
 
 #: by which names MMRazor's connectors call the channels they take
@@ -54,7 +55,7 @@ class FeatureLoss(BaseModule):
         self.name = name
         if not name.startswith("loss") or "." in name:
             raise ValueError(f"{self.key}: the name of a feature loss starts with 'loss', e.g. 'loss_pkd'")
-        if not isinstance(config, Mapping) or not isinstance(config.get("type"), str):
+        if not isinstance(config, Mapping) or config.get("type") is None:
             raise TypeError(f"{self.key} must be a config dict with a type, e.g. dict(type='mmrazor.PKDLoss')")
         options = dict(config)
         self.levels = self._levels(options.pop("levels", None))
@@ -81,7 +82,7 @@ class FeatureLoss(BaseModule):
         key = f"{self.key}.{side}_connector"
         configs = [config] if isinstance(config, Mapping) else config
         ok = isinstance(configs, (list, tuple))
-        if not ok or not all(isinstance(c, Mapping) and isinstance(c.get("type"), str) for c in configs):
+        if not ok or not all(isinstance(c, Mapping) and c.get("type") is not None for c in configs):
             raise TypeError(
                 f"{key} must be a config dict with a type, e.g. dict(type='mmrazor.ConvModuleConnector', "
                 f"in_channel=256, out_channel=256), or a list of one per level, got {config!r}"
@@ -96,7 +97,7 @@ class FeatureLoss(BaseModule):
 
     def _build(self, config: Mapping, part: str) -> nn.Module:
         with DefaultScope.overwrite_default_scope("mmrazor"):
-            if MODELS.get(config["type"]) is None:
+            if type_class(config["type"], MODELS) is None:
                 raise TypeError(
                     f"{self.key}{part}.type={config['type']!r} is not in MMRazor's registry; feature losses are "
                     "PKDLoss, ChannelWiseDivergence, FBKDLoss, MGDLoss and others, connectors are "

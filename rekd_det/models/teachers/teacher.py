@@ -11,7 +11,8 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, meta_of, strip_student_prefix, weights_of
-from rekd_det.utils.pair_config import PairError, resolve_model_config
+from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import resolve_model_config
 
 
 def build_teacher(
@@ -28,7 +29,7 @@ def build_teacher(
         The frozen teacher, and the names of its categories in order if the checkpoint has them.
 
     Raises:
-        PairError: if the teacher has no checkpoint or its config is not a model.
+        InputError: if the teacher has no checkpoint or its config is not a model.
         CheckpointError: if the checkpoint can't be read, carries code, or its keys do not all match.
     """
     if isinstance(spec, BaseModel):
@@ -36,7 +37,7 @@ def build_teacher(
     else:
         config = resolve_model_config(spec, "model.teacher")
         if checkpoint is None:
-            raise PairError(
+            raise InputError(
                 "model.teacher_ckpt is not set, and an untrained teacher teaches noise. Set it to the file or URL "
                 "of the teacher's checkpoint"
             )

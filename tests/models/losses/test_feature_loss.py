@@ -10,10 +10,12 @@ import torch.distributed as dist
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.model import MMDistributedDataParallel
+from mmrazor.models import MGDConnector, MGDLoss
 from mmrazor.registry import MODELS as RAZOR
 from tiny import FASTER, batch, build, build_pair, forward_hooks, perturb, tiny_rcnn, total
 
 from rekd_det.models.losses.feature_loss import FeatureLoss
+from rekd_det.utils.config_types import type_class
 
 PKD = dict(type="mmrazor.PKDLoss", loss_weight=6.0, levels=[0, 1, 2, 3])
 #: a loss of each kind, with connectors as its paper has them
@@ -26,11 +28,11 @@ LOSSES = dict(
         student_connector=dict(type="FBKDStudentConnector", in_channels=16, sub_sample=True),
         teacher_connector=dict(type="FBKDTeacherConnector", in_channels=16, sub_sample=True),
     ),
-    loss_mgd=dict(
-        type="MGDLoss",
+    loss_mgd=dict(  # in mmengine's new style
+        type=MGDLoss,
         alpha_mgd=1e-3,
         levels=[0, 3],
-        student_connector=dict(type="mmrazor.MGDConnector", student_channels=16, teacher_channels=16),
+        student_connector=dict(type=MGDConnector, student_channels=16, teacher_channels=16),
     ),
 )
 
@@ -61,7 +63,7 @@ def test_a_loss_is_what_mmrazor_computes_on_the_same_maps(name):
     model = pair({name: LOSSES[name]}, logits=REKD)
     data = batch(model)
     config = {k: v for k, v in LOSSES[name].items() if k not in ("levels", "student_connector", "teacher_connector")}
-    by_hand = RAZOR.build(config | dict(type="mmrazor." + config["type"].removeprefix("mmrazor.")))
+    by_hand = RAZOR.build(config | dict(type=type_class(config["type"], RAZOR)))
     feature = model.distiller.feature_losses[name]
     student, teacher = model.architecture.extract_feat(data["inputs"]), model.teacher.extract_feat(data["inputs"])
     torch.manual_seed(1)  # MGD masks at random
@@ -222,6 +224,7 @@ WRONG = dict(
     logit_loss=(dict(loss_x=dict(type="ReKDLoss")), TypeError, r"set it as model\.distiller\.loss"),
     other_arguments=(dict(loss_x=dict(type="mmrazor.CRDLoss", neg_num=1, sample_n=9, dim_out=4)), TypeError, "forward"),
     no_type=(dict(loss_x=dict(loss_weight=1)), TypeError, "with a type"),
+    type_of_a_type=(dict(loss_x=dict(type=dict(type="PKDLoss"))), TypeError, "is not in MMRazor's registry"),
     name=(dict(pkd=PKD), ValueError, "starts with 'loss'"),
     levels=(dict(loss_x=PKD | dict(levels=[0, 0])), ValueError, r"loss_x\.levels must"),
     negative=(dict(loss_x=PKD | dict(levels=[-1])), ValueError, r"loss_x\.levels must"),
