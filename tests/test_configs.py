@@ -17,8 +17,9 @@ from one_step import distillation
 from tiny import total
 
 from rekd_det.apis.zoo_models import ZOO
-from rekd_det.testing.tiny_detectors import build_tiny, needs_masks, pair_of, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, needs_masks, pair_of, tiny_config
 from rekd_det.utils.pair_config import is_pair, resolve_model_config
+from rekd_det.utils.pretrained import drop_pretrained
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -156,21 +157,12 @@ def test_yolox_learns_its_last_epochs_as_alone():
     from mmdet.engine.hooks import YOLOXModeSwitchHook
 
     config = tiny_config("mmdet::yolox/yolox_tiny_8xb8-300e_coco.py")
-    model = pair_of(build_tiny(config), build_tiny(config))
+    model = pair_of(build_random(config), build_random(config))
     loader = SimpleNamespace(dataset=SimpleNamespace(update_skip_type_keys=lambda keys: None))
     quiet = SimpleNamespace(info=lambda text: None)
     runner = SimpleNamespace(epoch=9, max_epochs=10, model=model, train_dataloader=loader, logger=quiet)
     YOLOXModeSwitchHook(num_last_epochs=1).before_train_epoch(runner)
     assert model.architecture.bbox_head.use_l1
-
-
-def without_downloads(config):
-    """A copy in which no part fetches weights."""
-    if isinstance(config, dict):
-        if config.get("type") == "Pretrained":
-            return None
-        return type(config)((k, without_downloads(v)) for k, v in config.items())
-    return [without_downloads(v) for v in config] if isinstance(config, list) else config
 
 
 def initialised(model):
@@ -190,12 +182,12 @@ def test_builds_and_steps(name):
     cfg = read(ROOT / "configs" / f"{name}.py")
     torch.manual_seed(0)
     model = cfg.model
+    drop_pretrained(model)
     if is_pair(model):
         # The checkpoint can't be had here: a random teacher of the same architecture stands in for it.
-        teacher = initialised(MODELS.build(without_downloads(resolve_model_config(model.teacher))))
-        model = without_downloads(model) | dict(teacher=teacher, teacher_ckpt=None)
-    else:
-        model = without_downloads(model)
+        teacher = resolve_model_config(model.teacher)
+        drop_pretrained(teacher)
+        model = model | dict(teacher=initialised(MODELS.build(teacher)), teacher_ckpt=None)
     model = initialised(MODELS.build(model)).train()
     student = model.architecture if is_pair(cfg.model) else model
     MessageHub.get_current_instance().update_info("iter", 0)  # YOLOX's preprocessor asks for it

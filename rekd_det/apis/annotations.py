@@ -65,12 +65,12 @@ def check_annotations(
         _check_entries(content["categories"], "category", lambda c: isinstance(c.get("name"), str) or "has no name")
         names_fault = classes and fault_in_names(classes, [c["name"] for c in content["categories"]])
         if names_fault:
-            raise _Fault(names_fault)
+            raise InputError(names_fault)
         categories = {c["id"] for c in content["categories"]}
         _check_entries(annotations, "annotation", lambda ann: _fault(ann, sizes, categories, masks))
         if images is not None:
             _check_files(content["images"], images)
-    except _Fault as fault:
+    except InputError as fault:
         raise InputError(f"{key}: '{path}': {fault}") from fault
     degenerate = [ann["id"] for ann in annotations if min(ann["bbox"][2:]) < 1 or ann["area"] <= 0]
     if annotations and len(degenerate) == len(annotations):
@@ -82,10 +82,6 @@ def check_annotations(
             stacklevel=2,
         )
     return {image["id"]: image["file_name"] for image in content["images"]}
-
-
-class _Fault(Exception):
-    """What is wrong in a file."""
 
 
 def _check_images(images: list) -> dict[Any, tuple[int, int]]:
@@ -108,14 +104,14 @@ def _check_entries(entries: list, name: str, check: Callable[[dict], str | bool]
     seen = set()
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise _Fault(f"{name} number {index} is {entry!r:.80}: expected a dict")
+            raise InputError(f"{name} number {index} is {entry!r:.80}: expected a dict")
         number = entry.get("id")
         if not isinstance(number, (int, str)) or isinstance(number, bool) or number in seen:
-            raise _Fault(f"{name} number {index} has id {number!r:.80}: expected a number of its own")
+            raise InputError(f"{name} number {index} has id {number!r:.80}: expected a number of its own")
         seen.add(number)
         fault = check(entry)
         if fault is not True:
-            raise _Fault(f"{name} {number} {fault}")
+            raise InputError(f"{name} {number} {fault}")
 
 
 def _fault(ann: dict, sizes: Mapping, categories: set, masks: bool) -> str | bool:
@@ -149,7 +145,7 @@ def _check_files(images: list, folder: str) -> None:
         if name not in names[parent]:
             missing.append(osp.join(parent, name))
     if missing:
-        raise _Fault(f"{len(missing)} of its images do not exist, e.g. '{missing[0]}'")
+        raise InputError(f"{len(missing)} of its images do not exist, e.g. '{missing[0]}'")
 
 
 def _get(content: Any, key: str) -> Any:

@@ -31,7 +31,7 @@ class CfgOptions(DictAction):
                 )
             try:
                 super().__call__(parser, namespace, [pair], option_string)  # type: ignore[arg-type]
-            except (AssertionError, RecursionError, _Unbalanced):  # of '(1,2]', of '[f(1,2)]'
+            except (AssertionError, RecursionError):  # of '(1,2]', of '[f(1,2)]'
                 raise argparse.ArgumentError(
                     self, f'\'{pair}\': the brackets do not match; write KEY="[a,b]" or KEY="[(a,b),(c,d)]"'
                 ) from None
@@ -43,13 +43,9 @@ class CfgOptions(DictAction):
             # how many brackets are open after each character
             depths = list(accumulate((char in "([") - (char in ")]") for char in plain))
             if min(depths) < 0 or depths[-1] != 0:
-                raise _Unbalanced
+                raise AssertionError  # as mmengine's own check of brackets does
             if any(char == "," and depth == 0 for char, depth in zip(plain, depths, strict=True)):
                 return DictAction._parse_iterable(f"[{plain}]")  # without these it never ends on '(1,2),(3,4)'
             if 0 not in depths[:-1]:
                 return DictAction._parse_iterable(plain)
         return DictAction._parse_int_float_bool(plain)
-
-
-class _Unbalanced(Exception):
-    """A list or tuple is not closed."""

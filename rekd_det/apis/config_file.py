@@ -1,6 +1,5 @@
 """Read a config file with the options of a command line, and report what would silently do nothing."""
 
-import difflib
 import os
 import os.path as osp
 import warnings
@@ -55,9 +54,9 @@ def _config_of_file(path: str) -> Config:
 
 def _warn_of_mistyped_keys(cfg: Config, path: str) -> None:
     for key in cfg.keys() - _READ_KEYS:
-        close = difflib.get_close_matches(key, _READ_KEYS, n=1, cutoff=0.9)
-        if close:
-            warnings.warn(f"{path}: nothing reads '{key}'; did you mean '{close[0]}'?", stacklevel=3)
+        hint = did_you_mean(key, _READ_KEYS, similarity=0.9)
+        if hint:
+            warnings.warn(f"{path}: nothing reads '{key}'{hint}", stacklevel=3)
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any], path: str) -> None:

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from rekd_det.apis.mask_prediction import predicts_masks
 from rekd_det.evaluation import FasterCocoMetric
 from rekd_det.utils.config_types import type_class, type_name
-from rekd_det.utils.errors import InputError, did_you_mean
+from rekd_det.utils.errors import InputError, closest_or_all
 from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import classifies_images, trained_model
 
@@ -54,7 +54,7 @@ def check_evaluators(cfg: Config, run: str) -> None:
                 continue
             for item in evaluator.get("metric_items") or []:
                 if item not in COCO_ITEMS:
-                    listed = did_you_mean(str(item), COCO_ITEMS) or f": they are {', '.join(COCO_ITEMS)}"
+                    listed = closest_or_all(str(item), COCO_ITEMS)
                     raise InputError(f"{key}.metric_items: CocoMetric has no item {item!r}{listed}")
             if "segm" in (evaluator.get("metric") or "") and predicts_masks(model) is False:
                 raise InputError(
@@ -86,8 +86,7 @@ def _check_names(key: str, evaluator: Mapping) -> None:
         return
     known = options_of(kind)
     for option in sorted(evaluator.keys() - known - {"type", "_scope_"}):
-        listed = did_you_mean(option, known) or f": it has {', '.join(sorted(known))}"
-        raise InputError(f"{key}.{option}: {kind.__name__} has no option '{option}'{listed}")
+        raise InputError(f"{key}.{option}: {kind.__name__} has no option '{option}'{closest_or_all(option, known)}")
 
 
 def _check_top_k(key: str, evaluator: Mapping, model_key: str, model: Any) -> None:

@@ -15,7 +15,7 @@ from mmrazor.engine.hooks import StopDistillHook
 from rekd_det.apis.class_names import dataset_class
 from rekd_det.apis.evaluator_options import COCO_ITEMS, evaluators_of, is_coco
 from rekd_det.utils.config_types import type_class, type_name
-from rekd_det.utils.errors import InputError, did_you_mean
+from rekd_det.utils.errors import InputError, closest_or_all
 from rekd_det.utils.options import options_of
 
 
@@ -36,7 +36,7 @@ def check_hooks(cfg: Config) -> None:
         if issubclass(kind, CheckpointHook):
             known = options_of(kind)
             for option in sorted(hook.keys() - known - {"type", "priority", "_scope_"}):
-                raise InputError(f"{key} has no option '{option}'{_closest(option, known)}")
+                raise InputError(f"{key} has no option '{option}'{closest_or_all(option, known)}")
             _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
             if hook.get("save_optimizer", True):
                 _check_optimizer(key, cfg.get("optim_wrapper"))
@@ -106,8 +106,4 @@ def _check_metrics(key: str, named: Any, known: set[str] | None) -> None:
     for name in [named] if isinstance(named, str) else named or []:
         # CocoMetric(classwise=True) gives '<category>_precision' in addition.
         if known and name != "auto" and not name.endswith("_precision") and name not in known:
-            raise InputError(f"{key}: the validation gives no metric '{name}'{_closest(name, known)}")
-
-
-def _closest(name: str, known: set[str]) -> str:
-    return did_you_mean(name, known) or f": it has {', '.join(sorted(known))}"
+            raise InputError(f"{key}: the validation gives no metric '{name}'{closest_or_all(name, known)}")

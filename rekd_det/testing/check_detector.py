@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rekd_det.models.adapters import HeadAdapter, build_adapter
 from rekd_det.structures.aligned_logits import AlignedLogits
-from rekd_det.testing.tiny_detectors import build_tiny, pair_of, settle, shrink, tiny_batch
+from rekd_det.testing.tiny_detectors import build_random, pair_of, settle, shrink, tiny_batch
 from rekd_det.utils.log_names import is_loss
 
 #: teacher's and student's logits differ by no more, relative to ``1 + |logit|``, where attention is over fewer queries
@@ -54,7 +54,6 @@ class Facts:
     head: str
     adapter: str
     activation: str
-    row_kind: str
     rows: int
     difference: float
 
@@ -97,7 +96,6 @@ def check_detector(config: Mapping) -> Facts:
         head=type(adapter.student).__name__,
         adapter=type(adapter).__name__,
         activation=adapter.meaning.activation,
-        row_kind=adapter.row_description,
         rows=sum(len(e.student) for e in step.rows),
         difference=max((float((e.student - e.teacher).abs().max()) for e in step.rows if len(e.student)), default=0.0),
     )
@@ -118,7 +116,7 @@ def _runnable(config: Mapping) -> tuple[Any, dict]:
     errors = []
     for size in _SIZES:
         try:
-            student = build_tiny(shrink(config))
+            student = build_random(shrink(config))
             batch = tiny_batch(student, size)
             if isinstance(student, FastRCNN):
                 _propose(batch["data_samples"])

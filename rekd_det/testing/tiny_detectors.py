@@ -52,7 +52,7 @@ def tiny_config(cfg_path: str, **backbone: Any) -> ConfigDict:
         **backbone: options of the backbone to set last, e.g. ``base_channels=16`` for a wider teacher.
 
     Returns:
-        The model config, ready for :func:`build_tiny`.
+        The model config, ready for :func:`build_random`.
     """
     return shrink(resolve_model_config(cfg_path), **backbone)
 
@@ -86,7 +86,7 @@ def shrink(config: Mapping, **backbone: Any) -> ConfigDict:
     return model
 
 
-def build_tiny(config: Mapping, seed: int = 0) -> nn.Module:
+def build_random(config: Mapping, seed: int = 0) -> nn.Module:
     """Build a detector with random weights that depend on ``seed`` alone; in training mode."""
     torch.manual_seed(seed)
     with DefaultScope.overwrite_default_scope("mmdet"):
@@ -156,7 +156,7 @@ def self_pair(config: Mapping, size: tuple[int, int] = (96, 128)) -> Any:
         config: a shrunk detector config.
         size: height and width, in pixels, of the images from which norms take their statistics.
     """
-    student = build_tiny(config)
+    student = build_random(config)
     settle(student, tiny_batch(student, size)["inputs"])
     return pair_of(student, copy.deepcopy(student))
 

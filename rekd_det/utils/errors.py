@@ -10,7 +10,12 @@ class InputError(ValueError):
     """A mistake in the user's input; the message names it and says how to fix it."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the most similar known one; empty if none is similar."""
-    close = difflib.get_close_matches(name, known, n=1)
+def did_you_mean(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
+    """The end of a message about an unknown name: the most similar known one; empty if none is as similar as that."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=similarity)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def closest_or_all(name: str, known: Iterable[str]) -> str:
+    """As :func:`did_you_mean`; of an unknown name that is similar to none, all that are known."""
+    return did_you_mean(name, known) or f": it has {', '.join(sorted(known))}"

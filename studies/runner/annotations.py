@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rekd_det.utils.dataset_configs import plain_datasets
+from rekd_det.utils.errors import InputError
 from studies.runner.data import settled_data
 from studies.runner.digest import digest_of_file
 from studies.runner.run import Run
-from studies.runner.spec import StudyError
 from studies.runner.stamp import read_stamp
 
 
@@ -38,12 +38,12 @@ def same_annotations(run: Run, told: Mapping[str, str] | None) -> bool:
 
 
 def check_same_data(runs: Iterable[Run], folder: Path) -> None:
-    """Raise StudyError if a run in one of ``folder``'s folders was trained on other annotations than those here."""
+    """Raise InputError if a run in one of ``folder``'s folders was trained on other annotations than those here."""
     for run in runs:
         stamp = read_stamp(folder / run.folder, run.digest)
         told = stamp.annotations or (stamp.result or {}).get("annotations")
         if not same_annotations(run, told):
-            raise StudyError(
+            raise InputError(
                 f"'{folder / run.folder}' was trained on other annotation files than those that data_root has now: "
                 "name another folder with --out, or remove this one to train it again"
             )

@@ -11,11 +11,11 @@ from mmengine.registry import init_default_scope
 from mmrazor.registry import MODELS
 
 from rekd_det.apis.config_file import merge_options, read_config
-from rekd_det.utils.config_types import default_scope
+from rekd_det.utils.config_types import default_scope, type_class
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import is_pair
-from studies.runner.spec import Arm, StudyError
+from studies.runner.spec import Arm
 
 
 @functools.cache
@@ -28,7 +28,7 @@ def read_arm_config(arm: Arm) -> Config:
     """Read an arm's config, merge its options, and build a pair's distillation loss.
 
     Raises:
-        StudyError: the config or the options can't be used.
+        InputError: the config or the options can't be used.
     """
     try:
         config = copy.deepcopy(_file(str(arm.config), arm.config.stat().st_mtime_ns))
@@ -38,18 +38,18 @@ def read_arm_config(arm: Arm) -> Config:
             _check_keys(config.model)
             MODELS.build(copy.deepcopy(config.model.distiller))
     except (InputError, ValueError, TypeError, KeyError) as error:  # how losses and registries refuse
-        raise StudyError(f"arm '{arm.name}': {error}") from error
+        raise InputError(f"arm '{arm.name}': {error}") from error
     if config.get("model") is None:
-        raise StudyError(f"arm '{arm.name}': the config '{arm.config}' has no `model`")
+        raise InputError(f"arm '{arm.name}': the config '{arm.config}' has no `model`")
     return config
 
 
 def _check_keys(model: Mapping) -> None:
     """Building a pair takes its teacher, which may be hours of training away."""
-    kind = MODELS.get(model["type"])
+    kind = type_class(model["type"], MODELS)
     if kind is None:
         return  # the training says so
     known = options_of(kind)
     for key in model:
         if key not in (*known, "type", "_scope_"):
-            raise StudyError(f"model.{key}: {kind.__name__} has no such option{did_you_mean(key, known)}")
+            raise InputError(f"model.{key}: {kind.__name__} has no such option{did_you_mean(key, known)}")

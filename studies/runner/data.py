@@ -15,7 +15,7 @@ from rekd_det.datasets.synthetic.coco_writer import GENERATOR_VERSION
 from rekd_det.utils.errors import InputError
 from studies.runner.digest import data_roots, digest_of
 from studies.runner.run import Run
-from studies.runner.spec import PRETRAIN, StudyError
+from studies.runner.spec import PRETRAIN
 
 
 def data_folder(root: Path, data: Mapping[str, Any]) -> Path:
@@ -31,19 +31,19 @@ def write_data(root: Path, data: Mapping[str, Any]) -> None:
         data: arguments of :func:`rekd_det.datasets.synthetic.build_dataset`.
 
     Raises:
-        StudyError: it refuses one of them.
+        InputError: it refuses one of them.
     """
     try:
         build_dataset(data_folder(root, data), **data)
     except TypeError as error:
-        raise StudyError(f"data: {error}") from error
+        raise InputError(f"data: {error}") from error
 
 
 def check_data_of(runs: Iterable[Run]) -> None:
     """Check the data sets that are not generated, each once.
 
     Raises:
-        StudyError: a file is missing; nothing was trained then.
+        InputError: a file is missing; nothing was trained then.
     """
     seen = set()
     for run in runs:
@@ -56,7 +56,7 @@ def check_data_of(runs: Iterable[Run]) -> None:
             try:
                 check_data(cfg, ("train", "test"))
             except InputError as error:
-                raise StudyError(
+                raise InputError(
                     f"{run.arm}: {error} Or name the folder that holds the data in the study file: "
                     f"{'pretrain.' if run.arm == PRETRAIN else ''}data_root"
                 ) from error
@@ -66,7 +66,7 @@ def settled_data(run: Run) -> Config:
     """A copy of a run's config, with its data under the study's ``data_root`` where it names one.
 
     Raises:
-        StudyError: the config has no ``data_root`` to replace, or several.
+        InputError: the config has no ``data_root`` to replace, or several.
     """
     cfg = copy.deepcopy(run.config)
     if run.data_root is None:
@@ -74,7 +74,7 @@ def settled_data(run: Run) -> Config:
     keys = [key for key in cfg if key.endswith(("_dataloader", "_evaluator"))]
     roots = data_roots([cfg[key] for key in keys])
     if len(roots) != 1:
-        raise StudyError(f"data_root replaces the one of a config, but that of '{run.arm}' has {len(roots)} of them")
+        raise InputError(f"data_root replaces the one of a config, but that of '{run.arm}' has {len(roots)} of them")
     (root,) = roots
     for key in keys:
         cfg[key] = _moved(cfg[key], root, f"{run.data_root}/")

@@ -16,6 +16,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from rekd_det.utils.config_nodes import config_nodes
 from rekd_det.utils.config_types import type_name
 from rekd_det.utils.pair_config import resolve_model_config
 
@@ -98,14 +99,7 @@ def decisive_settings(config: Config, without_teacher: bool = False) -> dict[str
 
 def data_roots(config: Any) -> set[str]:
     """Every ``data_root`` in mappings and lists; mmengine's Config is not a mapping."""
-    found: set[str] = set()
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            found |= {value} if key == "data_root" and isinstance(value, str) and value else data_roots(value)
-    elif isinstance(config, list | tuple):
-        for value in config:
-            found |= data_roots(value)
-    return found
+    return {root for node in config_nodes(config) if isinstance(root := node.get("data_root"), str) and root}
 
 
 def _name(hook: Any) -> str:

@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+from rekd_det.utils.errors import InputError
 from studies.runner.run import Run
-from studies.runner.spec import StudyError
 
 _BUDGET = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
@@ -60,11 +60,11 @@ def budget_seconds(text: str) -> float:
     """Seconds in '90m', '2h', '1h30m' or '45s'.
 
     Raises:
-        StudyError: it has another form.
+        InputError: it has another form.
     """
     found = _BUDGET.fullmatch(text)
     hours, minutes, seconds = (float(part or 0) for part in found.groups()) if found else (0.0, 0.0, 0.0)
     total = 3600 * hours + 60 * minutes + seconds
     if total <= 0:
-        raise StudyError(f"--budget must be a time such as 90m, 2h or 1h30m, got '{text}'")
+        raise InputError(f"--budget must be a time such as 90m, 2h or 1h30m, got '{text}'")
     return total

@@ -13,10 +13,10 @@ from mmengine.runner import set_random_seed
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import load_checkpoint_file
 from rekd_det.utils.config_types import default_scope
+from rekd_det.utils.errors import InputError
 from studies.runner.builds import digest_of_weights
 from studies.runner.digest import digest_of
 from studies.runner.run import Run
-from studies.runner.spec import StudyError
 
 
 def write_first_weights(run: Run, folder: Path) -> Path:
@@ -51,7 +51,7 @@ def write_with_backbone(first: Path, trained: Path) -> Path:
         The new checkpoint, beside ``first``.
 
     Raises:
-        StudyError: ``trained`` has not all of the backbone.
+        InputError: ``trained`` has not all of the backbone.
     """
     path = first.with_name(f"{first.stem}-backbone-{digest_of_weights(trained)}.pth")
     if path.is_file():
@@ -61,7 +61,7 @@ def write_with_backbone(first: Path, trained: Path) -> Path:
     for name in content["state_dict"]:
         if name.startswith("backbone."):
             if name not in found:
-                raise StudyError(f"pretrain.config: its model trains no '{name}'; it needs the key `model.backbone`")
+                raise InputError(f"pretrain.config: its model trains no '{name}'; it needs the key `model.backbone`")
             content["state_dict"][name] = found[name]
     return _save(content, path)
 

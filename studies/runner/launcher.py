@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from studies.runner.spec import StudyError
+from rekd_det.utils.errors import InputError
 
 LAUNCHERS = ("none", "pytorch", "slurm")
 
@@ -32,13 +32,13 @@ class Launcher:
 
     def __post_init__(self) -> None:
         if self.processes < 1:
-            raise StudyError(f"--gpus must be at least 1, got {self.processes}")
+            raise InputError(f"--gpus must be at least 1, got {self.processes}")
         if self.name == "none" and self.processes > 1:
-            raise StudyError(
+            raise InputError(
                 "--gpus needs --launcher pytorch or slurm; without one, --jobs is the number of runs at once"
             )
         if self.name == "slurm" and not self.partition:
-            raise StudyError("--launcher slurm needs --partition")
+            raise InputError("--launcher slurm needs --partition")
 
     def on_gpus(self) -> bool:
         """Whether a training that several processes share has GPUs."""

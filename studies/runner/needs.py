@@ -10,11 +10,12 @@ from mmdet.registry import MODELS as DETECTORS
 from mmengine.config import Config, ConfigDict
 
 from rekd_det.utils.config_types import default_scope
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair, trained_model
 from studies.runner.arm_config import read_arm_config
 from studies.runner.digest import digest_of
 from studies.runner.run import Run, new_run
-from studies.runner.spec import Arm, Study, StudyError
+from studies.runner.spec import Arm, Study
 
 
 class Teachers:
@@ -31,13 +32,13 @@ class Teachers:
 
     def _plan(self, name: str | None, pupils: tuple[str | None, ...] = ()) -> Run:
         if name in pupils:
-            raise StudyError(f"teachers.{name} is taught by itself")
+            raise InputError(f"teachers.{name} is taught by itself")
         if name not in self._known:
             teacher = self._study.teacher if name is None else self._study.teachers[name]
             assert teacher is not None
             config = read_arm_config(teacher)
             if is_pair(config.model) != (teacher.taught_by is not None):
-                raise StudyError(
+                raise InputError(
                     f"{teacher.name}: '{teacher.config}' is a pair, and a teacher learns alone unless it names its own "
                     "`teacher`"
                     if is_pair(config.model)
@@ -59,7 +60,7 @@ class Backbones:
             self._config = read_arm_config(study.pretrain)
             model = self._config.model
             if "backbone" not in model or {"rpn_head", "roi_head", "bbox_head"} & model.keys():
-                raise StudyError(
+                raise InputError(
                     f"pretrain.config: the model of '{study.pretrain.config}' must hold a backbone, and nothing that "
                     "fits one backbone alone; see studies/configs/tiny_imagenet_backbone.py"
                 )
@@ -70,7 +71,7 @@ class Backbones:
             return None
         _, student = trained_model(config.model)
         if "backbone" not in student:
-            raise StudyError(f"pretrain: the detector {student.type} has no key 'backbone'")
+            raise InputError(f"pretrain: the detector {student.type} has no key 'backbone'")
         own = copy.deepcopy(self._config)
         own.model.backbone = _in_scope_of(own, student.backbone, default_scope(config))
         # Weights do not depend on which levels are read, so detectors that read other levels share a pre-training.
@@ -89,7 +90,7 @@ class Backbones:
 def _in_scope_of(config: Config, backbone: Mapping, scope: str) -> ConfigDict:
     """A copy of a backbone's config of another default scope that means the same in ``config``."""
     own = ConfigDict(copy.deepcopy(backbone))
-    if "." not in own.type and default_scope(config) != scope:
+    if isinstance(own.type, str) and "." not in own.type and default_scope(config) != scope:
         own.type = f"{scope}.{own.type}"
     return own
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from rekd_det.utils.errors import InputError
 from studies.runner.arm_config import read_arm_config
 from studies.runner.needs import Backbones, Teachers
 from studies.runner.run import Run, new_run
-from studies.runner.spec import Study, StudyError
+from studies.runner.spec import Study
 
 
 def make_plan(study: Study) -> list[Run]:
@@ -28,6 +29,6 @@ def make_plan(study: Study) -> list[Run]:
         config = configs[arm.name]
         run = new_run(study, arm, seed, config, backbones.of(config), teachers.of(arm, config))
         if by_digest.setdefault(run.digest, arm.name) != arm.name:
-            raise StudyError(f"arms.{arm.name} trains the same as arms.{by_digest[run.digest]}; leave one out")
+            raise InputError(f"arms.{arm.name} trains the same as arms.{by_digest[run.digest]}; leave one out")
         runs.append(run)
     return runs

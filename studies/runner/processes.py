@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from studies.runner.spec import StudyError
+from rekd_det.utils.errors import InputError
 
 _LAST_WORDS = 5
 _CAUSE = re.compile(r"(\[rank\d+\]: )?(error: |(?!.*ChildFailedError)[\w.]+(Error|Exception): )")
@@ -125,14 +125,14 @@ def hold(folder: Path) -> Iterator[int]:
         be started again while its trainings still write.
 
     Raises:
-        StudyError: another study, or a program that one has left behind, is at work there.
+        InputError: another study, or a program that one has left behind, is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StudyError(
+            raise InputError(
                 f"a study is at work in '{folder}', or trainings that it left running: wait for them, or end them"
             ) from error
         yield file.fileno()

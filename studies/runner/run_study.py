@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rekd_det.utils.errors import InputError
 from studies.runner.annotations import check_same_data
 from studies.runner.committed import RESULTS, Committed
 from studies.runner.data import check_data_of, write_data
@@ -22,7 +23,7 @@ from studies.runner.run import Run, with_needs
 from studies.runner.schedule import Budget, run_all
 from studies.runner.signals import terminable
 from studies.runner.slots import make_slots
-from studies.runner.spec import Study, StudyError
+from studies.runner.spec import Study
 from studies.runner.stamp import read_stamp
 from studies.runner.trainer import Trainer
 
@@ -104,12 +105,12 @@ def choose_arms(study: Study, only: Collection[str]) -> set[str]:
     """Names of the arms to run: those of ``only``, or all if it names none.
 
     Raises:
-        StudyError: the study has no arm of such a name.
+        InputError: the study has no arm of such a name.
     """
     names = [arm.name for arm in study.arms]
     unknown = [name for name in only if name not in names]
     if unknown:
-        raise StudyError(f"--only: no arm is called '{unknown[0]}'; there are {', '.join(names)}")
+        raise InputError(f"--only: no arm is called '{unknown[0]}'; there are {', '.join(names)}")
     return set(only) or set(names)
 
 

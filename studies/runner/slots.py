@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from studies.runner.spec import StudyError
+from rekd_det.utils.errors import InputError
 
 _CPU_JOBS = 2
 
@@ -18,10 +18,10 @@ def make_slots(jobs: int | None) -> list[dict[str, str]]:
         jobs: how many; by default as many as there are GPUs, or two without one.
 
     Raises:
-        StudyError: ``jobs`` is less than 1.
+        InputError: ``jobs`` is less than 1.
     """
     if jobs is not None and jobs < 1:
-        raise StudyError(f"--jobs must be at least 1, got {jobs}")
+        raise InputError(f"--jobs must be at least 1, got {jobs}")
     # A process that waits for others by spinning slows down everything else on the same cores.
     common = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     gpus = visible_gpus()

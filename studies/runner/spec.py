@@ -6,16 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rekd_det.utils.errors import InputError
-
 #: the name under which a report lists the teacher
 TEACHER = "teacher"
 #: and the trainings of the backbones
 PRETRAIN = "pretrain"
-
-
-class StudyError(InputError):
-    """A study file that can't be used; the message names the key at fault."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from rekd_det.datasets.synthetic import build_dataset
-from rekd_det.utils.errors import did_you_mean
-from studies.runner.spec import PRETRAIN, TEACHER, Arm, Comparable, Pretraining, Study, StudyError
+from rekd_det.utils.errors import InputError, did_you_mean
+from studies.runner.spec import PRETRAIN, TEACHER, Arm, Comparable, Pretraining, Study
 
 _DATA_KEYS = [p for p in inspect.signature(build_dataset).parameters if p not in ("root", "workers")]
 _NAME = re.compile(r"\w[\w.-]*")
@@ -22,18 +22,18 @@ def read_study(path: Path) -> Study:
     """Read and check a study file. Paths in it are relative to its own folder.
 
     Raises:
-        StudyError: it is missing, not YAML, or a key is unknown, missing or of the wrong kind.
+        InputError: it is missing, not YAML, or a key is unknown, missing or of the wrong kind.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
-        raise StudyError(f"study '{path}' can't be read: {error.strerror}") from error
+        raise InputError(f"study '{path}' can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"study '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"study '{path}' is not valid YAML: {' '.join(str(error).split())}") from error
     try:
         return _study(content, path.parent)
-    except StudyError as error:
-        raise StudyError(f"study '{path}': {error}") from error
+    except InputError as error:
+        raise InputError(f"study '{path}': {error}") from error
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -63,10 +63,10 @@ def _study(content: object, folder: Path) -> Study:
     keys = _mapping(content, "the file", known)
     for key in ("name", "seeds", "baseline", "arms"):
         if key not in keys:
-            raise StudyError(f"the key '{key}' is missing")
+            raise InputError(f"the key '{key}' is missing")
     name = keys["name"]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise StudyError(f"name must be one word, because it names a folder; got {name!r}")
+        raise InputError(f"name must be one word, because it names a folder; got {name!r}")
     common = _options(keys.get("options"), "options")
     seeds = _seeds(keys["seeds"])
     arms = tuple(_arm(n, a, common, folder, seeds) for n, a in _mapping(keys["arms"], "arms").items())
@@ -74,23 +74,23 @@ def _study(content: object, folder: Path) -> Study:
     teachers = {n: _teacher(t, common, folder, n) for n, t in _optional(keys, "teachers").items()}
     for arm in (*arms, *teachers.values()):
         if arm.taught_by is not None and arm.taught_by not in teachers:
-            raise StudyError(f"{arm.name}: there is no teacher '{arm.taught_by}'; teachers are {list(teachers)}")
+            raise InputError(f"{arm.name}: there is no teacher '{arm.taught_by}'; teachers are {list(teachers)}")
     pairs = {n: _pair(n, p, arms) for n, p in _optional(keys, "pairs").items()}
     for arm in arms:
         if (arm.pair is None) == bool(pairs) or (arm.pair is not None and arm.pair not in pairs):
-            raise StudyError(f"arms.{arm.name}.pair must be one of the study's pairs {list(pairs)}, got {arm.pair!r}")
+            raise InputError(f"arms.{arm.name}.pair must be one of the study's pairs {list(pairs)}, got {arm.pair!r}")
     if keys["baseline"] not in names:
-        raise StudyError(f"baseline must be one of the arms ({', '.join(names)}), got {keys['baseline']!r}")
+        raise InputError(f"baseline must be one of the arms ({', '.join(names)}), got {keys['baseline']!r}")
     for arm in arms:
         _check_paired(arm, arms[names.index(pairs[arm.pair].baseline if arm.pair else keys["baseline"])])
     against = keys.get("against") or []
     if not isinstance(against, list) or not all(name in names for name in against):
-        raise StudyError(f"against must be a list of arms ({', '.join(names)}), got {against!r}")
+        raise InputError(f"against must be a list of arms ({', '.join(names)}), got {against!r}")
     data = keys.get("data")
     if data is not None:
         data = dict(_mapping(data, "data", _DATA_KEYS))
         if "preset" not in data:
-            raise StudyError("data: the key 'preset' is missing")
+            raise InputError("data: the key 'preset' is missing")
     teacher, pretrain = keys.get("teacher"), keys.get("pretrain")
     return Study(
         name=name,
@@ -109,14 +109,14 @@ def _study(content: object, folder: Path) -> Study:
 
 def _arm(name: object, content: object, common: dict, folder: Path, seeds: tuple[int, ...]) -> Arm:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise StudyError(f"arms: an arm's name must be one word, got {name!r}")
+        raise InputError(f"arms: an arm's name must be one word, got {name!r}")
     if name.partition(".")[0] in (TEACHER, PRETRAIN):
-        raise StudyError(f"arms: '{name}' names a training that the arms build on; rename the arm")
+        raise InputError(f"arms: '{name}' names a training that the arms build on; rename the arm")
     key = f"arms.{name}"
     keys = _mapping(content, key, ("config", "options", "seeds", "about", "validate", "teacher", "pair"))
     about = keys.get("about") or ""
     if not isinstance(about, str):
-        raise StudyError(f"{key}.about must be text, got {about!r}")
+        raise InputError(f"{key}.about must be text, got {about!r}")
     options = common | _options(keys.get("options"), f"{key}.options")
     own = _seeds(keys["seeds"], f"{key}.seeds") if "seeds" in keys else seeds
     config, validate = _config(keys, key, folder), _validate(keys, key)
@@ -127,7 +127,7 @@ def _arm(name: object, content: object, common: dict, folder: Path, seeds: tuple
 def _check_paired(arm: Arm, baseline: Arm) -> None:
     alone = sorted(set(arm.seeds) - set(baseline.seeds))
     if alone:
-        raise StudyError(
+        raise InputError(
             f"arms.{arm.name}.seeds: the baseline '{baseline.name}' has no seed {', '.join(map(str, alone))}, so "
             f"there is nothing to compare with; give it to arms.{baseline.name}.seeds too"
         )
@@ -148,7 +148,7 @@ def _pair(name: object, content: object, arms: Collection[Arm]) -> Comparable:
     keys = _mapping(content, key, ("baseline", "zoo"))
     names = [arm.name for arm in arms if arm.pair == name]
     if keys.get("baseline") not in names:
-        raise StudyError(f"{key}.baseline must be one of its arms ({', '.join(names)}), got {keys.get('baseline')!r}")
+        raise InputError(f"{key}.baseline must be one of its arms ({', '.join(names)}), got {keys.get('baseline')!r}")
     zoo = _optional(keys, "zoo", key, ("student", "teacher"))
     return Comparable(keys["baseline"], {who: dict(_mapping(v, f"{key}.zoo.{who}")) for who, v in zoo.items()})
 
@@ -164,10 +164,10 @@ def _pretraining(content: object, common: dict, folder: Path) -> Pretraining:
 def _config(keys: Mapping, key: str, folder: Path) -> Path:
     value = keys.get("config")
     if not isinstance(value, str):
-        raise StudyError(f"{key}.config must be the path of a config file, got {value!r}")
+        raise InputError(f"{key}.config must be the path of a config file, got {value!r}")
     path = (folder / value).resolve()
     if not path.is_file():
-        raise StudyError(f"{key}.config: '{path}' does not exist (paths start at the study file's folder)")
+        raise InputError(f"{key}.config: '{path}' does not exist (paths start at the study file's folder)")
     return path
 
 
@@ -175,21 +175,21 @@ def _folder(value: object, key: str, start: Path) -> Path | None:
     if value is None:
         return None
     if not isinstance(value, str) or not value:
-        raise StudyError(f"{key} must be the path of a folder, got {value!r}")
+        raise InputError(f"{key} must be the path of a folder, got {value!r}")
     return (start / Path(value).expanduser()).absolute()
 
 
 def _validate(keys: Mapping, key: str) -> int:
     value = keys.get("validate", 0)
     if type(value) is not int or value < 0:
-        raise StudyError(f"{key}.validate must be a whole number of epochs, got {value!r}")
+        raise InputError(f"{key}.validate must be a whole number of epochs, got {value!r}")
     return value
 
 
 def _name_of(keys: Mapping, part: str, key: str) -> str | None:
     value = keys.get(part)
     if not isinstance(value, str | None):
-        raise StudyError(f"{key}.{part} must be the name of one of the study's {part}s, got {value!r}")
+        raise InputError(f"{key}.{part} must be the name of one of the study's {part}s, got {value!r}")
     return value
 
 
@@ -203,17 +203,17 @@ def _options(value: object, key: str) -> dict[str, Any]:
 
 def _seeds(value: object, key: str = "seeds") -> tuple[int, ...]:
     if not isinstance(value, list) or not value or not all(type(s) is int and s >= 0 for s in value):
-        raise StudyError(f"{key} must be whole numbers >= 0, got {value!r}")
+        raise InputError(f"{key} must be whole numbers >= 0, got {value!r}")
     if len(set(value)) < len(value):
-        raise StudyError(f"{key}: a seed is given twice in {value!r}")
+        raise InputError(f"{key}: a seed is given twice in {value!r}")
     return tuple(value)
 
 
 def _mapping(value: object, key: str, known: Collection[str] | None = None) -> Mapping:
     if not isinstance(value, Mapping) or not value:
-        raise StudyError(f"{key} must be a mapping of keys to values, got {value!r}")
+        raise InputError(f"{key} must be a mapping of keys to values, got {value!r}")
     for name in value:
         if known is not None and name not in known:
             hint = did_you_mean(str(name), known) or f"; known are {', '.join(known)}"
-            raise StudyError(f"{key}: the key '{name}' is unknown{hint}")
+            raise InputError(f"{key}: the key '{name}' is unknown{hint}")
     return value

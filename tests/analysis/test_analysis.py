@@ -23,7 +23,7 @@ from rekd_det.analysis.teacher.mass import MassStats, head_and_tail, larger_tail
 from rekd_det.analysis.teacher.rows import Rows, rows_of
 from rekd_det.analysis.utils.tables import markdown
 from rekd_det.models.losses import KDLoss, ReKDLoss
-from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, pair_of, tiny_batch, tiny_config
 from rekd_det.utils.errors import InputError
 
 # --- head and tail mass ---------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_rows_of_an_identical_teacher_are_the_students():
 def test_a_teacher_in_low_precision_has_rows_too():
     found = []
     for dtype in (None, "bf16"):
-        model = build_pair(tiny_rcnn(), teacher=build_tiny(tiny_rcnn(), seed=1), teacher_dtype=dtype)
+        model = build_pair(tiny_rcnn(), teacher=build_random(tiny_rcnn(), seed=1), teacher_dtype=dtype)
         torch.manual_seed(0)
         found.append(next(rows_of(model, batch(model))))
     assert torch.equal(found[0].student, found[1].student)
@@ -150,7 +150,7 @@ def test_a_teacher_in_low_precision_has_rows_too():
 def test_an_implicit_background_is_a_logit_of_zero():
     config = tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     loss = dict(type="mmrazor.ReKDLoss", top_k=2, activation="implicit_bg")
-    model = pair_of(build_tiny(config), build_tiny(config, seed=1), loss)
+    model = pair_of(build_random(config), build_random(config, seed=1), loss)
     (found,) = rows_of(model, tiny_batch(model.student))
     assert found.activation == "softmax" and found.num_categories == 80
     assert found.teacher.shape[1] == 81 and not found.teacher[:, -1].any()

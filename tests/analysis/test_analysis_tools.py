@@ -30,7 +30,7 @@ from rekd_det.analysis.teacher.sure_rows import Agreement
 from rekd_det.analysis.utils.pair import batches, build_images, choose, class_names
 from rekd_det.analysis.utils.pair import build_pair as build_analysed
 from rekd_det.structures import LogitMeaning
-from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, pair_of, tiny_batch, tiny_config
 from rekd_det.utils.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +103,7 @@ def test_the_pair_starts_from_a_checkpoint_with_fixed_norms(pair):
 def test_a_student_that_is_its_teacher_agrees_with_it(tmp_path):
     config = tiny_config("mmdet::detr/detr_r50_8xb2-150e_coco.py")  # with dropout in the attention, which is no module
     torch.manual_seed(0)
-    torch.save(dict(state_dict=build_tiny(config).state_dict()), tmp_path / "teacher.pth")
+    torch.save(dict(state_dict=build_random(config).state_dict()), tmp_path / "teacher.pth")
     distiller = dict(type="mmrazor.ReKDDistiller", loss=dict(type="mmrazor.KDLoss"))
     pair = dict(architecture=config, teacher=config, teacher_ckpt=str(tmp_path / "teacher.pth"), distiller=distiller)
     cfg = Config(dict(default_scope="mmdet", model=dict(type="mmrazor.ReKDDistill", **pair)))
@@ -325,7 +325,7 @@ def test_browse_shows_what_the_detectors_say(pair, dtype):
 
 
 def test_an_rcnn_teacher_classifies_the_very_boxes():
-    model = build_pair(tiny_rcnn(), teacher=perturb(build_tiny(tiny_rcnn())))
+    model = build_pair(tiny_rcnn(), teacher=perturb(build_random(tiny_rcnn())))
     data = batch(model, shapes=((3, 64, 96),), num_items=(3,))
     feats = model.teacher.extract_feat(data["inputs"])
     ask = TeacherScores(model, feats, data["data_samples"][0])
@@ -339,7 +339,7 @@ def test_an_rcnn_teacher_classifies_the_very_boxes():
 @pytest.mark.parametrize("cfg_path", ["retinanet/retinanet_r50_fpn_1x_coco.py", "yolox/yolox_tiny_8xb8-300e_coco.py"])
 def test_a_dense_teachers_own_detection_has_its_own_scores(cfg_path):
     config = tiny_config(f"mmdet::{cfg_path}")
-    model = pair_of(build_tiny(config), perturb(build_tiny(config, seed=1), scale=0.02))
+    model = pair_of(build_random(config), perturb(build_random(config, seed=1), scale=0.02))
     teacher = model.teacher
     teacher.eval()
     head = teacher.bbox_head
@@ -364,7 +364,7 @@ def test_a_dense_teachers_own_detection_has_its_own_scores(cfg_path):
 )
 def test_heads_without_candidates_before_nms_are_not_asked(cfg_path):
     config = tiny_config(f"mmdet::{cfg_path}")
-    model = pair_of(build_tiny(config), build_tiny(config, seed=1))
+    model = pair_of(build_random(config), build_random(config, seed=1))
     data = tiny_batch(model.student, images=1)
     with torch.no_grad():
         feats = model.distiller.extract_teacher_feat(model.teacher, data["inputs"])
@@ -373,7 +373,7 @@ def test_heads_without_candidates_before_nms_are_not_asked(cfg_path):
 
 def test_a_far_box_has_no_candidate():
     config = tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
-    model = pair_of(build_tiny(config), build_tiny(config, seed=1))
+    model = pair_of(build_random(config), build_random(config, seed=1))
     model.teacher.eval()
     data = tiny_batch(model.student, images=1)
     with torch.no_grad():

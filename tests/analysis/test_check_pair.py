@@ -8,7 +8,7 @@ from torch import nn
 
 from rekd_det.analysis.pair_check.pair_check import _train_scale, check_pair
 from rekd_det.analysis.pair_check.pair_measure import detector_cost, loss_shares, step_flops, synthetic_batch
-from rekd_det.testing.tiny_detectors import build_tiny, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, tiny_config
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_pretrained_weights_of_the_student_are_named_and_not_read(check, pair, t
 
 def test_a_student_that_learns_masks_in_its_box_head(tmp_path):
     config = tiny_config("mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py")
-    torch.save(dict(state_dict=build_tiny(config, seed=1).state_dict()), tmp_path / "teacher.pth")
+    torch.save(dict(state_dict=build_random(config, seed=1).state_dict()), tmp_path / "teacher.pth")
     distiller = dict(type="mmrazor.ReKDDistiller", loss=dict(type="mmrazor.ReKDLoss", top_k=2))
     pair = dict(architecture=config, teacher=config, teacher_ckpt=str(tmp_path / "teacher.pth"))
     cfg = Config(dict(default_scope="mmdet", model=dict(type="mmrazor.ReKDDistill", distiller=distiller, **pair)))

@@ -5,7 +5,7 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import ConfigDict
 
-from rekd_det.testing.tiny_detectors import build_tiny as build
+from rekd_det.testing.tiny_detectors import build_random as build
 from rekd_det.utils.pair_config import resolve_model_config
 
 FASTER = "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from study_files import PAIR, ROOT, line, write
 
+from rekd_det.utils.errors import InputError
 from studies.runner.annotations import annotations_of
 from studies.runner.committed import Committed
 from studies.runner.data import settled_data
 from studies.runner.plan import make_plan
 from studies.runner.run_study import report_study, run_study
-from studies.runner.spec import StudyError
 from studies.runner.stamp import Stamp
 from studies.runner.study_file import read_study
 
@@ -97,7 +97,7 @@ def test_a_folder_of_a_run_on_other_annotations_stops_the_study(tmp_path):
     annotations = tmp_path / "data/annotations/instances_train.json"
     os.utime(annotations, ns=(1, 1))  # a clock may be too coarse to tell the two apart
     for call in (lambda: report_study(study, tmp_path / "out"), lambda: run_study(study, tmp_path / "out", tmp_path)):
-        with pytest.raises(StudyError, match=f"{run.folder}' was trained on other annotation files .* --out"):
+        with pytest.raises(InputError, match=f"{run.folder}' was trained on other annotation files .* --out"):
             call()
 
 
@@ -128,7 +128,7 @@ def test_data_that_is_not_there_shows_before_anything_is_trained(tmp_path):
     config = ROOT / "studies/configs/groceries_frcnn_student.py"
     path = write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0])
     with pytest.raises(
-        StudyError, match=r"alone: .*/data/annotations/instances_train\.json' does not exist.*data_root"
+        InputError, match=r"alone: .*/data/annotations/instances_train\.json' does not exist.*data_root"
     ):
         run_study(read_study(path), tmp_path / "out", tmp_path)
     assert not (tmp_path / "out/runs").exists()

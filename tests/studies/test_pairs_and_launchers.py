@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from study_files import PAIR, ROOT, STUDENT, TEACHER, write
 
+from rekd_det.utils.errors import InputError
 from studies.runner.gpu_hours import IMAGES
 from studies.runner.launcher import Launcher
 from studies.runner.plan import make_plan
 from studies.runner.report import write_report
 from studies.runner.run import with_needs
-from studies.runner.spec import StudyError
 from studies.runner.study_file import read_study
 
 
@@ -73,7 +73,7 @@ def test_arms_name_their_teachers_and_a_teacher_its_own(tmp_path):
     ],
 )
 def test_mistakes_about_teachers_and_pairs_are_named(tmp_path, changes, message):
-    with pytest.raises(StudyError, match=message):
+    with pytest.raises(InputError, match=message):
         make_plan(study(tmp_path, **changes))
 
 
@@ -192,7 +192,7 @@ def test_slurm_is_asked_for_the_gpus(tools):
     ],
 )
 def test_launchers_that_can_not_be(arguments, message):
-    with pytest.raises(StudyError, match=message):
+    with pytest.raises(InputError, match=message):
         Launcher(*arguments)
 
 

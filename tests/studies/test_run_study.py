@@ -23,7 +23,6 @@ from rekd_det.utils.read_as_data import load_plain
 from studies.runner import slots, trainer
 from studies.runner.eta import Durations, clock, remaining_seconds
 from studies.runner.processes import hold
-from studies.runner.spec import StudyError
 
 
 def test_a_study_runs_once(fake, capsys):
@@ -87,7 +86,7 @@ def test_only_some_arms(fake):
     fake.study(only=["student"])
     assert [call["kind"] for call in fake.calls()] == ["backbone", "frcnn_student"]
     assert fake.results()["rekd_pkd"]["status"] == "not run"
-    with pytest.raises(StudyError, match="no arm is called 'kd'; there are student, rekd_pkd"):
+    with pytest.raises(InputError, match="no arm is called 'kd'; there are student, rekd_pkd"):
         fake.study(only=["kd"])
 
 
@@ -148,7 +147,7 @@ def test_a_run_that_cant_start_fails_and_the_others_go_on(fake, monkeypatch):
 
     def of_the_student_alone_raises(run, *arguments):
         if run.arm == "student":
-            raise StudyError("the backbone's checkpoint is damaged")
+            raise InputError("the backbone's checkpoint is damaged")
         return settle(run, *arguments)
 
     monkeypatch.setattr(trainer, "settle", of_the_student_alone_raises)
@@ -255,7 +254,7 @@ def test_metrics_that_can_not_be_read_fail_that_run_alone(fake):
 
 def test_two_studies_do_not_work_in_one_folder(fake):
     fake.root.mkdir()
-    with hold(fake.root), pytest.raises(StudyError, match="a study is at work"):
+    with hold(fake.root), pytest.raises(InputError, match="a study is at work"):
         fake.study()
 
 

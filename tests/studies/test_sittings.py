@@ -14,10 +14,10 @@ import pytest
 import torch
 from study_files import TOOL
 
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.read_as_data import load_plain
 from studies.runner.eta import budget_seconds
 from studies.runner.plan import make_plan
-from studies.runner.spec import StudyError
 
 
 @pytest.fixture
@@ -200,5 +200,5 @@ def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, pretrai
 def test_budgets():
     assert [budget_seconds(text) for text in ("90m", "2h", "1h30m", "1.5h", "45s")] == [5400, 7200, 5400, 5400, 45]
     for text in ("", "90", "soon", "0m", "-5m"):
-        with pytest.raises(StudyError, match="--budget must be a time such as 90m"):
+        with pytest.raises(InputError, match="--budget must be a time such as 90m"):
             budget_seconds(text)

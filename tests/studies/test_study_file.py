@@ -7,10 +7,10 @@ import json
 import pytest
 from study_files import PAIR, ROOT, STUDENT, shipped_plan, write
 
+from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair
 from studies.runner.plan import make_plan
 from studies.runner.run import with_needs
-from studies.runner.spec import StudyError
 from studies.runner.study_file import read_study
 
 STUDIES = sorted((ROOT / "studies").glob("*.yml"))
@@ -113,14 +113,14 @@ def test_an_arm_can_have_its_own_seeds(tmp_path):
     ],
 )
 def test_mistakes_in_a_study_file_are_named(tmp_path, changes, message):
-    with pytest.raises(StudyError, match=message):
+    with pytest.raises(InputError, match=message):
         read_study(write(tmp_path, **changes))
 
 
 def test_a_name_that_is_given_twice_is_an_error(tmp_path):
     path = write(tmp_path)
     path.write_text(path.read_text() + f"  kd:\n    config: {PAIR}\n")
-    with pytest.raises(StudyError, match="'kd' is given twice"):
+    with pytest.raises(InputError, match="'kd' is given twice"):
         read_study(path)
 
 
@@ -133,10 +133,10 @@ def test_powers_of_ten_are_numbers(tmp_path):
 
 
 def test_no_file_and_no_yaml(tmp_path):
-    with pytest.raises(StudyError, match=r"gone\.yml' can't be read"):
+    with pytest.raises(InputError, match=r"gone\.yml' can't be read"):
         read_study(tmp_path / "gone.yml")
     (tmp_path / "broken.yml").write_text("arms: [")
-    with pytest.raises(StudyError, match="not valid YAML"):
+    with pytest.raises(InputError, match="not valid YAML"):
         read_study(tmp_path / "broken.yml")
 
 
@@ -151,19 +151,19 @@ def test_no_file_and_no_yaml(tmp_path):
 )
 def test_options_that_do_not_fit_show_before_anything_is_trained(tmp_path, options, message):
     arms = {"alone": {"config": STUDENT}, "kd": {"config": PAIR, "options": options}}
-    with pytest.raises(StudyError, match=message):
+    with pytest.raises(InputError, match=message):
         make_plan(read_study(write(tmp_path, arms=arms)))
 
 
 def test_two_arms_that_are_the_same_are_an_error(tmp_path):
     arms = {"alone": {"config": STUDENT}, "again": {"config": STUDENT}}
-    with pytest.raises(StudyError, match=r"arms\.again trains the same as arms\.alone"):
+    with pytest.raises(InputError, match=r"arms\.again trains the same as arms\.alone"):
         make_plan(read_study(write(tmp_path, arms=arms)))
 
 
 @pytest.mark.parametrize("config", [STUDENT, PAIR], ids=["detector", "pair"])
 def test_a_detector_can_not_train_the_backbones(tmp_path, config):
-    with pytest.raises(StudyError, match=r"pretrain\.config: .*must hold a backbone.*/tiny_imagenet_backbone\.py"):
+    with pytest.raises(InputError, match=r"pretrain\.config: .*must hold a backbone.*/tiny_imagenet_backbone\.py"):
         make_plan(read_study(write(tmp_path, pretrain={"config": config})))
 
 

@@ -11,7 +11,7 @@ from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner.checkpoint import CheckpointLoader
 from tiny import FASTER
 
-from rekd_det.testing.tiny_detectors import build_tiny, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, tiny_config
 from rekd_det.utils import compat
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def test_bf16_features_are_pooled_with_full_precision_boxes():
 
 
 def test_bf16_proposals_are_decoded_in_full_precision():
-    model = build_tiny(tiny_config(FASTER))
+    model = build_random(tiny_config(FASTER))
     rpn = model.rpn_head
     feats = [torch.randn(1, rpn.in_channels, 4, 2 ** (10 - i)) for i in range(5)]  # priors at x = 4095
     metas = [dict(img_shape=(16, 4096), scale_factor=(1.0, 1.0))]

@@ -6,9 +6,8 @@ No weights are loaded: time and memory do not depend on them.
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from rekd_det.models.teachers.teacher import freeze, without_init_cfg
 from rekd_det.models.utils.taps import TapSet
-from rekd_det.testing.tiny_detectors import settle, tiny_batch
+from rekd_det.testing.tiny_detectors import build_random, settle, tiny_batch
 from rekd_det.utils.pair_config import is_pair, resolve_model_config
 
 Step = Callable[[], Tensor]
@@ -227,8 +226,4 @@ def _whole_loss(teacher: Any, inputs: Tensor, samples: list) -> None:
 
 
 def _random_detector(spec: Mapping, seed: int) -> Any:
-    torch.manual_seed(seed)
-    model = MODELS.build(without_init_cfg(resolve_model_config(spec)))
-    with redirect_stdout(io.StringIO()):  # mmengine prints a paragraph per parameter
-        model.init_weights()
-    return model
+    return build_random(without_init_cfg(resolve_model_config(spec)), seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TypeGuard
 
@@ -157,7 +158,7 @@ def curve_figure(runs: Sequence[Run]) -> Figure | None:
     rows = -(-(len(val) + len(train)) // columns)
     figure, axes = new_figure(4.2 * columns, 2.7 * rows + 0.5, columns, rows)
     for axis, name in zip(axes, val + train, strict=False):
-        for run, colour in zip(runs, _cycle(len(runs)), strict=True):
+        for run, colour in zip(runs, cycle(COLOURS), strict=False):
             curve = (run.val if name in val else run.train).get(name)
             if curve is None:
                 continue
@@ -169,7 +170,7 @@ def curve_figure(runs: Sequence[Run]) -> Figure | None:
         axis.set_xlabel("validated at epoch or iteration" if name in val else "iteration")
     for axis in axes[len(val) + len(train) :]:
         axis.set_visible(False)
-    handles = [axes[0].plot([], [], color=c, label=r.name)[0] for r, c in zip(runs, _cycle(len(runs)), strict=True)]
+    handles = [axes[0].plot([], [], color=c, label=r.name)[0] for r, c in zip(runs, cycle(COLOURS), strict=False)]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(len(runs), 4))
     return figure
 
@@ -199,10 +200,6 @@ def _smoothed(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     window = len(values) // 30
     kernel = np.full(window, 1.0 / window)
     return steps[window - 1 :], np.convolve(values, kernel, mode="valid")
-
-
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
 
 
 def _with_change(values: Sequence[float | None], index: int) -> str:

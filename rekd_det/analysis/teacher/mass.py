@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 # Histograms over log(P / (1 - P)) are fine both near P = 1 and near P = 0.
@@ -93,12 +94,12 @@ class MassStats:
             return np.full(self.max_k, np.nan)
         below = self.counts.cumsum(1) / self.rows
         index = (below < q - 1e-12).sum(1)
-        return _sigmoid(_LOW + (index + 0.5) * (_HIGH - _LOW) / _BINS)
+        return expit(_LOW + (index + 0.5) * (_HIGH - _LOW) / _BINS)
 
     def cdf(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Values of P and the share of rows at or below each, for one K."""
         edges = np.linspace(_LOW, _HIGH, _BINS + 1)[1:]
-        return _sigmoid(edges), self.counts[k - 1].cumsum() / max(self.rows, 1)
+        return expit(edges), self.counts[k - 1].cumsum() / max(self.rows, 1)
 
 
 def larger_tail(a: MassStats, b: MassStats, k: int) -> float:
@@ -108,7 +109,3 @@ def larger_tail(a: MassStats, b: MassStats, k: int) -> float:
     x, y = a.counts[k - 1] / a.rows, b.counts[k - 1] / b.rows
     above = y[::-1].cumsum()[::-1] - y  # the mass of b at larger P, which is a smaller tail
     return float((x * (above + 0.5 * y)).sum())
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-x))

@@ -9,9 +9,9 @@ from one_step import assert_no_pull, distillation
 from tiny import tiny_rcnn, total
 from zoo_pairs import level_major, perturbed_pair, zoo_pair
 
-from rekd_det.models.adapters.dense.dense import true_rows
 from rekd_det.models.losses import KDLoss
-from rekd_det.testing.tiny_detectors import build_tiny, pair_of, self_pair, tiny_config
+from rekd_det.models.utils.true_rows import true_rows
+from rekd_det.testing.tiny_detectors import build_random, pair_of, self_pair, tiny_config
 
 GFL = "gfl/gfl_r50_fpn_1x_coco.py"
 LD = dict(type="mmrazor.KDLoss", tau=10.0)
@@ -220,29 +220,29 @@ def test_true_rows():
     ],
 )
 def test_heads_whose_boxes_are_numbers(path, head):
-    student = build_tiny(tiny_config(f"mmdet::{path}"))
+    student = build_random(tiny_config(f"mmdet::{path}"))
     with pytest.raises(ValueError, match=rf"model\.distiller\.box_loss: {head} .*no reg_max.*pair of.*GFLHead, LDHead"):
         pair_of(student, copy.deepcopy(student), box_loss=LD)
 
 
 def test_an_rcnn_is_refused():
     with pytest.raises(ValueError, match=r"model\.distiller\.box_loss: StandardRoIHead .*no reg_max"):
-        pair_of(build_tiny(tiny_rcnn()), build_tiny(tiny_rcnn()), box_loss=LD)
+        pair_of(build_random(tiny_rcnn()), build_random(tiny_rcnn()), box_loss=LD)
 
 
 def test_a_teacher_that_teaches_the_classes_alone():
-    student = build_tiny(tiny_config(f"mmdet::{GFL}"))
-    teacher = build_tiny(tiny_config("mmdet::atss/atss_r50_fpn_1x_coco.py"))
+    student = build_random(tiny_config(f"mmdet::{GFL}"))
+    teacher = build_random(tiny_config("mmdet::atss/atss_r50_fpn_1x_coco.py"))
     with pytest.raises(ValueError, match=r"model\.distiller\.box_loss: ATSSHead .*no reg_max"):
         pair_of(student, teacher, box_loss=LD)
 
 
 def test_other_bins():
     config = tiny_config(f"mmdet::{GFL}")
-    student = build_tiny(config)
+    student = build_random(config)
     config.bbox_head.reg_max = 8
     with pytest.raises(ValueError, match="the student's GFLHead has reg_max=16, the teacher's GFLHead reg_max=8"):
-        pair_of(student, build_tiny(config), box_loss=LD)
+        pair_of(student, build_random(config), box_loss=LD)
 
 
 @pytest.mark.parametrize(
@@ -261,13 +261,13 @@ def test_other_bins():
     ],
 )
 def test_wrong_options(box_loss, error, message):
-    student = build_tiny(tiny_config(f"mmdet::{GFL}"))
+    student = build_random(tiny_config(f"mmdet::{GFL}"))
     with pytest.raises(error, match=message):
         pair_of(student, copy.deepcopy(student), box_loss=box_loss)
 
 
 def test_a_name_without_the_scope_and_a_built_loss():
-    student = build_tiny(tiny_config(f"mmdet::{GFL}"))
+    student = build_random(tiny_config(f"mmdet::{GFL}"))
     model = pair_of(student, copy.deepcopy(student), box_loss=dict(type="KDLoss"))
     assert isinstance(model.distiller.box_loss, KDLoss)
     assert self_pair(tiny_config(f"mmdet::{GFL}")).distiller.box_loss is None

@@ -12,7 +12,7 @@ from zoo_pairs import image_major, level_major, perturbed_pair, zoo_pair
 from rekd_det.models.adapters import build_adapter
 from rekd_det.models.adapters.dense.dense import flatten_maps
 from rekd_det.models.adapters.dense.dense_output import joint_logits
-from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_batch, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, pair_of, tiny_batch, tiny_config
 
 
 def rows_of(order=level_major, read=lambda head, feats: head(tuple(feats))[0]):
@@ -376,7 +376,7 @@ def test_mixed_precision(name):
 def test_yolact_without_mining_is_refused():
     config = tiny_config(f"mmdet::{SLOW['yolact'][0]}")
     config.bbox_head.use_ohem = False
-    student = build_tiny(config)
+    student = build_random(config)
     model = pair_of(student, copy.deepcopy(student))
     with pytest.raises(RuntimeError, match="use_ohem"):
         model(**tiny_batch(student, (96, 96)), mode="loss")
@@ -403,7 +403,7 @@ def test_joint_logit_is_that_of_the_product():
 def detector(name, **head):
     config = tiny_config(f"mmdet::{FAMILIES[name][0]}")
     config.bbox_head.update(head)
-    return build_tiny(config)
+    return build_random(config)
 
 
 @pytest.mark.parametrize(("student", "teacher"), [("atss", "gfl"), ("fcos", "atss"), ("gfl", "fcos")])
@@ -437,12 +437,14 @@ def test_anchors_of_other_shapes_are_refused():
     teacher = tiny_config(f"mmdet::{FAST['retina'][0]}")
     teacher.bbox_head.anchor_generator.octave_base_scale = 8
     with pytest.raises(ValueError, match="anchor_generator"):
-        build_adapter(detector("retina"), build_tiny(teacher))
+        build_adapter(detector("retina"), build_random(teacher))
 
 
 def test_other_kinds_of_heads_are_refused():
     with pytest.raises(TypeError, match="RetinaHead"):
-        build_adapter(detector("retina"), build_tiny(tiny_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")))
+        build_adapter(
+            detector("retina"), build_random(tiny_config("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py"))
+        )
     with pytest.raises(TypeError, match="CenterNetHead"):
         build_adapter(detector("centernet"), detector("retina"))
 
@@ -453,7 +455,7 @@ def test_the_pairing_is_described_in_a_line():
         assert part in line
     softmax = tiny_config(f"mmdet::{FAST['retina'][0]}")
     softmax.bbox_head.loss_cls = dict(type="CrossEntropyLoss", use_sigmoid=False)
-    line = build_adapter(build_tiny(softmax), build_tiny(softmax)).describe()
+    line = build_adapter(build_random(softmax), build_random(softmax)).describe()
     assert "80 classes, 81 logits per row, softmax" in line
 
 
@@ -461,7 +463,7 @@ def test_class_weight_of_a_softmax_head_belongs_to_its_rows():
     config = tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
     weights = torch.linspace(0.1, 3.0, 81)
     config.bbox_head.loss_cls = dict(type="CrossEntropyLoss", use_sigmoid=False, class_weight=weights.tolist())
-    model = pair_of(build_tiny(config), build_tiny(config))
+    model = pair_of(build_random(config), build_random(config))
     step = run_step(model, tiny_batch(model.architecture))
     (entry,) = step.rows
     assert entry.meaning.background == 80

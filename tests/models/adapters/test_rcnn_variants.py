@@ -13,7 +13,7 @@ from rekd_det.models.adapters import build_adapter
 from rekd_det.models.adapters.roi.bbox_logits import joint_seesaw_logits
 from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures import LogitMeaning
-from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, pair_of, tiny_config
 
 FAST = dict(
     grid="grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py",
@@ -177,7 +177,7 @@ def test_rois_are_those_of_the_box_head_also_if_another_branch_shares_its_extrac
 
 def test_seesaw_rows_are_the_distribution_that_the_head_predicts_with():
     config = tiny_config(f"mmdet::{FAST['seesaw']}")
-    loss = build_tiny(config).roi_head.bbox_head.loss_cls
+    loss = build_random(config).roi_head.bbox_head.loss_cls
     output = torch.randn(7, loss.num_classes + 2) * 3
     torch.testing.assert_close(joint_seesaw_logits(output).softmax(1), loss.get_activation(output))
 
@@ -186,7 +186,7 @@ def test_v3det_is_sigmoid_over_the_channels_that_its_loss_asks_for():
     config = tiny_config(f"mmdet::{SLOW['v3det']}")
     config.roi_head.bbox_head.update(num_classes=30)
     config.roi_head.bbox_head.loss_cls.update(num_classes=30)
-    model = pair_of(build_tiny(config), build_tiny(config).eval())
+    model = pair_of(build_random(config), build_random(config).eval())
     adapter = model.distiller.adapter
     assert (adapter.meaning, adapter.num_logits) == (LogitMeaning("sigmoid"), 30)
     assert model.distiller.loss.activation == "sigmoid"
@@ -194,7 +194,7 @@ def test_v3det_is_sigmoid_over_the_channels_that_its_loss_asks_for():
 
 def test_trident_branches_must_agree():
     config = tiny_config(f"mmdet::{SLOW['trident']}")
-    student, teacher = build_tiny(config), build_tiny(config)
+    student, teacher = build_random(config), build_random(config)
     teacher.roi_head.num_branch = 2
     with pytest.raises(ValueError, match="num_branch=3, the teacher 2"):
         build_adapter(student, teacher)
@@ -206,7 +206,7 @@ def test_classifiers_of_other_kinds_are_refused():
     sigmoid = copy.deepcopy(config)
     sigmoid.roi_head.bbox_head.loss_cls = dict(type="CrossEntropyCustomLoss", use_sigmoid=True, num_classes=30)
     with pytest.raises(ValueError, match="31 softmax logits per row, the teacher's Shared2FCBBoxHead 30 sigmoid"):
-        build_adapter(build_tiny(config), build_tiny(sigmoid))
+        build_adapter(build_random(config), build_random(sigmoid))
     sigmoid.roi_head.bbox_head.loss_cls = dict(type="CrossEntropyLoss", use_sigmoid=True)
     with pytest.raises(TypeError, match=r"loss_cls\.use_sigmoid=False"):
-        build_adapter(build_tiny(sigmoid), build_tiny(sigmoid))
+        build_adapter(build_random(sigmoid), build_random(sigmoid))

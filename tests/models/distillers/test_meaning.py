@@ -8,7 +8,7 @@ from zoo_pairs import perturbed_pair, zoo_pair
 
 from rekd_det.models.distillers.row_weighting import row_weight
 from rekd_det.structures import LogitMeaning
-from rekd_det.testing.tiny_detectors import build_tiny, pair_of, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, pair_of, tiny_config
 
 CROWDDET = "crowddet/crowddet-rcnn_refine_r50_fpn_8xb2-30e_crowdhuman.py"
 RETINA = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
@@ -36,7 +36,7 @@ def test_a_softmax_head_is_read_as_a_softmax(activation):
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "implicit_bg"])
 def test_a_sigmoid_head_may_be_read_in_three_ways(activation):
     loss = dict(type="mmrazor.ReKDLoss", top_k=3, activation=activation)
-    model = pair_of(build_tiny(tiny_config(RETINA)), build_tiny(tiny_config(RETINA)), loss)
+    model = pair_of(build_random(tiny_config(RETINA)), build_random(tiny_config(RETINA)), loss)
     assert model.distiller.loss.activation == activation
 
 
@@ -44,7 +44,7 @@ def test_a_sigmoid_head_may_be_read_in_three_ways(activation):
 def test_scores_that_hold_where_an_object_is_do_not_weigh_rows(path):
     config = tiny_config(path)
     with pytest.raises(ValueError, match=r"model\.distiller\.rows='teacher' .* has a separate objectness.*'object'"):
-        pair_of(build_tiny(config), build_tiny(config), rows="teacher")
+        pair_of(build_random(config), build_random(config), rows="teacher")
 
 
 @pytest.mark.parametrize("loss", [dict(type="BCKDLoss"), dict(type="ReKDLoss", tisd="split")])
@@ -57,7 +57,7 @@ def test_losses_for_sigmoids_say_which_head_has_none(loss):
 
 def test_options_for_sigmoids_need_no_activation_in_the_config():
     loss = dict(type="ReKDLoss", top_k=3, tisd="split", gamma=1.0)
-    model = pair_of(build_tiny(tiny_config(RETINA)), build_tiny(tiny_config(RETINA)), loss)
+    model = pair_of(build_random(tiny_config(RETINA)), build_random(tiny_config(RETINA)), loss)
     assert model.distiller.loss.activation == "sigmoid" and model.distiller.loss.gamma == 1
 
 

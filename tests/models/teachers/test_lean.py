@@ -14,7 +14,7 @@ from zoo_pairs import zoo_pair
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.models.teachers.lean import LeanOptions, fold_batch_norms, make_lean
 from rekd_det.models.teachers.teacher import freeze
-from rekd_det.testing.tiny_detectors import build_tiny, settle, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, settle, tiny_config
 
 RETINA = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
 
@@ -36,8 +36,8 @@ def family(request):
     """A tiny config and a teacher of it with an opinion of its own."""
     if request.param == "retinanet":
         config = tiny_config(RETINA)
-        return config, lively(perturb(build_tiny(config, seed=5)))
-    return tiny_rcnn(), lively(perturb(build_tiny(tiny_rcnn(), seed=5)))
+        return config, lively(perturb(build_random(config, seed=5)))
+    return tiny_rcnn(), lively(perturb(build_random(tiny_rcnn(), seed=5)))
 
 
 def step_of(family, **options):
@@ -143,7 +143,7 @@ def test_checkpoints_and_copies_do_not_know(family):
 
 def test_the_checkpoint_is_loaded_before_folding(tmp_path):
     config = tiny_rcnn()
-    teacher = lively(perturb(build_tiny(config, seed=5)))
+    teacher = lively(perturb(build_random(config, seed=5)))
     torch.save(dict(state_dict=teacher.state_dict()), tmp_path / "teacher.pth")
     loaded = dict(teacher=config, teacher_ckpt=str(tmp_path / "teacher.pth"))
     model = build_pair(config, **loaded, teacher_fuse_bn=True)
@@ -240,7 +240,7 @@ def deformable():
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_mmcv_operators_work_in_fp32(deformable, dtype):
     # Random offsets would turn the smallest change into a large one; settled norms and untrained offsets do not.
-    teacher = settle(build_tiny(deformable), torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
+    teacher = settle(build_random(deformable), torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0)))
     _, plain = step_of((tiny_rcnn(), teacher))
     model, lean = step_of((tiny_rcnn(), teacher), teacher_dtype=dtype)
     op = model.teacher.backbone.layer2[0].conv2
@@ -251,7 +251,7 @@ def test_mmcv_operators_work_in_fp32(deformable, dtype):
 
 def test_deformable_convolutions_refuse_channels_last(deformable):
     with pytest.raises(ValueError, match=r"model\.teacher_channels_last: the teacher's backbone has operators of mmcv"):
-        build_pair(tiny_rcnn(), teacher=build_tiny(deformable), teacher_channels_last=True)
+        build_pair(tiny_rcnn(), teacher=build_random(deformable), teacher_channels_last=True)
 
 
 HEADS = [

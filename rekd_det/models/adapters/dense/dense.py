@@ -188,16 +188,6 @@ def concat(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def true_rows(mask: Tensor, count: int) -> Tensor:
-    """Indices ``(count,)`` of the rows that are True in ``mask`` ``(N,)``, in order.
-
-    Args:
-        mask: bool.
-        count: how many they are. To ask the mask would wait for the device.
-    """
-    return mask.to(torch.uint8).argsort(descending=True, stable=True)[:count]
-
-
 def class_indices(target: Any) -> Tensor | None:
     """The labels ``(N,)`` int64 in a loss's target: labels alone, or labels and a quality; None for soft targets."""
     if isinstance(target, tuple):

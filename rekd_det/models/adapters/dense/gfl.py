@@ -13,8 +13,9 @@ from mmdet.utils import reduce_mean
 from torch import Tensor
 
 from rekd_det.models.adapters.base import register_adapter
-from rekd_det.models.adapters.dense.dense import DenseAdapter, concat, run_convs, true_rows
+from rekd_det.models.adapters.dense.dense import DenseAdapter, concat, run_convs
 from rekd_det.models.utils.taps import TapSet, argument
+from rekd_det.models.utils.true_rows import true_rows
 from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.structures.logit_meaning import LogitMeaning
 

@@ -10,9 +10,10 @@ from mmdet.utils import reduce_mean
 from torch import Tensor
 
 from rekd_det.models.adapters.base import register_adapter
-from rekd_det.models.adapters.dense.dense import DenseAdapter, concat, run_convs, true_rows
+from rekd_det.models.adapters.dense.dense import DenseAdapter, concat, run_convs
 from rekd_det.models.adapters.layout import Layout, grid_layout
 from rekd_det.models.utils.taps import TapSet, argument
+from rekd_det.models.utils.true_rows import true_rows
 
 
 @register_adapter("YOLOXHead")
