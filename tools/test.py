@@ -112,7 +112,10 @@ def enable_tta(cfg: Config) -> None:
             )
         augment = dict(type="TestTimeAug", transforms=[flips, [pack]])
         cfg.tta_pipeline = [*deepcopy(pipeline[:-1]), augment]
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    # not ConfigDict(**...), which mmengine can't save if a value is a class
+    wrapped = deepcopy(cfg.tta_model)
+    wrapped.module = cfg.model
+    cfg.model = wrapped
     for dataset in datasets:
         dataset.pipeline = cfg.tta_pipeline
 

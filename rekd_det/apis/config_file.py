@@ -11,8 +11,9 @@ from mmengine.config import Config
 from rekd_det.apis.pair_keys import check_pair_keys, check_pair_options
 from rekd_det.engine.utils import RUNNER_KEYS
 from rekd_det.utils.config_options import merge_into
+from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.errors import InputError, did_you_mean
-from rekd_det.utils.pair_config import is_pair, package_config
+from rekd_det.utils.pair_config import is_pair, package_config, read_file
 
 # Keys at a config's top level that mmengine or the tools read.
 _READ_KEYS = RUNNER_KEYS | {"_scope_", "custom_imports", "model_wrapper_cfg", "tta_model", "tta_pipeline"}
@@ -35,6 +36,8 @@ def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
         check_pair_options(cfg.get("model"), options)
         merge_options(cfg, options, path)
     check_pair_keys(cfg)
+    if not cfg.get("default_scope"):  # mmengine would look for mmdet's parts among its own
+        cfg.default_scope = default_scope(cfg)
     return cfg
 
 
@@ -44,7 +47,7 @@ def _config_of_file(path: str) -> Config:
     if not path.endswith((".py", ".json", ".yaml", ".yml")):
         raise InputError(f"config '{path}' is not a config: expected a .py, .json or .yaml file")
     try:
-        return Config.fromfile(path)
+        return read_file(path)
     except InputError:
         raise
     except Exception as error:  # a config is a program and may raise any exception
@@ -53,7 +56,7 @@ def _config_of_file(path: str) -> Config:
 
 
 def _warn_of_mistyped_keys(cfg: Config, path: str) -> None:
-    for key in cfg.keys() - _READ_KEYS:
+    for key in cfg.keys() - _READ_KEYS - getattr(cfg, "_imported_names", set()):
         hint = did_you_mean(key, _READ_KEYS, similarity=0.9)
         if hint:
             warnings.warn(f"{path}: nothing reads '{key}'{hint}", stacklevel=3)

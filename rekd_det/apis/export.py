@@ -6,14 +6,12 @@ import contextlib
 import copy
 import os
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -28,8 +26,9 @@ from rekd_det.utils.checkpoint import (
     weights_of,
 )
 from rekd_det.utils.config_types import default_scope
+from rekd_det.utils.custom_imports import custom_imports
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import custom_imports, is_pair, student_config
+from rekd_det.utils.pair_config import is_pair, student_config
 from rekd_det.utils.registered_names import check_registered
 from rekd_det.version import __version__
 
@@ -77,11 +76,7 @@ def check_carried_config(cfg: Config, source: str) -> None:
 
 def _is_our_hook(kind: str) -> bool:
     """Whether a hook's type is of those that the export drops. Nothing is imported to find out."""
-    if re.fullmatch(r"(mmrazor|rekd_det)\.\w+", kind):
-        return True
-    place, _, name = kind.rpartition(".")  # as the text of a config in mmengine's new style has it
-    found = getattr(sys.modules.get(place), name, None) if place.startswith("rekd_det.") else None
-    return isinstance(found, type) and issubclass(found, Hook) and found.__module__.startswith("rekd_det.")
+    return re.fullmatch(r"(mmrazor|rekd_det)\.\w+", kind) is not None
 
 
 def _check_text(value: Any, source: str) -> None:

@@ -65,9 +65,10 @@ def shrink(config: Mapping, **backbone: Any) -> ConfigDict:
         for key, limit in _AT_MOST.items():
             if isinstance(node.get(key), int):
                 node[key] = min(node[key], limit)
-        if str(node.get("type")).endswith("SyncBN"):
+        kind = type_name(node.get("type"))
+        if kind in ("SyncBN", "MMSyncBN", "SyncBatchNorm"):
             node["type"] = "BN"
-        if node.get("type") == "GN":  # a neck behind the small backbone has blocks of 4 channels
+        if kind in ("GN", "GroupNorm"):  # a neck behind the small backbone has blocks of 4 channels
             node["num_groups"] = min(node["num_groups"], 4)
         if "use_torchvision" in node:  # mmcv's own RoIAlign needs nothing else
             node["use_torchvision"] = False

@@ -17,6 +17,7 @@ from mmengine.registry import HOOKS
 from rekd_det.utils.config_options import merge_into
 from rekd_det.utils.config_types import type_class
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.named_classes import name_classes
 
 _SPEC_KEYS = {"cfg_path", "cfg_options", "pretrained"}
 
@@ -104,12 +105,6 @@ def model_config(cfg: Config) -> ConfigDict:
     if cfg.get("data_preprocessor") is not None:
         model.setdefault("data_preprocessor", copy.deepcopy(cfg.data_preprocessor))
     return model
-
-
-def custom_imports(cfg: Mapping) -> list[str]:
-    """The modules that a config's ``custom_imports`` names; mmengine takes one name without a list as well."""
-    names = (cfg.get("custom_imports") or {}).get("imports") or []
-    return [names] if isinstance(names, str) else list(names)
 
 
 def student_config(cfg: Config) -> Config:
@@ -214,9 +209,16 @@ def _read_config(path: object, name: str) -> Config:
             "the command runs; configs of a package are written 'mmdet::folder/file.py')"
         )
     try:
-        return Config.fromfile(path)
+        return read_file(path)
     except Exception as error:  # a config is a program and may raise any exception
         raise InputError(f"{name}.cfg_path '{path}' can't be read: {type(error).__name__}: {error}") from error
+
+
+def read_file(path: str) -> Config:
+    """Read a config file. What mmengine's new style names by class has its name in a registry afterwards."""
+    cfg = Config.fromfile(path)
+    name_classes(cfg)
+    return cfg
 
 
 def package_config(path: str, name: str) -> Config:
@@ -234,12 +236,14 @@ def package_config(path: str, name: str) -> Config:
     if not package.isidentifier() or importlib.util.find_spec(package) is None:
         raise InputError(f"{name} '{path}': no package `{package}` is installed")
     try:
-        return get_config(path)
+        cfg = get_config(path)
     except (FileNotFoundError, ValueError, AssertionError) as error:
         raise InputError(
             f"{name} '{path}': package `{package}` has no such config "
             f"(expected e.g. 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')"
         ) from error
+    name_classes(cfg)
+    return cfg
 
 
 def _check_options(cfg: Config, options: Mapping, name: str) -> None:

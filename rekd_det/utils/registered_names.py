@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mmcv.ops
-import mmengine.registry
 import mmrazor.registry
 from mmengine.registry import Registry
 
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import resolve_model_config
+from rekd_det.utils.registries import registries
 
 _PACKAGES = ("mmengine", "mmcv", "mmdet", "mmpretrain", "torch")
 #: modules of registered classes that evaluate an option as Python, or load a file or a network that it names
@@ -97,9 +96,6 @@ def _is_registered(name: str, built: bool) -> bool:
         return _module(mmrazor.registry.MODELS.module_dict.get(rest)).startswith("rekd_det.models.backbones.")
     if scope in ("", *_PACKAGES):
         found = [cls for registry in _registries() for cls in (registry.module_dict.get(rest),) if cls is not None]
-    elif scope.partition(".")[0] in _PACKAGES:  # the place of a class, as mmengine's other style of configs has it
-        cls = getattr(sys.modules.get(scope), rest, None)  # importing what is named would run it
-        found = [cls] if any(cls is c for registry in _registries() for c in registry.module_dict.values()) else []
     else:
         return False
     if built:
@@ -112,14 +108,7 @@ def _module(cls: Any) -> str:
 
 
 def _registries() -> Iterator[Registry]:
-    todo = [r for r in vars(mmengine.registry).values() if isinstance(r, Registry)]
-    while todo:
-        registry = todo.pop()
-        if registry.scope == "mmdet":
-            registry.import_from_location()  # it registers its classes when they are first asked for
-        if registry.scope in _PACKAGES:
-            yield registry
-        todo += registry.children.values()
+    return (registry for registry in registries() if registry.scope in _PACKAGES)
 
 
 def _import_classes(scope: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from rekd_det.utils.pair_config import custom_imports
+from rekd_det.utils.custom_imports import custom_imports
 from studies.runner.data import settled_data
 from studies.runner.run import Run
 

@@ -273,19 +273,6 @@ def test_a_config_in_a_checkpoint_names_registered_classes_alone(export, pair, t
     assert not (tmp_path / "student.pth").exists()
 
 
-def test_a_config_in_the_new_style_with_hooks_is_exported_without_ours(export, pair, tmp_path):
-    """Its text names each class by its place."""
-    ours, own = "rekd_det.engine.hooks", "mmengine.hooks.EMAHook"
-    hooks = [f"{ours}.PairCheckHook", f"{ours}.distill_log_hook.DistillLogHook", own]
-    changes = {"custom_hooks": [dict(type=name) for name in hooks], "runner_type": "rekd_det.engine.runner.ReKDRunner"}
-    changes |= {"model.type": "rekd_det.models.algorithms.ReKDDistill"}
-    forge(pair, changes, tmp_path / "new.pth")
-    path, _ = export(tmp_path / "new.pth")
-    cfg = parse_config_text(load_plain(path)["meta"]["cfg"], "x")
-    assert [hook["type"] for hook in cfg.custom_hooks] == [own]
-    assert "rekd_det" not in cfg.pretty_text
-
-
 @pytest.mark.parametrize(
     ("forged", "message"),
     [

@@ -30,7 +30,7 @@ from rekd_det.apis.export import count_parameters
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
-from rekd_det.utils.config_types import default_scope, type_name
+from rekd_det.utils.config_types import default_scope, type_class, type_name
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images, is_pair, model_config, resolve_model_config
 from rekd_det.utils.pretrained import drop_pretrained
@@ -265,10 +265,11 @@ def _data_classes(cfg: Config) -> tuple[str, ...] | None:
     dataset: Any = (cfg.get("train_dataloader") or {}).get("dataset")
     while isinstance(dataset, Mapping):
         names = (dataset.get("metainfo") or {}).get("classes")
-        if names is None and isinstance(dataset.get("type"), str):
-            kind = dataset["type"]
-            kind = DATASETS.get(kind if "." in kind else f"{default_scope(cfg)}.{kind}")
-            names = getattr(kind, "METAINFO", {}).get("classes")
+        if names is None:
+            kind = dataset.get("type")
+            if isinstance(kind, str) and "." not in kind:
+                kind = f"{default_scope(cfg)}.{kind}"
+            names = getattr(type_class(kind, DATASETS), "METAINFO", {}).get("classes")
         if names is not None:
             return tuple(names) if not isinstance(names, str) else None
         dataset = _inside(dataset)

@@ -68,4 +68,7 @@ def wrap_without_device(cfg: Config) -> None:
         broadcast_buffers=False,
         find_unused_parameters=cfg.get("find_unused_parameters", False),
     )
-    cfg.model_wrapper_cfg = {**defaults, **(cfg.get("model_wrapper_cfg") or {})}
+    if not cfg.get("model_wrapper_cfg"):
+        cfg.model_wrapper_cfg = {}
+    for key, value in defaults.items():
+        cfg.model_wrapper_cfg.setdefault(key, value)

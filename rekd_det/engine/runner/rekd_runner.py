@@ -32,8 +32,9 @@ from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, is_local
 from rekd_det.utils.config_types import type_class, type_name
+from rekd_det.utils.custom_imports import import_rekd_det
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import custom_imports, is_pair
+from rekd_det.utils.pair_config import is_pair
 
 
 @RUNNERS.register_module()
@@ -77,9 +78,8 @@ class ReKDRunner(Runner):
         it, so that it can be read without the file it came from.
         """
         cfg = copy.copy(cfg)
-        names = custom_imports(cfg)
-        if "rekd_det" not in names and ("runner_type" in cfg or is_pair(cfg.get("model"))):
-            cfg["custom_imports"] = {**(cfg.get("custom_imports") or {}), "imports": [*names, "rekd_det"]}
+        if "runner_type" in cfg or is_pair(cfg.get("model")):
+            import_rekd_det(cfg)
         notes = []
         if cfg.get("resume"):
             cfg = copy.deepcopy(cfg)
