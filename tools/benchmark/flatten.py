@@ -8,12 +8,10 @@ the copies of student's and teacher's maps into rows with the way back of the gr
 
 from __future__ import annotations
 
-import argparse
 import statistics
-from pathlib import Path
 
 import torch
-from loss import copy_bandwidth, machine, timed, write_table
+from measuring import copy_bandwidth, machine, new_parser, show, timed, write_table
 from torch import Tensor
 
 from rekd_det.models.adapters.dense.dense import flatten_maps
@@ -24,11 +22,9 @@ SIZES = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser = new_parser(__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="CSV file to write")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -61,14 +57,14 @@ def main() -> None:
             measured = timed(call, args.device)
             if turn:  # the first is for warming up
                 times[name].append(measured)
-    host = machine(args.device, copy_bandwidth(args.device))
+    bandwidth = copy_bandwidth(args.device)
+    host = machine(args.device) | dict(copy_gb_per_s=round(bandwidth / 1e9, 1))
     table = []
     for name, of in times.items():
         wall, cpu = (statistics.median(v) for v in zip(*of, strict=True))
-        table.append(
-            dict(**host, rows=len(rows), classes=CLASSES, what=name, wall_s=round(wall, 4), cpu_s=round(cpu, 4))
-        )
-        print("  ".join(f"{k}={v}" for k, v in table[-1].items()))
+        row = dict(rows=len(rows), classes=CLASSES, what=name, wall_s=round(wall, 4), cpu_s=round(cpu, 4))
+        table.append(host | row)
+        show(table[-1])
     if args.out:
         write_table(table, args.out)
 

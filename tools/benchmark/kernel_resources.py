@@ -33,7 +33,7 @@ os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # a result from Triton's cache would 
 
 import torch
 import triton
-from loss import write_table
+from measuring import show, write_table
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -245,7 +245,7 @@ def main() -> None:
     with ProcessPoolExecutor(args.jobs) as pool:
         for row in pool.map(compiled, todo):
             table.append(row)
-            print("  ".join(f"{k}={v}" for k, v in row.items() if v != ""), flush=True)
+            show({k: v for k, v in row.items() if v != ""})
     if args.out and table:
         versions = dict(triton=triton.__version__)
         write_table([{**versions, **row} for row in table], args.out)

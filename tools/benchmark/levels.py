@@ -8,19 +8,17 @@ on, losses and their backward down to the student's logits included).
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from contenders import Workbench
 from live_bytes import LiveBytes
-from loss import write_table
+from measuring import new_parser, show, write_table
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from step import machine, measure_memory
+from step import machine_and_pair, measure_memory
 
 from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.models.adapters.dense.dense import DenseAdapter
@@ -61,15 +59,12 @@ def distillation_peak(model: Any) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("config", help="config of a pair with a dense head")
     parser.add_argument("--size", nargs=2, type=int, default=[320, 400], metavar=("H", "W"), help="pixels")
     parser.add_argument("--batch", type=int, default=1, help="images")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, help="override keys of the config")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
     args = parser.parse_args()
-    args.repeats = 1
 
     init_default_scope("mmdet")
     MMLogger.get_instance("benchmark", log_level="WARNING")
@@ -86,8 +81,8 @@ def main() -> None:
             if args.device == "cpu":
                 distil_mb = distillation_peak(model) / 2**20
         row = dict(rows=rows, step_peak_mb=round(step_mb, 1), distillation_peak_mb=round(distil_mb, 1) or "")
-        print("  ".join(f"{k}={v}" for k, v in row.items()), flush=True)
-        table.append({**machine(args), **row})
+        show(row)
+        table.append(machine_and_pair(args) | dict(repeats=1) | row)
     if args.out:
         write_table(table, args.out)
 

@@ -8,21 +8,17 @@ allows: one read of both logits and one write of the gradient, at the copy bandw
 
 from __future__ import annotations
 
-import argparse
-import csv
-import datetime
-import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from measuring import copy_bandwidth, machine, new_parser, peak_bytes, show, timed, write_table
 from torch import Tensor
 
+from rekd_det.analysis.utils.figures import new_figure, save
 from rekd_det.models.losses import ReKDLoss
-from rekd_det.utils.cpu import cpu_name
 
 #: (rows, classes, top_k) along each axis; the first of a kind carries the targets
 ROWS = [(n, 80, 5) for n in (256, 2_000, 20_000, 200_000)] + [(1024, 81, 5)]
@@ -37,8 +33,8 @@ WARM = 1_000_000
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def naive(top_k: int, alpha: float = 1.0, beta: float = 0.25) -> Loss:
-    """TISD and NTID by masked softmaxes and autograd, the way such losses are usually written."""
+def naive(top_k: int) -> Loss:
+    """TISD and a quarter of NTID by masked softmaxes and autograd, the way such losses are usually written."""
 
     def loss(student: Tensor, teacher: Tensor) -> Tensor:
         student, teacher = student.float(), teacher.float()
@@ -49,7 +45,7 @@ def naive(top_k: int, alpha: float = 1.0, beta: float = 0.25) -> Loss:
         q_buckets = torch.cat([q * head, 1 - q_mass], 1)
         tisd = F.kl_div((q_buckets + 1e-12).log(), p_buckets, reduction="batchmean")
         log_p, log_q = (F.log_softmax(x - 1000.0 * head, 1) for x in (teacher, student))
-        return alpha * tisd + beta * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+        return tisd + 0.25 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
     return loss
 
@@ -76,43 +72,6 @@ def step(loss: Loss, student: Tensor, teacher: Tensor) -> None:
     """One forward and backward; the gradient is dropped, as an optimizer's zero_grad would."""
     student.grad = None
     loss(student, teacher).backward()
-
-
-def timed(call: Callable[[], object], device: str) -> tuple[float, float]:
-    """Wall and CPU seconds of a call. On a shared machine the CPU time of one thread is more reliable."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    wall, cpu = time.perf_counter(), time.process_time()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def copy_bandwidth(device: str) -> float:
-    """Bytes per second, read and written ones together, of a copy far larger than the caches."""
-    source = torch.rand(64 << 20, device=device)
-    target = torch.rand_like(source)
-    seconds = min(timed(lambda: target.copy_(source), device)[0] for _ in range(9))
-    return 2 * source.numel() * source.element_size() / seconds
-
-
-def peak_bytes(call: Callable[[], None], device: str) -> int:
-    """Most memory that a call held at a time beyond what was there before."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        call()
-    assert profile.profiler is not None and profile.profiler.kineto_results is not None
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 def measure(
@@ -158,40 +117,10 @@ def measure(
     return out
 
 
-def machine(device: str, bandwidth: float) -> dict:
-    """What the numbers depend on."""
-    return dict(
-        date=datetime.date.today().isoformat(),
-        torch=torch.__version__,
-        device=device_name(device),
-        threads=torch.get_num_threads(),
-        load=round(os.getloadavg()[0], 1),
-        copy_gb_per_s=round(bandwidth / 1e9, 1),
-    )
-
-
-def device_name(device: str) -> str:
-    """The model of the GPU, or of the CPU."""
-    return torch.cuda.get_device_name() if device.startswith("cuda") else cpu_name()
-
-
-def write_table(table: list[dict], path: Path) -> None:
-    """Write rows of equal keys as CSV."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-
-
 def plot(table: list[dict], path: Path) -> None:
     """Time against rows, classes and head size for fp32."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     time_key = "wall_ms" if table[0]["backend_device"] == "cuda" else "cpu_ms"
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure, axes = new_figure(13, 4, columns=3)
     cases = [(ROWS, "rows", "rows N (C = 80, K = 5)"), (CLASSES, "classes", "classes C (N = 2000, K = 5)")]
     for axis, (grid, key, label) in zip(
         axes, [*cases, (TOP_K, "top_k", "head size K (N = 20000, C = 80)")], strict=True
@@ -206,21 +135,18 @@ def plot(table: list[dict], path: Path) -> None:
         axis.set(xlabel=label, yscale="log", ylabel=f"forward + backward, {time_key.replace('_', ' in ')}")
         if key != "top_k":
             axis.set(xscale="log")
-        axis.grid(alpha=0.3)
     axes[0].legend()
     figure.suptitle(f"ReKD loss, {table[0]['device']}, torch {table[0]['torch']}, {table[0]['date']}")
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser = new_parser(__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--repeats", type=int, default=9, help="timed steps of each candidate")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="dtypes of the logits")
     parser.add_argument("--case", nargs=3, type=int, metavar=("N", "C", "K"), help="one size instead of the grid")
     parser.add_argument("--compile", action="store_true", help="also what torch.compile makes of the eager losses")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
     parser.add_argument("--plot", type=Path, help="PNG file to write")
     args = parser.parse_args()
     if args.plot and args.case:
@@ -231,12 +157,13 @@ def main() -> None:
     grid = [tuple(args.case)] if args.case else [*ROWS, *CLASSES, *TOP_K]
     if args.device == "cuda" and not args.case:
         grid += GPU_ROWS
+    host = dict(copy_gb_per_s=round(bandwidth / 1e9, 1), backend_device=args.device)
     table: list[dict] = []
     for case in dict.fromkeys(grid):
         for dtype in args.dtypes:
             for row in measure(case, getattr(torch, dtype), args.device, args.repeats, bandwidth, args.compile):
-                table.append({**machine(args.device, bandwidth), "backend_device": args.device, **row})
-                print("  ".join(f"{k}={v}" for k, v in row.items()), flush=True)
+                table.append(machine(args.device) | host | row)
+                show(row)
     if args.out:
         write_table(table, args.out)
     if args.plot:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from loss import device_name, write_table
+from measuring import device_name, show, write_table
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -98,7 +98,7 @@ def main() -> None:
             row = {k: float(f"{statistics.mean(r[k] for r in results):.4g}") for k in results[0]}
             row["largest_change"] = float(f"{max(r['largest_change'] for r in results):.4g}")
             table.append(dict(option=name, rows=rows, **row))
-            print("  ".join(f"{k}={v}" for k, v in table[-1].items()))
+            show(table[-1])
     if args.out:
         head = dict(
             date=datetime.date.today().isoformat(),

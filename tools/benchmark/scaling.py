@@ -8,18 +8,16 @@ points and its largest deviation are reported.
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from loss import device_name, timed, write_table
+from measuring import machine, new_parser, timed, write_table
 from torch import Tensor
 
+from rekd_det.analysis.utils.figures import new_figure, save
 from rekd_det.models.losses import ReKDLoss
 
 #: where an axis starts from
@@ -74,12 +72,7 @@ def line(rows: list[dict]) -> tuple[np.ndarray, float]:
 
 def plot(table: dict[str, list[dict]], title: str, path: Path) -> None:
     """One panel per axis."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 4, figsize=(15, 3.8), layout="constrained")
+    figure, axes = new_figure(15, 3.8, columns=4)
     for panel, (axis, rows) in zip(axes, table.items(), strict=True):
         x, (fit, deviation) = [r[axis] for r in rows], line(rows)
         panel.plot(x, fit, color="0.6", label=f"straight line, off by at most {deviation:.0%}")
@@ -87,40 +80,29 @@ def plot(table: dict[str, list[dict]], title: str, path: Path) -> None:
         rest = ", ".join(f"{k} {v}" for k, v in rows[0].items() if k in BASE and k != axis)
         panel.set(xlabel=LABELS[axis], xlim=(0, None), ylim=(0, None))
         panel.set_title(rest.replace("_", " "), fontsize=9)
-        panel.grid(alpha=0.3)
         panel.legend(fontsize=8, loc="lower right")
     axes[0].set_ylabel("forward + backward, ms")
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    parser = new_parser(__doc__)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out", type=Path, help="CSV file to write")
     parser.add_argument("--plot", type=Path, help="PNG file to write")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     table = {axis: measure(axis, args.repeats, args.device) for axis in AXES}
-    name = device_name(args.device)
-    head = dict(
-        date=datetime.date.today().isoformat(),
-        device=name,
-        clock="wall" if args.device == "cuda" else "cpu",
-        threads=torch.get_num_threads(),
-        load=round(os.getloadavg()[0], 1),
-        torch=torch.__version__,
-    )
+    head = machine(args.device) | dict(clock="wall" if args.device == "cuda" else "cpu")
     for axis, rows in table.items():
         print(
             f"{axis}: " + ", ".join(f"{r[axis]}: {r['ms']:.2f} ms" for r in rows), f"(line off by {line(rows)[1]:.1%})"
         )
     if args.out:
-        write_table([{**head, **row} for rows in table.values() for row in rows], args.out)
+        write_table([head | row for rows in table.values() for row in rows], args.out)
     if args.plot:
-        plot(table, f"ReKD loss, {name}, torch {torch.__version__}, {head['date']}", args.plot)
+        plot(table, f"ReKD loss, {head['device']}, torch {head['torch']}, {head['date']}", args.plot)
 
 
 if __name__ == "__main__":

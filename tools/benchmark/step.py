@@ -18,8 +18,6 @@ clock. Memory is what a step holds at most beyond weights: CUDA's own count, or 
 from __future__ import annotations
 
 import argparse
-import datetime
-import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -31,7 +29,7 @@ import mmdet
 import torch
 from contenders import VARIANTS, Step, Workbench
 from live_bytes import LiveBytes
-from loss import device_name, timed, write_table
+from measuring import machine, new_parser, peak_bytes, timed, write_table
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
@@ -72,10 +70,7 @@ def measure_memory(step: Step, bench: Workbench, device: str) -> int:
     for p in params:
         p.grad = None
     if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(step, params)
-        return torch.cuda.max_memory_allocated() - before
+        return peak_bytes(lambda: run(step, params), device)
     with LiveBytes() as memory:
         memory.follow_not([*params, *bench.student.buffers(), bench.inputs])
         run(step, params)
@@ -159,15 +154,10 @@ def _label(owner, method: str, name: str) -> None:
     owner.__dict__[method] = labelled
 
 
-def machine(args: argparse.Namespace) -> dict:
-    """What the numbers depend on."""
-    return dict(
-        date=datetime.date.today().isoformat(),
-        device=device_name(args.device),
+def machine_and_pair(args: argparse.Namespace) -> dict:
+    """What the numbers depend on, without the number of repeats."""
+    return machine(args.device) | dict(
         clock="wall" if args.device == "cuda" else "cpu",
-        threads=torch.get_num_threads(),
-        load=round(os.getloadavg()[0], 1),
-        torch=torch.__version__,
         mmdet=mmdet.__version__,
         mmcv=mmcv.__version__,
         rekd_det=rekd_det.__version__,
@@ -175,16 +165,14 @@ def machine(args: argparse.Namespace) -> dict:
         height=args.size[0],
         width=args.size[1],
         batch=args.batch,
-        repeats=args.repeats,
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("config", help="config of a pair")
     parser.add_argument("--size", nargs=2, type=int, default=[320, 400], metavar=("H", "W"), help="pixels")
     parser.add_argument("--batch", type=int, default=2, help="images")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--repeats", type=int, default=7, help="timed calls of each contender")
     parser.add_argument("--variants", nargs="*", default=[], choices=list(VARIANTS), help="options of the teacher")
@@ -192,7 +180,6 @@ def main() -> None:
         "--what", nargs="+", default=["steps", "teacher", "memory"], choices=["steps", "teacher", "memory"]
     )
     parser.add_argument("--profile", type=Path, help="also write where the time of `ours` goes to this file")
-    parser.add_argument("--out", type=Path, help="CSV file to write")
     parser.add_argument("--quick", action="store_true", help="tiny images and one repeat: only to see that it runs")
     parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, help="override keys of the config")
     args = parser.parse_args()
@@ -216,7 +203,7 @@ def main() -> None:
         with bench.teacher_parts(args.variants) as calls:
             parts = measure_times(calls, args.repeats, args.device)
     peaks = {n: measure_memory(s, bench, args.device) for n, s in steps.items()} if "memory" in args.what else {}
-    rows = table(times, parts, peaks, machine(args))
+    rows = table(times, parts, peaks, machine_and_pair(args) | dict(repeats=args.repeats))
     shown = ("contender", *(k for k in rows[0] if k.endswith(("_s", "_floor", "_mmrazor", "_mb"))))
     for row in (dict.fromkeys(shown), *rows):
         print("  ".join(f"{(k if row[k] is None else row[k])!s:>19s}" for k in shown))
