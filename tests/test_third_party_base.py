@@ -1,13 +1,12 @@
 """A third party's config, with its own ``custom_imports``, is the base of a pair as it stands."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import mmdet
 import pytest
 import torch
+from commands import run
 from mmengine.config import Config
 from tiny_pair import TinyPair, write_tiny_pair
 
@@ -55,11 +54,7 @@ def pair(tmp_path_factory) -> TinyPair:
 
 
 def python(pair: TinyPair, *arguments: object) -> str:
-    path = {**os.environ, "PYTHONPATH": f"{pair.folder}:{ROOT}"}
-    command = [sys.executable, "-W", "ignore", *map(str, arguments)]
-    done = subprocess.run(command, cwd=pair.folder, env=path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    return run(sys.executable, *arguments, cwd=pair.folder, PYTHONPATH=f"{pair.folder}:{ROOT}")
 
 
 @pytest.mark.slow

@@ -1,13 +1,12 @@
 """The built wheel holds what users call, and nothing that only serves the development."""
 
-import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from commands import fail, run
 
 ROOT = Path(__file__).resolve().parents[1]
 #: what the build reads
@@ -35,9 +34,8 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     for package in ("studies", "tests"):  # beside the package, as in the repository: no build may pick them up
         (source / package).mkdir()
         (source / package / "__init__.py").touch()
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, source]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    pip = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation")
+    run(*pip, "-w", folder, source, cwd=ROOT)
     (built,) = folder.glob("*.whl")
     return zipfile.ZipFile(built)
 
@@ -65,8 +63,6 @@ def test_the_wheels_tools_take_its_configs(wheel, tmp_path):
     """Nothing of the repository is on the path: only what the wheel holds can be found."""
     wheel.extractall(tmp_path)
     mim = tmp_path / "rekd_det" / ".mim"
-    command = [sys.executable, mim / "tools" / "train.py", mim / "configs" / "rekd_frcnn_r101_r18_coco.py"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: train_dataloader.dataset."), done.stderr  # the data is not there
+    train = (sys.executable, mim / "tools" / "train.py", mim / "configs" / "rekd_frcnn_r101_r18_coco.py")
+    said = fail(*train, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert "error: train_dataloader.dataset." in said  # the data is not there

@@ -3,13 +3,13 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import mmdet
 import pytest
 import torch
+from commands import run
 from load_tool import TOOLS
 from mmdet.apis import DetInferencer
 from mmdet.registry import MODELS
@@ -152,9 +152,8 @@ def test_mmdetections_own_test_entry_predicts_the_same(export, pair, tmp_path):
         ("theirs", [THEIR_TEST, stock, path]),
     ):
         command += ["--out", tmp_path / f"{name}.pkl", "--work-dir", tmp_path / "work"]
-        done = subprocess.run([sys.executable, *map(str, command)], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        outputs.append([line.split("bbox_mAP:")[1] for line in done.stdout.splitlines() if "coco/bbox_mAP:" in line])
+        output = run(sys.executable, *command, cwd=tmp_path)
+        outputs.append([line.split("bbox_mAP:")[1] for line in output.splitlines() if "coco/bbox_mAP:" in line])
     metrics = [line.split("data_time")[0] for output in outputs for line in output]
     assert len(metrics) == 2
     assert metrics[0] == metrics[1]
@@ -335,9 +334,7 @@ def test_a_detector_of_known_ap_keeps_it_to_the_last_digit(export, tmp_path):
     options = ["--cfg-options", "test_dataloader.num_workers=0", "test_dataloader.persistent_workers=False"]
     metrics = []
     for config in ("stock.py", "faster.py"):
-        command = [sys.executable, str(THEIR_TEST), config, str(path), *options]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-        metrics.append(re.findall(r"(coco/bbox_mAP\w*: [\d.]+)", done.stdout))
+        output = run(sys.executable, THEIR_TEST, config, path, *options, cwd=tmp_path)
+        metrics.append(re.findall(r"(coco/bbox_mAP\w*: [\d.]+)", output))
     assert metrics[0][0] == "coco/bbox_mAP: 0.3190"
     assert metrics[0] == metrics[1]

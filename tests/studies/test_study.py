@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import fail, run
 from mmengine.config import Config
-from study_files import ARMS, TOOL, write
+from study_files import ARMS, ROOT, TOOL, write
 
 
 @pytest.mark.slow
 def test_a_tiny_study_from_end_to_end(pretrained, tmp_path):
-    command = [sys.executable, str(TOOL), str(pretrained), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run(sys.executable, TOOL, pretrained, "--out", tmp_path / "out", cwd=tmp_path)
     lines = (tmp_path / "out/tiny/results.jsonl").read_text().splitlines()
     found = {entry["arm"]: entry for entry in map(json.loads, lines)}
     assert {arm: entry["status"] for arm, entry in found.items()} == dict.fromkeys(ARMS, "ok")
@@ -42,8 +40,5 @@ def test_a_tiny_study_from_end_to_end(pretrained, tmp_path):
 
 @pytest.mark.slow
 def test_the_tool_says_what_is_wrong(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(TOOL), str(write(tmp_path, seeds=3))], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: study '{tmp_path / 'study.yml'}': seeds must be whole numbers")
+    said = fail(sys.executable, TOOL, write(tmp_path, seeds=3), cwd=ROOT)
+    assert f"error: study '{tmp_path / 'study.yml'}': seeds must be whole numbers" in said

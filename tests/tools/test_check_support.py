@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import fail, run
 from mmengine.config import ConfigDict
 from support.isolated import Ended, run_isolated
 from support.record import (
@@ -254,14 +254,9 @@ def test_the_tool_says_what_got_worse(tmp_path):
     (tmp_path / "support.md").write_text((DOCS / "support.md").read_text())
     path = next(c.path for c in zoo_configs(["glip"]) if c in one_of_each(zoo_configs(["glip"])))
     write_records(tmp_path / "support.json", {path: Record(path, "glip")})
-    command = [sys.executable, str(ROOT / "tools/check_support.py"), "--docs", str(tmp_path), "--jobs", "1"]
-    result = subprocess.run([*command, "--family", "glip"], capture_output=True, text=True, check=False)
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert f"REGRESSION {path}: refused" in result.stderr
+    command = (sys.executable, ROOT / "tools/check_support.py", "--docs", tmp_path, "--jobs", 1, "--family")
+    assert f"REGRESSION {path}: refused" in fail(*command, "glip", cwd=ROOT)
     assert read_records(tmp_path / "support.json")[path].verdict == PASS  # left as it was
-    result = subprocess.run([*command, "--family", "atss"], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    run(*command, "atss", cwd=ROOT)
     assert read_records(tmp_path / "support.json")["atss/atss_r50_fpn_1x_coco.py"].adapter == "ATSSAdapter"
-    result = subprocess.run([*command, "--family", "nothing"], capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert "no family 'nothing'" in result.stderr
+    assert "no family 'nothing'" in fail(*command, "nothing", cwd=ROOT)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run
 from load_tool import load_tool
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -180,14 +180,8 @@ def test_a_picture_without_detections(demo, tmp_path):
 @pytest.mark.slow
 def test_quick_demo_runs_and_reuses_its_steps(tmp_path):
     work = tmp_path / "my ü work"  # the paths in it are handed on by --cfg-options
-
-    def run(*arguments: str) -> str:
-        command = [sys.executable, str(TOOL), "--quick", "--work-dir", str(work), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    first = run()
+    command = (sys.executable, TOOL, "--quick", "--work-dir", work)
+    first = run(*command, cwd=tmp_path)
     for step in range(1, 6):
         assert f"=== {step}/5" in first
     assert "Epoch(train)" in first
@@ -199,6 +193,6 @@ def test_quick_demo_runs_and_reuses_its_steps(tmp_path):
     detections = json.loads((work / "eval_student" / "detections.bbox.json").read_text())
     assert {"image_id", "category_id", "bbox", "score"} <= set(detections[0])
 
-    second = run()
+    second = run(*command, cwd=tmp_path)
     assert second.count("reused") == 3
     assert "Epoch(train)" not in second

@@ -2,11 +2,11 @@
 
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import fail, run
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -45,14 +45,12 @@ def test_two_names_make_the_pair_that_is_shipped(shipped, student, teacher, tmp_
 
 @pytest.mark.slow
 def test_the_command_line_says_what_to_do_next(tmp_path):
-    command = [sys.executable, TOOL, "retinanet_r18_fpn_1x_coco", "retinanet_r101_fpn_2x_coco"]
-    done = subprocess.run([*command, "--out", "pair.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "box AP 38.9" in done.stdout
-    assert "check_pair.py pair.py" in done.stdout
-    again = subprocess.run([*command, "--out", "pair.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 1
-    assert "is there already" in again.stderr and "--force" in again.stderr
+    command = (sys.executable, TOOL, "retinanet_r18_fpn_1x_coco", "retinanet_r101_fpn_2x_coco", "--out", "pair.py")
+    said = run(*command, cwd=tmp_path)
+    assert "box AP 38.9" in said
+    assert "check_pair.py pair.py" in said
+    again = fail(*command, cwd=tmp_path)
+    assert "is there already" in again and "--force" in again
 
 
 def test_a_student_whose_config_a_run_has_saved_starts_anew(tmp_path, run_tool):

@@ -6,13 +6,13 @@ import os
 import pickle
 import re
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import mmdet
 import pytest
 import torch
+from commands import fail, run, start
 from forked_tool import free_port
 from load_tool import TOOLS, load_tool
 from mmengine.config import Config, DictAction
@@ -27,34 +27,6 @@ THEIR_TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools"
 def no_launcher(monkeypatch):
     """The tools export LOCAL_RANK; take it back after each test."""
     monkeypatch.setenv("LOCAL_RANK", "0")
-
-
-def start(*command: object, cwd: Path, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [str(part) for part in command],
-        cwd=cwd,
-        env={**os.environ, "PYTHON": sys.executable, "PYTHONWARNINGS": "ignore", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def run(*command: object, cwd: Path, **environment: str) -> str:
-    """The output of a command that must succeed."""
-    process = start(*command, cwd=cwd, **environment)
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output[-4000:]
-    return output
-
-
-def fail(*command: object, cwd: Path, **environment: str) -> str:
-    """The output of a command that must fail, by a message and not a traceback."""
-    process = start(*command, cwd=cwd, **environment)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode != 0
-    assert "Traceback" not in output
-    return output
 
 
 def mean_ap(output: str) -> float:

@@ -2,13 +2,13 @@
 
 import json
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from commands import run
+from load_tool import TOOLS
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = TOOLS.parent
 SHARED = ROOT.parent / "shared"
 CHECKPOINT = SHARED / "checkpoints/yolox_nano_coco_mmdet.pth"
 IMAGES = SHARED / "data/coco_real"
@@ -84,20 +84,13 @@ def config(tmp_path_factory):
     return file
 
 
-def run(tool: str, *args: object) -> str:
-    command = [sys.executable, str(ROOT / "tools" / tool), *map(str, args)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
-    return result.stdout + result.stderr
-
-
 def test_the_teachers_ap_is_the_known_one(config, tmp_path):
-    output = run("test.py", config, "--teacher", "--work-dir", tmp_path)
+    output = run(sys.executable, TOOLS / "test.py", config, "--teacher", "--work-dir", tmp_path, cwd=ROOT)
     assert re.findall(r"coco/bbox_mAP: ([0-9.]+)", output)[-1] == KNOWN_AP
 
 
 def test_a_narrower_student_learns_from_it(config, tmp_path):
-    run("train.py", config, "--work-dir", tmp_path)
+    run(sys.executable, TOOLS / "train.py", config, "--work-dir", tmp_path, cwd=ROOT)
     (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
     steps = [json.loads(line) for line in scalars.read_text().splitlines()]
     assert len(steps) == ITERATIONS
