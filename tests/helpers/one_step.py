@@ -3,6 +3,8 @@
 import copy
 from dataclasses import dataclass, field
 
+import torch
+from same_bits import assert_equal
 from tiny import total
 
 
@@ -42,6 +44,20 @@ def captured_step(model, data):
     """The losses of one step and the aligned rows."""
     step = run_step(model, data)
     return step.losses, step.rows
+
+
+def beside_plain(model, data):
+    """A pair's losses of one step, a plain copy of its student, and that copy's losses, which are the same bit for bit.
+
+    Both steps draw the same random numbers.
+    """
+    plain = copy.deepcopy(model.architecture)
+    torch.manual_seed(5)
+    ours = model(**copy.deepcopy(data), mode="loss")
+    torch.manual_seed(5)
+    theirs = plain(**copy.deepcopy(data), mode="loss")
+    assert_equal({key: ours[key] for key in theirs}, theirs, "losses")
+    return ours, plain, theirs
 
 
 def distillation(losses):

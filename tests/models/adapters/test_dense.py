@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from fast_cases import fast_if
-from one_step import assert_no_pull, distillation, run_step
+from one_step import assert_no_pull, beside_plain, distillation, run_step
 from tiny import forward_hooks, perturb, total
 from zoo_pairs import image_major, level_major, perturbed_pair, zoo_pair
 
@@ -260,14 +260,7 @@ def test_zero_scale_is_plain_mmdet(family):
     model.distiller.scale = 0.0
     # Of the previous step, for a mask head; its tensors can't be copied.
     getattr(model.distiller.adapter.student, "_raw_positive_infos", {}).clear()
-    plain = copy.deepcopy(model.architecture)
-    torch.manual_seed(5)
-    ours = model(**copy.deepcopy(batch), mode="loss")
-    torch.manual_seed(5)
-    theirs = plain(**copy.deepcopy(batch), mode="loss")
-    for key, value in theirs.items():
-        a, b = (v if isinstance(v, (list, tuple)) else [v] for v in (value, ours[key]))
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), key
+    ours, _, _ = beside_plain(model, batch)
     assert all(v == 0 for v in distillation(ours).values())
 
 

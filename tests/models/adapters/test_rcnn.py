@@ -8,7 +8,7 @@ import torch
 from fast_cases import fast_if
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
-from one_step import assert_no_pull, captured_step, distillation
+from one_step import assert_no_pull, beside_plain, captured_step, distillation
 from tiny import (
     CASCADE,
     CASCADE_MASK,
@@ -91,15 +91,7 @@ def test_other_teacher_judges_the_students_rois_with_its_own_weights(family):
 def test_zero_weight_is_plain_mmdet_bit_for_bit(family):
     name, config = family
     model = build_pair(config, loss=dict(type="ReKDLoss", top_k=3, loss_weight=0.0), teacher=perturb(build(config)))
-    plain = copy.deepcopy(model.architecture)
-    data = data_for(model, name)
-    torch.manual_seed(5)
-    ours = model(**copy.deepcopy(data), mode="loss")
-    torch.manual_seed(5)
-    theirs = plain(**copy.deepcopy(data), mode="loss")
-    for key, value in theirs.items():
-        a, b = (v if isinstance(v, list) else [v] for v in (value, ours[key]))
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), key
+    ours, plain, theirs = beside_plain(model, data_for(model, name))
     total(ours).backward()
     total(theirs).backward()
     for (key, p), q in zip(plain.named_parameters(), model.architecture.parameters(), strict=True):

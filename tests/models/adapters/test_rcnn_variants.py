@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from fast_cases import fast_if
-from one_step import assert_no_pull, run_step
+from one_step import assert_no_pull, beside_plain, run_step
 from tiny import forward_hooks, total
 from zoo_pairs import perturbed_pair, zoo_pair
 
@@ -122,14 +122,7 @@ def test_zero_scale_is_plain_mmdet(family):
     _, model, batch = family
     model = perturbed_pair(model)
     model.distiller.scale = 0.0
-    plain = copy.deepcopy(model.architecture)
-    torch.manual_seed(5)
-    ours = model(**copy.deepcopy(batch), mode="loss")
-    torch.manual_seed(5)
-    theirs = plain(**copy.deepcopy(batch), mode="loss")
-    for key, value in theirs.items():
-        a, b = (v if isinstance(v, (list, tuple)) else [v] for v in (value, ours[key]))
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True)), key
+    _, plain, _ = beside_plain(model, batch)
     for a, b in zip(plain.buffers(), model.architecture.buffers(), strict=True):
         assert torch.equal(a, b)  # a loss that counts its samples counted them once
 
