@@ -85,8 +85,8 @@ def _write_pair(out: Path, text: str) -> None:
             _write(out, earlier)
         raise InputError(
             f"the pair can't inherit the student's config ({error}). It inherits configs/_base_/rekd_distill.py as "
-            "well, and no key can be in both (remove runner_type from the student's). A config in mmengine's new "
-            "style, with read_base(), needs a pair in that style (docs/new_pair.md)"
+            "well, and no key can be in both: remove it from the student's. A config in mmengine's new style, with "
+            "read_base(), needs a pair in that style (docs/new_pair.md)"
         ) from error
 
 
@@ -103,9 +103,9 @@ def main() -> None:
     base = student.cfg_path if "::" in student.cfg_path else relpath(student.file, out.parent)
     ours = relpath(CONFIGS / "_base_", out.parent)
     config = Config.fromfile(student.file)
-    check_heads(config, resolve_model_config(teacher.cfg_path, "teacher"))
+    num_logits = check_heads(config, resolve_model_config(teacher.cfg_path, "teacher"))
     _check_targets(out, control, (student, teacher), args.force)
-    _write_pair(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint))
+    _write_pair(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint, num_logits))
     kept = control.exists() and not args.force and control.read_text(encoding="utf-8") != control_text(config, base)
     if not kept:
         _write(control, control_text(config, base))

@@ -27,6 +27,7 @@ from rekd_det.apis.evaluator_options import check_evaluators
 from rekd_det.apis.mask_prediction import predicts_masks
 from rekd_det.apis.preflight import check_data, check_work_dir
 from rekd_det.engine.hooks import StudentWeightsHook
+from rekd_det.engine.hooks.tested_categories_hook import TestedCategoriesHook
 from rekd_det.utils.checkpoint import check_checkpoint_file
 from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.dataset_configs import plain_datasets
@@ -53,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--wait-time", type=float, default=2, help="seconds for which --show shows a picture")
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     add_common_arguments(parser)
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # a checkpoint may follow an option
     if args.checkpoint is None and not args.teacher:
         parser.error("the following arguments are required: checkpoint")
     if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
@@ -142,6 +143,7 @@ def main() -> None:
         enable_tta(cfg)
 
     runner = build_runner(cfg)
+    runner.register_hook(TestedCategoriesHook())
     runner.register_hook(StudentWeightsHook())
     if args.out is not None:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))

@@ -12,11 +12,13 @@ from typing import Any
 
 from pycocotools.mask import decode
 
-from rekd_det.apis.class_names import ClassNames, fault_in_names
+from rekd_det.apis.class_names import ClassNames, fault_in_names, listing
 from rekd_det.utils.errors import InputError
 
 #: larger files are not checked, because reading them twice takes many seconds
 LARGEST_BYTES = 64 * 2**20
+#: share of the boxes that may reach beyond their images without a warning
+_FEW = 0.1
 #: of an image, in pixels: more than OpenCV reads
 LONGEST_SIDE = 2**20
 
@@ -75,6 +77,22 @@ def check_annotations(
     degenerate = [ann["id"] for ann in annotations if min(ann["bbox"][2:]) < 1 or ann["area"] <= 0]
     if annotations and len(degenerate) == len(annotations):
         raise InputError(f"{key}: '{path}': all boxes are narrower than a pixel; are they relative to the image?")
+    outside = [ann["id"] for ann in annotations if _is_outside(ann, sizes)]
+    if len(outside) > _FEW * len(annotations):
+        warnings.warn(
+            f"{key}: {len(outside)} of {len(annotations)} boxes reach beyond their image, e.g. of annotation "
+            f"{outside[0]}: COCO's are [x, y, width, height], not [x1, y1, x2, y2]",
+            stacklevel=2,
+        )
+    named = classes and set(classes.names)
+    unnamed = {c["id"]: c["name"] for c in content["categories"] if named and c["name"] not in named}
+    left_out = sum(ann["category_id"] in unnamed for ann in annotations)
+    if classes and left_out:
+        warnings.warn(
+            f"{key}: {left_out} of {len(annotations)} objects will be left out, whose categories {classes.key} does "
+            f"not name: {listing(unnamed.values())}",
+            stacklevel=2,
+        )
     if degenerate:
         warnings.warn(
             f"{key}: {len(degenerate)} boxes are narrower than a pixel or have no area and will be left out, e.g. of "
@@ -82,6 +100,13 @@ def check_annotations(
             stacklevel=2,
         )
     return {image["id"]: image["file_name"] for image in content["images"]}
+
+
+def _is_outside(ann: Mapping, sizes: Mapping) -> bool:
+    """Whether a box ends more than a pixel behind its image."""
+    height, width = sizes.get(ann["image_id"], (math.inf, math.inf))
+    x, y, w, h = ann["bbox"]
+    return x + w > width + 1 or y + h > height + 1
 
 
 def _check_images(images: list) -> dict[Any, tuple[int, int]]:

@@ -18,7 +18,7 @@ from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 
 #: how mmengine, mmdet and this package refuse a config
-_KINDS = (ValueError, TypeError, KeyError, AssertionError, OSError, ImportError)
+_KINDS = (ValueError, TypeError, KeyError, AssertionError, OSError, ImportError, RuntimeError)
 #: options that name what an object reads
 _SOURCES = ("ann_file", "data_root", "checkpoint", "img_folder", "cfg_path")
 #: what the Runner builds with more than a registry

@@ -17,7 +17,7 @@ from mmdet.registry import DATASETS
 from mmengine.fileio import list_from_file
 
 from rekd_det.utils.config_types import type_class
-from rekd_det.utils.errors import did_you_mean
+from rekd_det.utils.errors import InputError, did_you_mean
 
 #: how many names a message lists
 _LISTED = 20
@@ -58,15 +58,32 @@ def class_names(dataset: Mapping, key: str) -> ClassNames | None:
     Args:
         dataset: its config.
         key: its config key.
+
+    Raises:
+        InputError: see :func:`listed`.
     """
     metainfo = dataset.get("metainfo")
     names, default = metainfo.get("classes") if isinstance(metainfo, Mapping) else None, None
     if names is None:
         kind = dataset_class(dataset)
         names, default = getattr(kind, "METAINFO", {}).get("classes"), getattr(kind, "__name__", None)
-    if isinstance(names, str):  # of a file with a name on each line, or one name
-        names = list_from_file(names) if osp.isfile(names) else [names]
-    return ClassNames(names, f"{key}.metainfo.classes", default) if names else None
+    return ClassNames(listed(names, key), f"{key}.metainfo.classes", default) if names else None
+
+
+def listed(names: Any, key: str) -> Sequence[Any]:
+    """The names in a data set's ``metainfo.classes``; a text there is a file with a name on each line.
+
+    Raises:
+        InputError: if it is a text and no file.
+    """
+    if not isinstance(names, str):
+        return names
+    if not osp.isfile(names):
+        raise InputError(
+            f"{key}.metainfo.classes is the text '{names}', and there is no such file with names. For one category "
+            f"write ('{names}',), with the comma"
+        )
+    return list_from_file(names)
 
 
 def fault_in_names(classes: ClassNames, categories: Sequence[str]) -> str | None:
@@ -83,7 +100,7 @@ def fault_in_names(classes: ClassNames, categories: Sequence[str]) -> str | None
         return (
             f"`categories` has no {missing[0]!r}{more}, which {source} names"
             f"{did_you_mean(str(missing[0]), categories) or '.'} CocoDataset would leave the name out and number the "
-            f"others without it. Set {key} to names of the file, in its order: {_list(categories)}"
+            f"others without it. Set {key} to names of the file, in its order: {listing(categories)}"
         )
     named = set(names)
     used = [name for name in categories if name in named]
@@ -96,7 +113,7 @@ def fault_in_names(classes: ClassNames, categories: Sequence[str]) -> str | None
             return (
                 f"the order of the classes differs: label {label} is {ours!r} in {source} and {theirs!r} in the file. "
                 f"CocoDataset numbers labels in the order of the file's `categories`. Set {key} to that order, "
-                f"{_list(used)}, or reorder `categories` in the file"
+                f"{listing(used)}, or reorder `categories` in the file"
             )
     return None
 
@@ -106,6 +123,7 @@ def dataset_class(dataset: Mapping) -> Any:
     return type_class(dataset.get("type"), DATASETS)
 
 
-def _list(names: Collection) -> str:
+def listing(names: Collection) -> str:
+    """Names in a message, the first of many."""
     listed = ", ".join(repr(name) for name in list(names)[:_LISTED])
     return f"{listed}, ..." if len(names) > _LISTED else listed or "(none)"

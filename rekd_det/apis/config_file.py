@@ -15,8 +15,8 @@ from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.pair_config import is_pair, package_config, read_file
 
-# Keys at a config's top level that mmengine or the tools read.
-_READ_KEYS = RUNNER_KEYS | {"_scope_", "custom_imports", "model_wrapper_cfg", "tta_model", "tta_pipeline"}
+#: keys at a config's top level that mmengine or the tools read; others are variables
+READ_KEYS = RUNNER_KEYS | {"_scope_", "custom_imports", "model_wrapper_cfg", "tta_model", "tta_pipeline"}
 
 
 def read_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
@@ -56,8 +56,8 @@ def _config_of_file(path: str) -> Config:
 
 
 def _warn_of_mistyped_keys(cfg: Config, path: str) -> None:
-    for key in cfg.keys() - _READ_KEYS - getattr(cfg, "_imported_names", set()):
-        hint = did_you_mean(key, _READ_KEYS, similarity=0.9)
+    for key in cfg.keys() - READ_KEYS - getattr(cfg, "_imported_names", set()):
+        hint = did_you_mean(key, READ_KEYS, similarity=0.9)
         if hint:
             warnings.warn(f"{path}: nothing reads '{key}'{hint}", stacklevel=3)
 
@@ -75,7 +75,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any], path: str) -> None:
 def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
     for key in options:
         top, _, rest = key.partition(".")
-        if top in _READ_KEYS:
+        if top in READ_KEYS:
             continue
         if top == "distill" and is_pair(cfg.get("model")):
             raise InputError(
@@ -83,9 +83,7 @@ def _check_options(cfg: Config, options: Mapping[str, Any]) -> None:
                 f"afterwards does nothing; write model.{rest or 'distiller'}=..."
             )
         if top not in cfg:
-            raise InputError(
-                f"--cfg-options {key}: the config has no '{top}'{did_you_mean(top, _READ_KEYS | set(cfg))}"
-            )
+            raise InputError(f"--cfg-options {key}: the config has no '{top}'{did_you_mean(top, READ_KEYS | set(cfg))}")
         warnings.warn(
             f"--cfg-options {key}: '{top}' is a variable of the config file, and what was computed "
             f"from it stays; set the keys that use it (data_root: train_dataloader.dataset."

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from rekd_det.apis.config_file import READ_KEYS
 from rekd_det.utils.checkpoint import (
     STUDENT_PREFIX,
     CheckpointError,
@@ -56,7 +57,10 @@ def stock_config(cfg: Config) -> Config:
 
 
 def check_carried_config(cfg: Config, source: str) -> None:
-    """Raise InputError, naming ``source``, unless the student's part of a checkpoint's own config runs nothing."""
+    """Raise InputError, naming ``source``, unless the student's part of a checkpoint's own config runs nothing.
+
+    A variable that nothing reads is removed if it names other classes, such as the distiller's losses.
+    """
     _check_text(cfg.to_dict(), source)
     names = custom_imports(cfg)
     if any(str(name).partition(".")[0] != "rekd_det" for name in names):
@@ -67,6 +71,12 @@ def check_carried_config(cfg: Config, source: str) -> None:
     left_out = (*_TRAINING_KEYS, "model", "custom_hooks")
     parts = {key: value for key, value in cfg.items() if key not in left_out}
     parts["custom_hooks"] = [h for h in cfg.get("custom_hooks") or [] if not _is_our_hook(str(h.get("type")))]
+    for key in parts.keys() - READ_KEYS:
+        try:
+            check_registered(parts[key], source)
+        except InputError:
+            del parts[key]
+            cfg.pop(key)
     check_registered(parts, source)
     model = cfg.get("model")
     # A pair's student gets its preprocessor.

@@ -18,13 +18,19 @@ from rekd_det.utils.config_types import default_scope, type_class, type_name
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images
 
+#: K of `configs/_base_/rekd_distill.py`
+_TOP_K = 5
 
-def check_heads(student: Config, teacher: Mapping) -> None:
+
+def check_heads(student: Config, teacher: Mapping) -> int:
     """Check what needs no weights: whether the teacher's head classifies the student's rows.
 
     Args:
         student: the student's config, as read.
         teacher: the teacher's model config.
+
+    Returns:
+        How many logits a row has.
 
     Raises:
         InputError: if the student is an image classifier, no adapter pairs the two heads, or their rows differ.
@@ -42,12 +48,14 @@ def check_heads(student: Config, teacher: Mapping) -> None:
     init_default_scope(default_scope(student))
     detectors = [MODELS.build(without_init_cfg(model)) for model in (student.model, teacher)]
     try:
-        build_adapter(*detectors)
+        return build_adapter(*detectors).num_logits
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
 
 
-def pair_text(student: Config, student_base: str, our_bases: str, teacher: str, checkpoint: str) -> str:
+def pair_text(
+    student: Config, student_base: str, our_bases: str, teacher: str, checkpoint: str, num_logits: int
+) -> str:
     """A config that distils ``teacher`` into ``student``.
 
     Args:
@@ -56,8 +64,9 @@ def pair_text(student: Config, student_base: str, our_bases: str, teacher: str, 
         our_bases: the folder of this package's base configs, as the new config names it.
         teacher: the teacher's ``cfg_path``.
         checkpoint: the teacher's checkpoint.
+        num_logits: of a row of the heads.
     """
-    own_hooks = bool(student.get("custom_hooks"))
+    own_hooks = student.get("custom_hooks") is not None
     base = ("rekd_distill" if own_hooks else "rekd") + ("_sigmoid" if _classifies_by_sigmoids(student) else "")
     lines = [
         f'_base_ = ["{student_base}", "{our_bases}/{base}.py"]',
@@ -69,6 +78,7 @@ def pair_text(student: Config, student_base: str, our_bases: str, teacher: str, 
         f'    teacher=dict(cfg_path="{teacher}"),',
         f'    teacher_ckpt="{checkpoint}",',
         ")",
+        *_own_top_k(num_logits),
         *_own_start(student),
     ]
     return "\n".join(lines) + "\n"
@@ -78,6 +88,13 @@ def control_text(student: Config, student_base: str) -> str:
     """A config that trains the student alone, on the same data with the same schedule."""
     lines = ["# Control: the student without distillation.", f'_base_ = "{student_base}"', *_own_start(student)]
     return "\n".join(lines) + "\n"
+
+
+def _own_top_k(num_logits: int) -> list[str]:
+    """A line for heads with so few logits that our K would leave no tail: half of them are the top-K set."""
+    if not 1 < num_logits <= _TOP_K:
+        return []
+    return [f'model["distiller"]["loss"]["top_k"] = {num_logits // 2}  # of {num_logits} logits']
 
 
 def _own_start(student: Config) -> list[str]:

@@ -104,6 +104,19 @@ def meta_of(checkpoint: Mapping) -> dict:
     return meta if isinstance(meta, dict) else {}
 
 
+def classes_of(checkpoint: Mapping) -> tuple[str, ...] | None:
+    """The categories that a checkpoint's network was trained with, by label; None if it does not say."""
+    # mmdet 3 writes dataset_meta['classes']; mmdet 2, and most of its zoo, meta['CLASSES'].
+    meta = meta_of(checkpoint)
+    dataset_meta = meta.get("dataset_meta")
+    if not isinstance(dataset_meta, Mapping):
+        dataset_meta = {}
+    for names in (dataset_meta.get("classes"), dataset_meta.get("CLASSES"), meta.get("CLASSES")):
+        if isinstance(names, (list, tuple)) and names:
+            return tuple(names)
+    return None
+
+
 def load_from_http(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:
     """Replaces mmengine's loader of that name, which reads downloaded files with ``weights_only`` off."""
     return load_plain(_fetch(filename), map_location)

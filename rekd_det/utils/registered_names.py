@@ -29,7 +29,7 @@ _RUN_OPTIONS = (
 #: where the parts of a network are
 _NETWORKS = (
     *("torch.nn.modules.", "mmcv.cnn.bricks.", "mmcv.ops.", "mmdet.models.", "mmpretrain.models."),
-    *("mmengine.model.base_model.", "mmengine.model.weight_init"),
+    *("mmengine.model.base_model.", "mmengine.model.weight_init", "mmengine.utils.dl_utils.parrots_wrapper"),  # SyncBN
 )
 #: keys that name the package in which names are looked up
 _SCOPES = ("_scope_", "default_scope")

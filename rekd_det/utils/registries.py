@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import mmengine.registry
@@ -10,7 +11,8 @@ from mmengine.registry import Registry
 
 def registries() -> Iterator[Registry]:
     """Every registry of the imported packages, a package's classes registered before it comes."""
-    todo = [r for r in vars(mmengine.registry).values() if isinstance(r, Registry)]
+    modules = [mmengine.registry, *filter(None, [sys.modules.get("mmpretrain.registry")])]  # some are its own alone
+    todo = [r for m in modules for r in vars(m).values() if isinstance(r, Registry) and r.parent is None]
     while todo:
         registry = todo.pop()
         if registry.scope == "mmdet":

@@ -275,6 +275,7 @@ def test_the_agreement_tool(pair, tool, tmp_path):
         header, first, _ = csv.reader(file)
     assert header[3] == "share of the teacher's top 3"
     assert int(first[1]) > 0 and 0 <= float(first[2]) <= 1 and float(first[4]) > 0
+    assert "teacher's top 2" in tool("agreement", *arguments, "--least", 0)  # the pair's own K
     # Untrained, it is sure of nothing.
     with pytest.raises(SystemExit, match=r"no row of these images reaches --least 0\.9"):
         tool("agreement", *arguments, "--least", 0.9)

@@ -8,6 +8,7 @@ from pycocotools.mask import encode
 
 from rekd_det.apis import annotations
 from rekd_det.apis.annotations import check_annotations
+from rekd_det.apis.class_names import ClassNames
 from rekd_det.utils.errors import InputError
 
 
@@ -23,7 +24,7 @@ def write(path, *boxes, **changes) -> str:
 
 
 def test_a_sound_file_passes_in_silence(tmp_path, recwarn):
-    check_annotations(write(tmp_path / "a.json", [0, 0, 1, 5], [-3, 2.5, 9, 9]), "key")
+    check_annotations(write(tmp_path / "a.json", [0, 0, 1, 5], [-3, 2.5, 9, 6]), "key")
     assert not recwarn.list
 
 
@@ -31,6 +32,20 @@ def test_boxes_that_mmdet_leaves_out_are_counted(tmp_path):
     path = write(tmp_path / "a.json", [0, 0, 5, 5], [0, 0, 0, 5], [0, 0, 5, 0.5])
     with pytest.warns(UserWarning, match="key: 2 boxes are narrower than a pixel .* annotation 1"):
         check_annotations(path, "key")
+
+
+def test_boxes_as_two_corners_are_pointed_out(tmp_path):
+    path = write(tmp_path / "a.json", [0, 0, 5, 5], [4, 4, 9, 8])
+    with pytest.warns(UserWarning, match=r"key: 1 of 2 boxes reach beyond .* annotation 1: COCO's are \[x, y, width"):
+        check_annotations(path, "key")
+
+
+def test_objects_that_the_classes_leave_out_are_counted(tmp_path):
+    path = write(tmp_path / "a.json", [0, 0, 5, 5], categories=[dict(id=1, name="cat"), dict(id=2, name="dog")])
+    with pytest.warns(
+        UserWarning, match="1 of 1 objects will be left out, whose categories a.classes does not name: 'cat'"
+    ):
+        check_annotations(path, "key", classes=ClassNames(["dog"], "a.classes"))
 
 
 def test_a_large_file_is_left_to_the_data_set(tmp_path, monkeypatch):

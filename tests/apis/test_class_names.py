@@ -37,8 +37,12 @@ def data(tmp_path):
 def test_all_classes_or_some_in_the_files_order_pass(data):
     cfg = data(("cat", "horse"), ("cat", "dog", "horse", "dog"))  # a name that is not used may be there twice
     check_data(cfg, ("test",))
-    for names in (["cat"], "horse"):
-        cfg.test_dataloader.dataset.metainfo.classes = names
+    cfg.test_dataloader.dataset.metainfo.classes = ["cat"]
+    check_data(cfg, ("test",))
+    cfg.test_dataloader.dataset.metainfo.classes = (
+        "horse"  # ("horse") without the comma; pycocotools compares substrings
+    )
+    with pytest.raises(InputError, match=r"dataset.metainfo.classes is the text 'horse', .* write \('horse',\)"):
         check_data(cfg, ("test",))
 
 

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from tiny_pair import TinyPair, write_tiny_pair
 
-from rekd_det.apis.export import stock_config
+from rekd_det.apis.export import check_carried_config, stock_config
 from rekd_det.utils.config_text import parse_config_text
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.read_as_data import load_plain
@@ -172,6 +172,15 @@ def test_a_config_survives_its_text(pair, name):
     cfg = Config.fromfile(str(getattr(pair, name)))
     assert parse_config_text(cfg.pretty_text, "x").to_dict() == cfg.to_dict()
     assert parse_config_text(stock_config(cfg).pretty_text, "x").to_dict() == stock_config(cfg).to_dict()
+
+
+@pytest.mark.slow
+def test_every_shipped_pair_is_exported_from_its_checkpoint_alone():
+    for path in sorted((Path(__file__).resolve().parents[2] / "configs").rglob("rekd_*.py")):
+        if path.parent.name != "_base_":
+            cfg = parse_config_text(Config.fromfile(path).pretty_text, path.name)
+            cfg.pop("custom_imports", None)
+            check_carried_config(cfg, path.name)
 
 
 def test_values_of_every_kind():

@@ -27,6 +27,7 @@ model = dict(
         backbone=dict(type='ResNet', depth=18, stem_channels=4, base_channels=4),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=3, in_channels=32, topk=(1, 2)),
+        train_cfg=dict(augments=[dict(type='Mixup', alpha=0.2)]),
     ),
     teacher=dict(cfg_path='{folder}/teacher.py'),
     teacher_ckpt='{folder}/teacher.pth',
@@ -39,6 +40,12 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1, 2))
 test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=1)
+"""
+
+_ALONE = """
+_base_ = '{pair}'
+model = dict(_delete_=True, **{{k: v for k, v in _base_.model.architecture.items() if k != 'train_cfg'}})
+custom_hooks = []
 """
 
 _TEACHER = """
@@ -153,10 +160,30 @@ def test_missing_images_are_named_before_training(folder):
 
 
 @pytest.mark.slow
+def test_labels_and_folders_that_do_not_fit(folder, trained, tmp_path):
+    """Of a student alone too: torch would say that a target is out of bounds, or nothing."""
+    (tmp_path / "alone.py").write_text(_ALONE.format(pair=folder / "pair.py"))
+    text = tool("train.py", tmp_path / "alone.py", "--cfg-options", "model.head.num_classes=2", cwd=tmp_path, ok=False)
+    assert "model.head.num_classes=2, but train_dataloader.dataset has 3 categories" in text
+    assert "Traceback" not in text
+    (tmp_path / "list.txt").write_text("blue/blue0.png 0\nred/red0.png 3\n")
+    unnamed = [f"train_dataloader.dataset.{o}" for o in (f"ann_file={tmp_path / 'list.txt'}", "with_label=True")]
+    text = tool("train.py", tmp_path / "alone.py", "--cfg-options", *unnamed, cwd=tmp_path, ok=False)
+    assert "image number 1 of train_dataloader.dataset has label 3, and model.head.num_classes=3: labels go" in text
+    (tmp_path / "val").mkdir()
+    for name in ("blue", "red"):
+        (tmp_path / "val" / name).symlink_to(folder / "val" / name)
+    fewer = f"dataloader.dataset.data_root={tmp_path}"
+    text = tool("train.py", tmp_path / "alone.py", "--cfg-options", f"val_{fewer}", cwd=tmp_path, ok=False)
+    assert "category 1 is 'green' in the training set, which has 3 categories, and 'red'" in text
+    text = tool("test.py", folder / "pair.py", trained, "--cfg-options", f"test_{fewer}", cwd=tmp_path)
+    assert "was trained on 3 categories, 'blue', 'green', 'red'; the test set has 2, 'blue', 'red'" in text
+
+
+@pytest.mark.slow
 def test_where_a_student_is_right(folder, trained):
     arguments = (trained, "--workers", 0, "--out", folder / "right.csv")
-    text = tool("analysis/image_accuracy.py", folder / "pair.py", *arguments, cwd=folder, ok=False)
-    assert "--top-k 5: this pair has 3 logits per row" in text
-    arguments = (*arguments, "--top-k", 2)
+    text = tool("analysis/image_accuracy.py", folder / "pair.py", *arguments, "--top-k", 3, cwd=folder, ok=False)
+    assert "--top-k 3 leaves no tail: the head has 3 logits per row" in text
     assert "top1_in_set" in tool("analysis/image_accuracy.py", folder / "pair.py", *arguments, cwd=folder)
     assert (folder / "right.csv").read_text().startswith("student,top1,teacher,label_in_set,top1_in_set,easy")

@@ -27,15 +27,14 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
-    names = ("same top 1", f"share of the teacher's top {args.top_k}", "KL")
     table = []
-    for checkpoint, found in count_students(
-        cfg, args, lambda: Agreement(args.top_k), lambda model, batch: sure_rows(model, batch, args.least)
-    ):
+    counted = count_students(cfg, args, Agreement, lambda model, batch: sure_rows(model, batch, args.least))
+    for checkpoint, found in counted:
         if not found.rows:
             raise InputError(
                 f"no row of these images reaches --least {args.least}; use more images, or a lower --least"
             )
+        names = ("same top 1", f"share of the teacher's top {found.top_k}", "KL")
         figures = dict(zip(names, found.result().values(), strict=True))
         table.append(dict(student=checkpoint, rows=found.rows) | figures)
     show_students(table, args.out)

@@ -58,7 +58,7 @@ def main() -> None:
     adapter = model.distiller.adapter
     dataset = build_images(cfg, args.split)
     names = class_names(dataset, adapter.meaning.num_categories(adapter.num_logits))
-    top_k = top_k_of(args.top_k, model.distiller.loss)
+    top_k = top_k_of(args.top_k, model.distiller.loss, model.distiller.adapter.num_logits)
     entries = []
     for number, item in enumerate(tqdm(choose(dataset, args.limit), unit="img")):
         sample = item["data_samples"]

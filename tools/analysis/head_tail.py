@@ -64,9 +64,7 @@ def main() -> None:
             for rows in rows_of(model, batch):
                 if found is None:
                     num_logits = rows.teacher.shape[1]
-                    top_k = top_k_of(args.top_k, loss)
-                    if top_k >= num_logits:
-                        raise InputError(f"--top-k {top_k} leaves no tail: the head has {num_logits} logits per row")
+                    top_k = top_k_of(args.top_k, loss, num_logits)
                     names = class_names(dataset, rows.num_categories)
                     found = HeadTail(names, num_logits, top_k, rows.activation, loss.tau, judges)
                 found.add(rows)

@@ -39,7 +39,7 @@ def main() -> None:
     cfg = read_config(args.config, args.cfg_options)
     if not classifies_images(cfg):
         raise InputError("this config is a detector's: only the images of a classifier have one label each")
-    counted = count_students(cfg, args, lambda: ImageAccuracy(args.top_k), labelled)
+    counted = count_students(cfg, args, ImageAccuracy, labelled)
     show_students([{"student": checkpoint, **found.result()} for checkpoint, found in counted], args.out)
 
 

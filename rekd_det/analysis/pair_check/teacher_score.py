@@ -26,7 +26,7 @@ from rekd_det.utils.pair_config import classifies_images, teacher_config
 
 #: below this AP a teacher has learned nothing of the data set, or something is wrong
 _LEAST_AP = 0.02
-#: the same of a classifier's top-1 accuracy, in parts of what guessing gives
+#: the same of a classifier's top-1 accuracy, in parts of what guessing gives; with few classes 0.1 more than that
 _LEAST_OVER_CHANCE = 3
 
 
@@ -61,7 +61,8 @@ def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
         found.lines.append(f"{name:<28} {value:>10.4f}")
     if classifies_images(cfg):
         name, score = "top-1 accuracy", metrics.get("accuracy/top1", 100.0) / 100
-        least = _LEAST_OVER_CHANCE / max(len(classes), 2 * _LEAST_OVER_CHANCE)
+        guess = 1 / (len(classes) or getattr(runner.model.head, "num_classes", None) or 1000)
+        least = min(_LEAST_OVER_CHANCE * guess, guess + 0.1)
     else:
         name, least = "AP", _LEAST_AP
         score = max((value for key, value in metrics.items() if key.endswith("mAP")), default=0.0)

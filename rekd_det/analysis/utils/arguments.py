@@ -7,15 +7,29 @@ import argparse
 from mmengine.device import get_device
 
 from rekd_det.apis.cfg_options import CfgOptions
+from rekd_det.utils.errors import InputError
 
 #: K where a pair's loss has none, or takes a share of the teacher's mass
 DEFAULT_TOP_K = 5
 
 
-def top_k_of(given: int | None, loss: object) -> int:
-    """How many categories a top-K set has: as the command line says, or the loss, or 5."""
-    wanted = given or getattr(loss, "top_k", DEFAULT_TOP_K)
-    return wanted if isinstance(wanted, int) else DEFAULT_TOP_K
+def top_k_of(given: int | None, loss: object, num_logits: int) -> int:
+    """How many categories a top-K set has: as the command line says, or the loss, or 5 where these leave a tail.
+
+    Args:
+        given: by the command line.
+        loss: of the pair.
+        num_logits: of its heads.
+
+    Raises:
+        InputError: if the command line leaves no tail.
+    """
+    if given is not None:
+        if given >= num_logits:
+            raise InputError(f"--top-k {given} leaves no tail: the head has {num_logits} logits per row")
+        return given
+    own = getattr(loss, "top_k", None)
+    return own if isinstance(own, int) else max(1, min(DEFAULT_TOP_K, num_logits - 1))
 
 
 def add_pair_arguments(parser: argparse.ArgumentParser, split: str, limit: int | None = None) -> None:

@@ -95,16 +95,16 @@ def build_images(cfg: Config, split: str) -> Dataset:
     Raises:
         InputError: if the training pipeline loads no annotations.
     """
-    if classifies_images(cfg):  # its labels come with the images
-        with DefaultScope.overwrite_default_scope(default_scope(cfg)):
-            return DATASETS.build(_plain(cfg[f"{split}_dataloader"].dataset, _pipeline(cfg.val_dataloader.dataset)))
-    nodes = config_nodes(cfg.train_dataloader.dataset)
-    loading = next((node for node in nodes if type_name(node.get("type")) == "LoadAnnotations"), None)
-    if loading is None:
-        raise InputError("train_dataloader.dataset: no pipeline in it has a LoadAnnotations")
-    pipeline = [t for t in _pipeline(cfg.val_dataloader.dataset) if type_name(t["type"]) != "LoadAnnotations"]
-    pipeline.insert(1, loading)  # behind the image
-    return DATASETS.build(_plain(cfg[f"{split}_dataloader"].dataset, pipeline))
+    pipeline = _pipeline(cfg.val_dataloader.dataset)
+    if not classifies_images(cfg):  # whose labels come with the images
+        nodes = config_nodes(cfg.train_dataloader.dataset)
+        loading = next((node for node in nodes if type_name(node.get("type")) == "LoadAnnotations"), None)
+        if loading is None:
+            raise InputError("train_dataloader.dataset: no pipeline in it has a LoadAnnotations")
+        pipeline = [t for t in pipeline if type_name(t["type"]) != "LoadAnnotations"]
+        pipeline.insert(1, loading)  # behind the image
+    with DefaultScope.overwrite_default_scope(default_scope(cfg)):
+        return DATASETS.build(_plain(cfg[f"{split}_dataloader"].dataset, pipeline))
 
 
 def class_names(images: Any, num: int) -> list[str]:
@@ -131,6 +131,10 @@ def batches(model: Any, images: Subset, batch_size: int, workers: int) -> Iterat
             preprocessor.pad_gt_masks(batch["data_samples"])
         if getattr(preprocessor, "pad_seg", False):
             preprocessor.pad_gt_sem_seg(batch["data_samples"])
+        for sample in batch["data_samples"]:
+            # A student of mixed images gets its labels one-hot; here nothing is mixed, and each image has one.
+            if "gt_score" in sample and "gt_label" in sample and sample.gt_label.numel() == 1:
+                del sample.gt_score
         yield batch
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from mmengine.config import Config
 from tqdm import tqdm
 
-from rekd_det.analysis.utils.arguments import add_loader_arguments, add_pair_arguments
+from rekd_det.analysis.utils.arguments import add_loader_arguments, add_pair_arguments, top_k_of
 from rekd_det.analysis.utils.pair import (
     batches,
     build_images,
@@ -22,7 +22,6 @@ from rekd_det.analysis.utils.pair import (
 )
 from rekd_det.analysis.utils.tables import markdown, write_csv
 from rekd_det.apis.preflight import check_work_dir
-from rekd_det.utils.errors import InputError
 
 
 class Counter(Protocol):
@@ -38,20 +37,20 @@ def add_student_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the pair, the trained students, K, and the file of the table."""
     add_pair_arguments(parser, split="val")
     parser.add_argument("checkpoints", nargs="+", metavar="STUDENT.pth", help="trained students, distilled or not")
-    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="size of the teacher's top-K set")
+    parser.add_argument("--top-k", type=int, metavar="K", help="size of the teacher's top-K set; default: the loss's")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="also write the table to this file")
     add_loader_arguments(parser)
 
 
 def count_students(
-    cfg: Config, args: argparse.Namespace, new: Callable[[], C], rows: Callable[[Any, dict], Iterable[Sequence]]
+    cfg: Config, args: argparse.Namespace, new: Callable[[int], C], rows: Callable[[Any, dict], Iterable[Sequence]]
 ) -> Iterator[tuple[str, C]]:
     """Count the rows of all images for one student after the other.
 
     Args:
         cfg: config of the pair.
         args: see :func:`add_student_arguments`.
-        new: makes the sums of one student.
+        new: makes the sums of one student, given K.
         rows: gives, for the pair and a preprocessed batch, the arguments of each call of ``add``.
 
     Yields:
@@ -63,9 +62,8 @@ def count_students(
     quiet()
     images = choose(build_images(cfg, args.split), args.limit)
     for checkpoint in args.checkpoints:
-        model, found = build_pair(cfg, checkpoint, args.device), new()
-        if args.top_k > (logits := model.distiller.adapter.num_logits):
-            raise InputError(f"--top-k {args.top_k}: this pair has {logits} logits per row")
+        model = build_pair(cfg, checkpoint, args.device)
+        found = new(top_k_of(args.top_k, model.distiller.loss, model.distiller.adapter.num_logits))
         seed_samplers()
         with tqdm(total=len(images), unit="img", desc=Path(checkpoint).stem) as bar:
             for batch in batches(model, images, args.batch_size, args.workers):

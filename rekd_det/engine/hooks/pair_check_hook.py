@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import zip_longest
-from typing import Any
-
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from mmrazor.registry import HOOKS
 
+from rekd_det.engine.categories import NUMBERING, compare_validation
 from rekd_det.engine.utils import distillation_of
 from rekd_det.utils.errors import InputError
-
-#: what gives a category its number, for a hint how to change it
-_NUMBERING = (
-    "labels follow the order of `categories` in annotation files, and the alphabet where images lie in a folder for "
-    "each category"
-)
 
 
 @HOOKS.register_module()
@@ -32,15 +23,16 @@ class PairCheckHook(Hook):
 
         Those of the validation are compared with the training's; the teacher's too, if logits are distilled.
         """
-        named = _named_categories(runner.train_dataloader)
-        if not named:
-            return
-        for classes in _named_categories(getattr(runner.val_loop, "dataloader", None)):
-            check_validation(named[0], classes)
+        named = compare_validation(runner)
         model = distillation_of(runner)
         if model.distiller.adapter is None:
             return  # feature maps alone are distilled, which have no categories
         teacher = model.teacher_classes
+        if teacher is not None and not named:
+            print_log(
+                "train_dataloader.dataset names no categories (metainfo.classes); their order can't be checked",
+                logger="current",
+            )
         if teacher is None:
             print_log(
                 "the teacher's checkpoint does not name its categories; their order can't be checked",
@@ -49,34 +41,6 @@ class PairCheckHook(Hook):
             return
         for classes in named:
             check_categories(tuple(classes), teacher)
-
-
-def _named_categories(loader: Any) -> list[Sequence[str]]:
-    """The categories of each data set behind a data loader that names them; a string for them is refused."""
-    infos = getattr(getattr(loader, "dataset", None), "metainfo", None) or {}
-    # Joined data sets whose metainfo differs in any key have a list of them.
-    infos = infos if isinstance(infos, list) else [infos]
-    named = [classes for info in infos if (classes := info.get("classes")) is not None]
-    for classes in named:
-        if isinstance(classes, str):
-            raise InputError(f"metainfo.classes of the data set is a string; for one category write ('{classes}',)")
-    return named
-
-
-def check_validation(train: Sequence[str], val: Sequence[str]) -> None:
-    """Raise InputError, naming the first difference, unless training and validation have the same categories.
-
-    Args:
-        train: category names of the training set, by label.
-        val: those of the validation set.
-    """
-    for label, (ours, theirs) in enumerate(zip_longest(train, val)):
-        if ours != theirs:
-            raise InputError(
-                f"category {label} is {ours!r} in the training set, which has {len(train)} categories, and {theirs!r} "
-                f"in the validation set, which has {len(val)}: predictions would be compared with other labels. Give "
-                f"both the same names in the same order; {_NUMBERING}"
-            )
 
 
 def check_categories(data: tuple[str, ...], teacher: tuple[str, ...]) -> None:
@@ -96,5 +60,5 @@ def check_categories(data: tuple[str, ...], teacher: tuple[str, ...]) -> None:
             raise InputError(
                 f"category {label} is {ours!r} in the data set and {theirs!r} for the teacher: the order differs. "
                 "Take a teacher with the data set's order, or bring the data set in the teacher's, and "
-                f"metainfo.classes with it: {_NUMBERING}"
+                f"metainfo.classes with it: {NUMBERING}"
             )

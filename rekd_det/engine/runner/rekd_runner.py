@@ -18,6 +18,7 @@ from torch import nn
 
 from rekd_det.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from rekd_det.engine.runner.alone import alone_in
+from rekd_det.engine.runner.categories_hook import CategoriesHook
 from rekd_det.engine.runner.config_changes import describe_changes
 from rekd_det.engine.runner.epoch_loop import ResumableEpochLoop
 from rekd_det.engine.runner.full_disk import full_disk_explained
@@ -143,6 +144,7 @@ class ReKDRunner(Runner):
         self._generators, self._position = GeneratorsHook(), PositionHook()
         self.register_hook(self._generators)
         self.register_hook(self._position)
+        self.register_hook(CategoriesHook(), priority="VERY_HIGH")
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop over seeded samples."""

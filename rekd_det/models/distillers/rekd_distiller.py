@@ -119,7 +119,8 @@ class ReKDDistiller(BaseDistiller):
                 self.loss = build_loss({**self._loss_cfg, "activation": meaning.activation})
         self._check_meaning(self.loss, adapter)
         self.loss.read_meaning(meaning)
-        self.loss.check_num_logits(adapter.num_logits)
+        with about(LOSS):
+            self.loss.check_num_logits(adapter.num_logits)
         self._check_labels(adapter.no_labels)
 
     def _check_labels(self, none_because: str | None) -> None:

@@ -286,6 +286,6 @@ def check_tail(owner: str, top_k: int, num_logits: int) -> None:
     """Raise ValueError if a top-K set of ``top_k`` leaves no tail."""
     if top_k >= num_logits:
         raise ValueError(
-            f"{owner}: top_k={top_k} leaves no tail category: the head has {num_logits} logits per row "
-            f"(background included){f', so top_k must be at most {num_logits - 1}' if num_logits > 1 else ''}"
+            f"{owner}: top_k={top_k} leaves no tail category: the head has {num_logits} logits per row; "
+            + (f"set top_k to {num_logits - 1} or less" if num_logits > 1 else "use KDLoss, which needs no tail")
         )

@@ -138,12 +138,17 @@ class FeatureLoss(BaseModule):
         total = student[0].new_zeros((), dtype=torch.float32)
         with torch.autocast(student[0].device.type, enabled=False):
             for i, level in enumerate(self._check_levels(len(student), len(teacher))):
-                s = self._connect(0, self.student_connectors, i, level, student[level])
-                t = self._connect(1, self.teacher_connectors, i, level, teacher[level])
-                self._check_maps(level, s, t, student, teacher)
                 try:
+                    s = self._connect(0, self.student_connectors, i, level, student[level])
+                    t = self._connect(1, self.teacher_connectors, i, level, teacher[level])
+                    self._check_maps(level, s, t, student, teacher)
                     total = total + self.loss(s, t)
-                except (RuntimeError, AssertionError) as error:
+                except (RuntimeError, AssertionError, IndexError) as error:
+                    if student[level].dim() != 4:  # a classifier's, behind its pooling
+                        raise InputError(
+                            f"{self.key}: level {level} is one vector for each image, {tuple(student[level].shape)}, "
+                            f"and {type(self.loss).__name__} or its connector takes maps; mmrazor.L2Loss takes vectors"
+                        ) from error
                     # A loss may resize one of the maps itself (PKD), or get tuples of its connectors (FBKD).
                     same = student[level].shape[2:] == teacher[level].shape[2:]
                     if same or str(error).startswith("CUDA"):

@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, meta_of, strip_student_prefix, weights_of
+from rekd_det.utils.checkpoint import classes_of, load_checkpoint_file, load_weights, strip_student_prefix, weights_of
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import resolve_model_config
 
@@ -48,7 +48,7 @@ def build_teacher(
         loaded = load_checkpoint_file(checkpoint)
         weights = strip_student_prefix(weights_of(loaded))
         load_weights(teacher, weights, f"model.teacher_ckpt={checkpoint!r}")
-        classes = _classes(meta_of(loaded))
+        classes = classes_of(loaded)
     freeze(teacher)
     return teacher, classes
 
@@ -67,17 +67,6 @@ def without_init_cfg(config: Any) -> Any:
     if isinstance(config, (list, tuple)):
         return kind(without_init_cfg(v) for v in config)
     return config
-
-
-def _classes(meta: Mapping) -> tuple[str, ...] | None:
-    # mmdet 3 writes dataset_meta['classes']; mmdet 2, and most of its zoo, meta['CLASSES'].
-    dataset_meta = meta.get("dataset_meta")
-    if not isinstance(dataset_meta, Mapping):
-        dataset_meta = {}
-    for names in (dataset_meta.get("classes"), dataset_meta.get("CLASSES"), meta.get("CLASSES")):
-        if isinstance(names, (list, tuple)) and names:
-            return tuple(names)
-    return None
 
 
 class TeacherInput:

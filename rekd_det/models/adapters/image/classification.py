@@ -38,7 +38,8 @@ from rekd_det.structures.logit_meaning import LogitMeaning
 refuse_head(
     ArcFaceClsHead,
     "in training it subtracts a margin from the label's logit, so its logits are not a prediction for the image that a "
-    "teacher's could be compared with. Distil only its feature maps: model.distiller.loss=None with feature_losses",
+    "teacher's could be compared with. Distil only its features: model.distiller.loss=None with feature_losses of type "
+    "mmrazor.L2Loss",
 )
 refuse_head(MultiTaskHead, "it has a head for each of several tasks; distil the tasks one by one")
 
