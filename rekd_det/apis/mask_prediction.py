@@ -1,14 +1,16 @@
-"""Tell from a detector's config whether it predicts masks of objects."""
+"""Tell from a detector's config whether it predicts masks of objects, and whether it gets some to learn from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmdet.models import RTMDetInsHead
 from mmdet.registry import MODELS
 
-from rekd_det.utils.config_types import type_class
+from rekd_det.utils.config_types import type_class, type_name
+from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import trained_model
 
 _MASK_WORDS = ("mask", "seg", "semantic", "panoptic")
 
@@ -36,3 +38,23 @@ def predicts_masks(model: Any) -> bool | None:
     if len(kinds) < 2 or not known or any(word in name for name in named for word in _MASK_WORDS):
         return None
     return False
+
+
+def check_masks_loaded(model: Any, datasets: Iterable[tuple[str, Mapping]]) -> None:
+    """Raise InputError if an R-CNN's mask head would get no masks: mmdet fails at the first step then.
+
+    Args:
+        model: the config of a detector, or of a pair, whose student is meant.
+        datasets: config key and config of each training set.
+    """
+    key, model = trained_model(model)
+    if not isinstance(model, Mapping) or not (model.get("roi_head") or {}).get("mask_head"):
+        return
+    for name, dataset in datasets:
+        steps = [step for step in dataset.get("pipeline") or [] if isinstance(step, Mapping)]
+        loading = [step for step in steps if type_name(step.get("type")) == "LoadAnnotations"]
+        if loading and not any(step.get("with_mask") for step in loading):
+            raise InputError(
+                f"{name}.pipeline: LoadAnnotations loads no masks, and {key}.roi_head.mask_head learns from them: set "
+                "with_mask=True"
+            )

@@ -15,6 +15,7 @@ from rekd_det.apis.annotations import check_annotations
 from rekd_det.apis.class_names import class_names, reads_as_coco
 from rekd_det.apis.evaluator_options import evaluators_of, is_coco
 from rekd_det.apis.head_classes import check_class_weights, check_head_classes
+from rekd_det.apis.mask_prediction import check_masks_loaded
 from rekd_det.utils.config_types import type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
@@ -42,9 +43,10 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
         loader = cfg.get(f"{split}_dataloader")
         if not isinstance(loader, Mapping) or cfg.get(f"{split}_cfg") is None:
             continue
+        datasets = list(plain_datasets(loader.get("dataset"), f"{split}_dataloader.dataset"))
         if split == "train":
             check_class_weights(cfg.get("model"))
-        datasets = list(plain_datasets(loader.get("dataset"), f"{split}_dataloader.dataset"))
+            check_masks_loaded(cfg.get("model"), datasets)
         checked = dict(filter(None, (_check_dataset(key, dataset, split) for key, dataset in datasets)))
         for key, dataset in datasets:
             if reads_as_coco(dataset):

@@ -113,7 +113,7 @@ class _Step:
 
 def _runnable(config: Mapping) -> tuple[Any, dict]:
     """A tiny detector and a batch at the smallest size at which MMDetection itself can train it."""
-    errors = []
+    last: Exception | None = None
     for size in _SIZES:
         try:
             student = build_random(shrink(config))
@@ -122,10 +122,10 @@ def _runnable(config: Mapping) -> tuple[Any, dict]:
                 _propose(batch["data_samples"])
             _train(copy.deepcopy(student), batch)
         except Exception as error:  # any error that a detector raises at this size
-            errors.append(f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+            last = error
             continue
         return student, batch
-    raise NotRunnable(errors[-1])
+    raise NotRunnable(f"{type(last).__name__}: {(str(last).strip().splitlines() or [''])[0]}") from last
 
 
 def _propose(samples: list) -> None:

@@ -20,7 +20,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from rekd_det.utils.config_nodes import config_nodes
-from rekd_det.utils.config_types import type_name
+from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.fixed_layers import fix_norms_and_dropout
 from rekd_det.utils.mask_heads import needs_masks
 from rekd_det.utils.pair_config import resolve_model_config
@@ -193,7 +193,9 @@ def _shrink_teacher_inside(model: ConfigDict) -> None:
 
 def _shrink_backbone(model: ConfigDict, options: Mapping) -> None:
     kind = type_name(model.backbone.type)
-    if kind in _KEPT_BACKBONES or "shared_head" in model.get("roi_head", {}):  # a C4 head is the backbone's last stage
+    own = not getattr(type_class(model.backbone.type, MODELS), "__module__", "").startswith("mm")
+    # A C4 head is the backbone's last stage.
+    if own or kind in _KEPT_BACKBONES or "shared_head" in model.get("roi_head", {}):
         return
     _BACKBONES.get(kind, _to_small_resnet)(model)
     model.backbone.update(options)

@@ -271,6 +271,11 @@ CASES = [
         ("val_evaluator.metric=segm",),
     ),
     Case(
+        "masks that are not loaded",
+        "train_dataloader.dataset.pipeline: LoadAnnotations loads no masks, and model.architecture.roi_head.mask_head",
+        ("model.architecture.roi_head.mask_head.type=FCNMaskHead",),
+    ),
+    Case(
         "masks of a teacher without them, in a test",
         "test_evaluator.metric: 'segm' evaluates masks, and model (FasterRCNN) predicts none",
         ("test_evaluator.metric=bbox,segm",),

@@ -10,7 +10,14 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from rekd_det.utils.checkpoint import classes_of, load_checkpoint_file, load_weights, strip_student_prefix, weights_of
+from rekd_det.utils.checkpoint import (
+    CheckpointError,
+    classes_of,
+    load_checkpoint_file,
+    load_weights,
+    strip_student_prefix,
+    weights_of,
+)
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import resolve_model_config
 
@@ -45,7 +52,10 @@ def build_teacher(
         teacher = MODELS.build(without_init_cfg(config))
     classes = None
     if checkpoint is not None:
-        loaded = load_checkpoint_file(checkpoint)
+        try:
+            loaded = load_checkpoint_file(checkpoint)
+        except CheckpointError as error:
+            raise CheckpointError(f"model.teacher_ckpt: {error}") from error
         weights = strip_student_prefix(weights_of(loaded))
         load_weights(teacher, weights, f"model.teacher_ckpt={checkpoint!r}")
         classes = classes_of(loaded)
