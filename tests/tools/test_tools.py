@@ -47,7 +47,8 @@ def parser_of(path: Path, monkeypatch) -> argparse.ArgumentParser:
         raise Caught
 
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", catch)
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, name, catch)
         with pytest.raises(Caught):
             load_tool(path).parse_args()
     return caught[0]
@@ -98,6 +99,7 @@ def test_test_needs_a_checkpoint(call, pair, capsys):
     assert "the following arguments are required: checkpoint" in capsys.readouterr().err
     call("test.py", pair.pair, "x.pth", "--out", "x.json")
     assert "--out: the file's name must end in .pkl" in capsys.readouterr().err
+    assert "'x.pth' does not exist" in call("test.py", pair.pair, "--work-dir", "w", "x.pth")  # behind an option
 
 
 # --- the launchers
