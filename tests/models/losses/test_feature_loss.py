@@ -305,6 +305,15 @@ def test_maps_of_other_sizes_are_only_for_losses_that_resize():
         FeatureLoss("loss_cwd", dict(type="ChannelWiseDivergence"))(*maps)
 
 
+def test_vectors_behind_a_classifiers_pooling():
+    vectors = [torch.rand(2, 4)], [torch.rand(2, 4)]
+    assert FeatureLoss("loss_l2", dict(type="mmrazor.L2Loss"))(*vectors) > 0
+    connector = dict(type="ConvModuleConnector", in_channel=4, out_channel=4)
+    for options in ({}, dict(levels=[0], student_connector=connector)):
+        with pytest.raises(ValueError, match=r"level 0 is one vector for each image, .* mmrazor\.L2Loss takes"):
+            FeatureLoss("loss_pkd", dict(type="PKDLoss", **options))(*vectors)
+
+
 PAGE = (Path(__file__).resolve().parents[3] / "docs/features.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 
