@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -26,6 +28,6 @@ class TestedCategoriesHook(Hook):
                 )
 
 
-def _few(names: object) -> str:
-    text = ", ".join(map(repr, names))  # type: ignore[call-overload]
+def _few(names: Iterable[str]) -> str:
+    text = ", ".join(map(repr, names))
     return text if len(text) < 200 else f"{text[:200]}..."

@@ -33,8 +33,7 @@ class CategoriesHook(Hook):
         key = f"model.{'architecture.' if pair else ''}head.num_classes={count}"
         if named and len(named[0]) > count:
             raise InputError(
-                f"{key}, but train_dataloader.dataset has {len(named[0])} categories ({', '.join(named[0][:5])} ...): "
-                "both must be the same"
+                f"{key}, but train_dataloader.dataset has {len(named[0])} categories: both must be the same"
             )
         if named and len(named[0]) < count:
             runner.logger.warning(f"{key}, but train_dataloader.dataset has only {len(named[0])} categories")
