@@ -71,13 +71,12 @@ def check_carried_config(cfg: Config, source: str) -> None:
     left_out = (*_TRAINING_KEYS, "model", "custom_hooks")
     parts = {key: value for key, value in cfg.items() if key not in left_out}
     parts["custom_hooks"] = [h for h in cfg.get("custom_hooks") or [] if not _is_our_hook(str(h.get("type")))]
+    check_registered({key: value for key, value in parts.items() if key in READ_KEYS}, source)
     for key in parts.keys() - READ_KEYS:
         try:
-            check_registered(parts[key], source)
+            check_registered({key: parts[key]}, source)
         except InputError:
-            del parts[key]
             cfg.pop(key)
-    check_registered(parts, source)
     model = cfg.get("model")
     # A pair's student gets its preprocessor.
     for part in (model["architecture"], model.get("data_preprocessor")) if is_pair(model) else (model,):

@@ -180,7 +180,10 @@ def test_every_shipped_pair_is_exported_from_its_checkpoint_alone():
         if path.parent.name != "_base_":
             cfg = parse_config_text(Config.fromfile(path).pretty_text, path.name)
             cfg.pop("custom_imports", None)
+            variables = {key: cfg[key] for key in ("data_root", "dataset_type", "train_pipeline") if key in cfg}
             check_carried_config(cfg, path.name)
+            assert variables and all(cfg.get(key) == value for key, value in variables.items())
+            assert "box_loss" not in cfg  # of the distiller
 
 
 def test_values_of_every_kind():
