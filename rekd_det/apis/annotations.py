@@ -12,8 +12,8 @@ from typing import Any
 
 from pycocotools.mask import decode
 
-from rekd_det.apis.class_names import ClassNames, fault_in_names, listing
-from rekd_det.utils.errors import InputError
+from rekd_det.apis.class_names import ClassNames, fault_in_names
+from rekd_det.utils.errors import InputError, listing
 
 #: larger files are not checked, because reading them twice takes many seconds
 LARGEST_BYTES = 64 * 2**20
@@ -84,8 +84,7 @@ def check_annotations(
             f"{outside[0]}: COCO's are [x, y, width, height], not [x1, y1, x2, y2]",
             stacklevel=2,
         )
-    named = classes and set(classes.names)
-    unnamed = {c["id"]: c["name"] for c in content["categories"] if named and c["name"] not in named}
+    unnamed = {c["id"]: c["name"] for c in content["categories"] if classes and c["name"] not in classes.names}
     left_out = sum(ann["category_id"] in unnamed for ann in annotations)
     if classes and left_out:
         warnings.warn(

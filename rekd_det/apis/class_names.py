@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os.path as osp
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmdet.datasets import CocoDataset
@@ -17,10 +17,7 @@ from mmdet.registry import DATASETS
 from mmengine.fileio import list_from_file
 
 from rekd_det.utils.config_types import type_class
-from rekd_det.utils.errors import InputError, did_you_mean
-
-#: how many names a message lists
-_LISTED = 20
+from rekd_det.utils.errors import InputError, did_you_mean, listing
 
 
 class ClassNames(NamedTuple):
@@ -60,17 +57,17 @@ def class_names(dataset: Mapping, key: str) -> ClassNames | None:
         key: its config key.
 
     Raises:
-        InputError: see :func:`listed`.
+        InputError: see :func:`read_names`.
     """
     metainfo = dataset.get("metainfo")
     names, default = metainfo.get("classes") if isinstance(metainfo, Mapping) else None, None
     if names is None:
         kind = dataset_class(dataset)
         names, default = getattr(kind, "METAINFO", {}).get("classes"), getattr(kind, "__name__", None)
-    return ClassNames(listed(names, key), f"{key}.metainfo.classes", default) if names else None
+    return ClassNames(read_names(names, key), f"{key}.metainfo.classes", default) if names else None
 
 
-def listed(names: Any, key: str) -> Sequence[Any]:
+def read_names(names: Any, key: str) -> Sequence[Any]:
     """The names in a data set's ``metainfo.classes``; a text there is a file with a name on each line.
 
     Raises:
@@ -121,9 +118,3 @@ def fault_in_names(classes: ClassNames, categories: Sequence[str]) -> str | None
 def dataset_class(dataset: Mapping) -> Any:
     """The class of a data set's config; None where its type names none."""
     return type_class(dataset.get("type"), DATASETS)
-
-
-def listing(names: Collection) -> str:
-    """Names in a message, the first of many."""
-    listed = ", ".join(repr(name) for name in list(names)[:_LISTED])
-    return f"{listed}, ..." if len(names) > _LISTED else listed or "(none)"

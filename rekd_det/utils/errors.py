@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+
+#: how many names a message lists
+_LISTED = 20
 
 
 class InputError(ValueError):
@@ -19,3 +22,9 @@ def did_you_mean(name: str, known: Iterable[str], similarity: float = 0.6) -> st
 def closest_or_all(name: str, known: Iterable[str]) -> str:
     """As :func:`did_you_mean`; of an unknown name that is similar to none, all that are known."""
     return did_you_mean(name, known) or f": it has {', '.join(sorted(known))}"
+
+
+def listing(names: Collection) -> str:
+    """Names in a message, the first of many."""
+    first = ", ".join(repr(name) for name in list(names)[:_LISTED])
+    return f"{first}, ..." if len(names) > _LISTED else first or "(none)"

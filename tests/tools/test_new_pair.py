@@ -198,12 +198,14 @@ def test_the_pages_pair_in_the_new_style_is_like_one_with_names(pair, run_tool, 
         code = code.replace(f'"{name}', f'"{tmp_path / name}')
     shutil.copy(pair.folder / "teacher.pth", tmp_path / "my_teacher.pth")
     (tmp_path / "my_pair.py").write_text(code)
-    run = tmp_path / "run"
-    run_tool("train.py", tmp_path / "my_pair.py", "--work-dir", run)
-    assert any("distill.loss_tisd" in log.read_text() for log in run.rglob("*.log"))
-    run_tool("train.py", run / "my_pair.py", "--resume", "--work-dir", run, "--cfg-options", "train_cfg.max_iters=4")
-    run_tool("test.py", run / "my_pair.py", run / "iter_4.pth", "--work-dir", tmp_path / "test")
-    run_tool("export_student.py", run / "iter_4.pth", "--out", tmp_path / "student.pth")
+    saved = tmp_path / "run"
+    run_tool("train.py", tmp_path / "my_pair.py", "--work-dir", saved)
+    assert any("distill.loss_tisd" in log.read_text() for log in saved.rglob("*.log"))
+    run_tool(
+        "train.py", saved / "my_pair.py", "--resume", "--work-dir", saved, "--cfg-options", "train_cfg.max_iters=4"
+    )
+    run_tool("test.py", saved / "my_pair.py", saved / "iter_4.pth", "--work-dir", tmp_path / "test")
+    run_tool("export_student.py", saved / "iter_4.pth", "--out", tmp_path / "student.pth")
     exported = Config.fromstring(load_plain(tmp_path / "student.pth")["meta"]["cfg"], ".py")
     assert exported.model.roi_head.bbox_roi_extractor.roi_layer.type == "RoIAlign"
     assert exported.default_scope == "mmdet"

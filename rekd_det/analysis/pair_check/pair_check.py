@@ -26,7 +26,7 @@ from rekd_det.analysis.pair_check.pair_measure import (
     step_seconds,
     synthetic_batch,
 )
-from rekd_det.apis.class_names import listed
+from rekd_det.apis.class_names import read_names
 from rekd_det.apis.export import count_parameters
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
@@ -272,7 +272,7 @@ def _data_classes(cfg: Config) -> tuple[str, ...] | None:
                 kind = f"{default_scope(cfg)}.{kind}"
             names = getattr(type_class(kind, DATASETS), "METAINFO", {}).get("classes")
         if names is not None:
-            return tuple(listed(names, "train_dataloader.dataset"))
+            return tuple(read_names(names, "train_dataloader.dataset"))
         dataset = _inside(dataset)
     return None
 

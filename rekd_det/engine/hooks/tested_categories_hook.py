@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from rekd_det.engine.categories import named_categories
 from rekd_det.utils.checkpoint import classes_of
+from rekd_det.utils.errors import listing
 
 
 class TestedCategoriesHook(Hook):
@@ -22,12 +21,7 @@ class TestedCategoriesHook(Hook):
         for tested in named_categories(runner.test_loop.dataloader):
             if trained is not None and tuple(tested) != trained:
                 runner.logger.warning(
-                    f"the checkpoint was trained on {len(trained)} categories, {_few(trained)}; the test set has "
-                    f"{len(tested)}, {_few(tested)}. They are compared by number, so where these differ the result is "
-                    "wrong"
+                    f"the checkpoint was trained on {len(trained)} categories, {listing(trained)}; the test set has "
+                    f"{len(tested)}, {listing(tested)}. They are compared by number, so where these differ the "
+                    "result is wrong"
                 )
-
-
-def _few(names: Iterable[str]) -> str:
-    text = ", ".join(map(repr, names))
-    return text if len(text) < 200 else f"{text[:200]}..."
