@@ -628,4 +628,4 @@ def test_refused_with_one_message(case, pair, unformatted_configs, tmp_path, mon
 @pytest.mark.slow
 def test_a_message_ends_the_process_without_a_traceback(pair, tmp_path):
     train = (sys.executable, ROOT / "tools" / "train.py", pair.pair)
-    assert "error: " in fail(*train, "--cfg-options", f"{LOSS}.topk=3", cwd=tmp_path)
+    assert "error: " in fail(*train, "--cfg-options", f"{LOSS}.topk=3", cwd=tmp_path, status=1)

@@ -25,10 +25,10 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
     return output
 
 
-def fail(*command: object, cwd: Path, **environment: str) -> str:
-    """The output of a command that must fail, by a message and not a traceback."""
+def fail(*command: object, cwd: Path, status: int | None = None, **environment: str) -> str:
+    """The output of a command that must fail, with ``status`` if it is given, by a message and not a traceback."""
     code, output = _finish(start(*command, cwd=cwd, **environment))
-    assert code != 0, output[-4000:]
+    assert code != 0 if status is None else code == status, output[-4000:]
     assert "Traceback" not in output
     return output
 

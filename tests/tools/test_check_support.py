@@ -255,8 +255,8 @@ def test_the_tool_says_what_got_worse(tmp_path):
     path = next(c.path for c in zoo_configs(["glip"]) if c in one_of_each(zoo_configs(["glip"])))
     write_records(tmp_path / "support.json", {path: Record(path, "glip")})
     command = (sys.executable, ROOT / "tools/check_support.py", "--docs", tmp_path, "--jobs", 1, "--family")
-    assert f"REGRESSION {path}: refused" in fail(*command, "glip", cwd=ROOT)
+    assert f"REGRESSION {path}: refused" in fail(*command, "glip", cwd=ROOT, status=1)
     assert read_records(tmp_path / "support.json")[path].verdict == PASS  # left as it was
     run(*command, "atss", cwd=ROOT)
     assert read_records(tmp_path / "support.json")["atss/atss_r50_fpn_1x_coco.py"].adapter == "ATSSAdapter"
-    assert "no family 'nothing'" in fail(*command, "nothing", cwd=ROOT)
+    assert "no family 'nothing'" in fail(*command, "nothing", cwd=ROOT, status=2)

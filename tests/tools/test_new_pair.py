@@ -49,7 +49,7 @@ def test_the_command_line_says_what_to_do_next(tmp_path):
     said = run(*command, cwd=tmp_path)
     assert "box AP 38.9" in said
     assert "check_pair.py pair.py" in said
-    again = fail(*command, cwd=tmp_path)
+    again = fail(*command, cwd=tmp_path, status=1)
     assert "is there already" in again and "--force" in again
 
 
