@@ -21,6 +21,9 @@ from studies.runner.run import Run
 
 #: (height, width) of the images that operations are counted on: from two one knows what grows with the image
 _SIZES = (192, 256), (384, 512)
+#: of each image; with so many a sampler takes as many positive RoIs as it may, as with a trained RPN, at both sizes. An
+#: untrained RPN finds few, and a mask head costs as much for 300 of them as the rest of the detector
+_OBJECTS = 150
 #: a backward pass costs about twice the forward pass
 _FORWARD_AND_BACKWARD = 3
 #: what a training on COCO reads: images with objects, drawn at 1333 x 800 or less
@@ -70,7 +73,8 @@ def _forward_flops(config: Config) -> tuple[float, float]:
     built = MODELS.build(model)
     built.train()
     small, large = (
-        step_flops(built, synthetic_batch(built, _num_classes(built.student), size, images=1)) for size in _SIZES
+        step_flops(built, synthetic_batch(built, _num_classes(built.student), size, images=1, objects=_OBJECTS))
+        for size in _SIZES
     )
     alone, added = (_at_full_size(*counts) for counts in zip(small, large, strict=True))
     return alone, added

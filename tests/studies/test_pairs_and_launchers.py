@@ -199,17 +199,31 @@ def test_launchers_that_can_not_be(arguments, message):
 # --- hours ----------------------------------------------------------------------------------
 
 
+def estimated(run_tool, capsys, path, *options):
+    """The cells of ``--estimate``'s table by their first one."""
+    run_tool("study.py", path, "--estimate", *options)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    return {cells[0].lstrip("| "): [cell.rstrip(" |") for cell in cells] for cells in rows}
+
+
 def test_gpu_hours_count_the_student_and_what_the_distillation_adds(tmp_path, run_tool, capsys):
     study(tmp_path, arms={"alone": {"config": STUDENT}, "kd": {"config": PAIR}})
-    run_tool("study.py", tmp_path / "study.yml", "--estimate", 2)
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    found = {cells[0].lstrip("| "): [cell.rstrip(" |") for cell in cells] for cells in rows}
+    found = estimated(run_tool, capsys, tmp_path / "study.yml", 2)
     alone, pair, total = (float(found[name][3]) for name in ("alone", "kd", "all"))
     assert 0 < alone < pair
     assert total == pytest.approx(alone + pair, abs=1)
     # hours = images x epochs x operations / (operations per second) / 3600
     assert alone == pytest.approx(IMAGES * 6 * float(found["alone"][2]) * 1e9 / 2e12 / 3600, rel=0.05)
     assert not (tmp_path / "work_dirs").exists()
+
+
+@pytest.mark.slow
+def test_gpu_hours_count_the_mask_head_of_a_trained_rpn(run_tool, capsys):
+    """An untrained one finds few positive RoIs: Mask R-CNN then seems to cost less than Faster R-CNN."""
+    found = estimated(run_tool, capsys, ROOT / "studies/coco.yml", 60, "--only", "frcnn_student", "mrcnn_student")
+    masks = float(found["mrcnn_student"][2]) - float(found["frcnn_student"][2])
+    # 128 RoIs, forward and backward, each with four 3 x 3 convolutions of 256 channels at 14 x 14, and what follows
+    assert 1 < masks / (128 * 3 * 4 * 2 * 14**2 * 9 * 256**2 / 1e9) < 1.3
 
 
 def test_gpu_hours_of_some_arms_alone(tmp_path, run_tool, capsys):

@@ -58,7 +58,9 @@ class Cost:
     largest_bytes: int
 
 
-def synthetic_batch(model: ReKDDistill, num_classes: int, size: tuple[int, int], images: int = 2) -> dict:
+def synthetic_batch(
+    model: ReKDDistill, num_classes: int, size: tuple[int, int], images: int = 2, objects: int = 5
+) -> dict:
     """A preprocessed batch of noise with random boxes, and masks or semantic maps where the student learns from them.
 
     The images of a classifier have a random label.
@@ -68,6 +70,7 @@ def synthetic_batch(model: ReKDDistill, num_classes: int, size: tuple[int, int],
         num_classes: labels are drawn below it.
         size: (height, width) in pixels.
         images: how many.
+        objects: boxes of each image.
     """
     # Batch augmentations and some losses ask the Runner's message hub how far the training is.
     MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0, max_iters=1, max_epochs=1))
@@ -77,7 +80,7 @@ def synthetic_batch(model: ReKDDistill, num_classes: int, size: tuple[int, int],
     data = demo_mm_inputs(
         images,
         [[3, *size]] * images,
-        num_items=[5] * images,
+        num_items=[objects] * images,
         num_classes=max(num_classes, 2),  # it leaves label 0 out
         with_mask=needs_masks(student),
         with_semantic=any(hasattr(m, "semantic_head") for m in student.modules()) or hasattr(student, "panoptic_head"),
