@@ -80,7 +80,10 @@ def explain_build_error(error: BaseException, always: bool = False) -> BuildErro
     given = ", ".join(f"{k}={v!r}" for k, v in (options or {}).items() if k in _SOURCES and isinstance(v, str))
     unknown = _UNKNOWN_OPTION.search(message)
     if unknown and owner is not None:
-        message = _explain_option(unknown[1], owner, options or {})
+        option = unknown[1]
+        # Of an option that the class itself passes on to something else, its own names say nothing.
+        known = options_of(owner) if option in (options or {}) and inspect.isclass(owner) else ()
+        message = f"it has no option '{option}'{did_you_mean(option, known)}"
     return BuildError(f"{name}({given}) can't be built: {message} (raised in {where})")
 
 
@@ -89,13 +92,6 @@ def went_through_own_code(error: BaseException) -> bool:
     packages = [str(f.f_globals.get("__name__")).partition(".")[0] for f in _frames(error)]
     called = packages[packages.index("mmengine") :] if "mmengine" in packages else []
     return any(name not in _WELL_KNOWN for name in called)
-
-
-def _explain_option(option: str, owner: Any, options: Mapping) -> str:
-    known = options_of(owner) if inspect.isclass(owner) else ()
-    if option not in options:  # passed on to something else by the class itself
-        return f"it has no option '{option}'"
-    return f"it has no option '{option}'{did_you_mean(option, known)}"
 
 
 def _types(config: Any) -> str:

@@ -35,6 +35,9 @@ from rekd_det.version import __version__
 
 _MARK = "exported_by"  # in the meta of an export
 
+#: the types of hooks that the export drops; nothing is imported to find out
+_OUR_HOOK = re.compile(r"(mmrazor|rekd_det)\.\w+")
+
 #: top-level keys of a pair's config that only serve the training
 _TRAINING_KEYS = ("distill", "rekd_hooks", "runner_type", "resume", "load_from", "work_dir")
 
@@ -70,7 +73,7 @@ def check_carried_config(cfg: Config, source: str) -> None:
         )
     left_out = (*_TRAINING_KEYS, "model", "custom_hooks")
     parts = {key: value for key, value in cfg.items() if key not in left_out}
-    parts["custom_hooks"] = [h for h in cfg.get("custom_hooks") or [] if not _is_our_hook(str(h.get("type")))]
+    parts["custom_hooks"] = [h for h in cfg.get("custom_hooks") or [] if not _OUR_HOOK.fullmatch(str(h.get("type")))]
     check_registered({key: value for key, value in parts.items() if key in READ_KEYS}, source)
     for key in parts.keys() - READ_KEYS:
         try:
@@ -81,11 +84,6 @@ def check_carried_config(cfg: Config, source: str) -> None:
     # A pair's student gets its preprocessor.
     for part in (model["architecture"], model.get("data_preprocessor")) if is_pair(model) else (model,):
         check_registered(part, source, built=True)
-
-
-def _is_our_hook(kind: str) -> bool:
-    """Whether a hook's type is of those that the export drops. Nothing is imported to find out."""
-    return re.fullmatch(r"(mmrazor|rekd_det)\.\w+", kind) is not None
 
 
 def _check_text(value: Any, source: str) -> None:

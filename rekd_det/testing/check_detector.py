@@ -21,6 +21,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from rekd_det.models.adapters import HeadAdapter, build_adapter
+from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.testing.tiny_detectors import build_random, pair_of, settle, shrink, tiny_batch
 from rekd_det.utils.log_names import is_loss
@@ -158,19 +159,10 @@ def _train(detector: Any, batch: Mapping) -> dict[str, Any]:
 
 def _step(model: Any, batch: Mapping) -> _Step:
     """One training step, with a look at the rows."""
-    adapter, rows = model.distiller.adapter, []
-    align = adapter.align
-
-    def keep(*args: Any) -> list[AlignedLogits]:
-        rows.extend(align(*args))
-        return rows
-
-    adapter.align = keep
-    try:
-        with _same_kernels(model.teacher):
-            return _Step(_train(model, batch), rows)
-    finally:
-        del adapter.align
+    rows: list[AlignedLogits] = []
+    with TapSet() as taps, _same_kernels(model.teacher):
+        taps.add_method(model.distiller.adapter, "align", lambda args, kwargs, aligned: rows.extend(aligned))
+        return _Step(_train(model, batch), rows)
 
 
 def _attends(detector: nn.Module) -> bool:
@@ -323,11 +315,9 @@ def _state(module: nn.Module) -> dict[str, tuple]:
 
 def _count_runs(detector: Any, run: Callable[[], object]) -> int:
     calls: list[int] = []
-    handle = detector.backbone.register_forward_hook(lambda *_: calls.append(1))
-    try:
+    with TapSet() as taps:
+        taps.add(detector.backbone, lambda *_: calls.append(1))
         run()
-    finally:
-        handle.remove()
     return len(calls)
 
 

@@ -21,6 +21,7 @@ from mmengine.utils import digit_version
 
 from rekd_det.utils import torchvision_stand_in
 from rekd_det.utils.checkpoint import load_as_data, load_from_http
+from rekd_det.utils.shadow import shadowed
 
 _RAZOR_BACKENDS = "mmrazor.structures.quantization.backend_config"
 
@@ -60,11 +61,8 @@ def _let_mmrazor_take_a_newer_mmcv() -> None:
     newest = "2.1.0"
     if "mmrazor" in sys.modules or digit_version(mmcv.__version__) <= digit_version(newest):
         return
-    own, mmcv.__version__ = mmcv.__version__, newest
-    try:
+    with shadowed(mmcv, "__version__", newest):
         importlib.import_module("mmrazor")
-    finally:
-        mmcv.__version__ = own
 
 
 def _mend_mmrazor_import() -> None:

@@ -10,6 +10,7 @@ import mmcv.ops
 import mmrazor.registry
 from mmengine.registry import Registry
 
+from rekd_det.utils.config_nodes import config_nodes
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import resolve_model_config
 from rekd_det.utils.registries import registries
@@ -55,7 +56,9 @@ def check_registered(config: Any, source: str, built: bool = False) -> None:
     if isinstance(config, str):  # a model by the file of its config
         config = {"cfg_path": config}
     if isinstance(config, Mapping) and config.get("default_scope") == "mmpretrain":
-        _import_classes("mmpretrain")
+        for registry in list(_registries()):
+            if registry.scope == "mmpretrain":  # an optional package: let it register its classes, if it is there
+                registry.import_from_location()
     for key, value in _named(config):
         if key == "cfg_path":
             allowed = _PACKAGED.fullmatch(str(value)) is not None
@@ -77,15 +80,11 @@ def check_registered(config: Any, source: str, built: bool = False) -> None:
 
 
 def _named(config: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(config, Mapping):
-        for key, value in config.items():
+    for node in config_nodes(config):
+        for key, value in node.items():
             names = key in ("type", "constructor") or str(key).endswith("_type")
             if key in ("cfg_path", "cfg_options", *_SCOPES) or (names and isinstance(value, str)):
                 yield key, value
-            yield from _named(value)
-    elif isinstance(config, (list, tuple, set)):
-        for value in config:
-            yield from _named(value)
 
 
 def _is_registered(name: str, built: bool) -> bool:
@@ -109,10 +108,3 @@ def _module(cls: Any) -> str:
 
 def _registries() -> Iterator[Registry]:
     return (registry for registry in registries() if registry.scope in _PACKAGES)
-
-
-def _import_classes(scope: str) -> None:
-    """Let the registries of an optional package, if it is there, register their classes."""
-    for registry in list(_registries()):
-        if registry.scope == scope:
-            registry.import_from_location()

@@ -401,7 +401,7 @@ CASES = [
     teacher("teacher of another architecture", "other.pth", "does not fit FasterRCNN"),
     teacher("student as teacher", "student.pth", "size mismatch for backbone.conv1.weight"),
     teacher("NaN in the teacher", "nan_teacher.pth", "the teacher's logits hold NaN or +inf; check model.teacher_ckpt"),
-    Case("NaN in the student", "the student's", ("load_from={folder}/nan_student.pth",)),
+    Case("NaN in the student", "the student's logits hold NaN", ("load_from={folder}/nan_student.pth",)),
     Case(
         "start from another architecture",
         "none of the checkpoint's weights belongs to the student",

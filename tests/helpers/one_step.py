@@ -7,6 +7,8 @@ import torch
 from same_bits import assert_equal
 from tiny import total
 
+from rekd_det.models.utils.taps import TapSet
+
 
 @dataclass
 class Step:
@@ -24,19 +26,13 @@ class Step:
 def run_step(model, batch) -> Step:
     """One training step, with a look at what the adapter aligns."""
     step = Step({}, [])
-    adapter = model.distiller.adapter
-    align = adapter.align
 
-    def keep(feats, samples):
-        step.feats = list(feats)
-        step.rows = align(feats, samples)
-        return step.rows
+    def keep(args, kwargs, aligned):
+        step.feats, step.rows = list(args[0]), aligned
 
-    adapter.align = keep
-    try:
+    with TapSet() as taps:
+        taps.add_method(model.distiller.adapter, "align", keep)
         step.losses = model(**copy.deepcopy(batch), mode="loss")
-    finally:
-        del adapter.align
     return step
 
 

@@ -6,6 +6,7 @@ Dropout is off because a training student draws it and a teacher never does: wit
 from mmengine.config import ConfigDict
 from tiny import NUM_CLASSES
 
+from rekd_det.utils.config_nodes import config_nodes
 from rekd_det.utils.pair_config import resolve_model_config
 
 FAMILIES = dict(
@@ -58,13 +59,8 @@ def tiny_query(family: str, width: int = 32, queries: int = QUERIES) -> ConfigDi
     return model
 
 
-def _shrink(node, width: int) -> None:
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            _shrink(item, width)
-    if not isinstance(node, dict):
-        return
-    for key, value in node.items():
+def _shrink(model, width: int) -> None:
+    for node, (key, value) in [(n, item) for n in config_nodes(model) for item in n.items()]:
         if key in _WIDTHS and value == 256:
             node[key] = width
         elif key == "num_feats":
@@ -77,10 +73,8 @@ def _shrink(node, width: int) -> None:
             node[key] = 0.0
         elif key == "num_groups" and value == 32:
             node[key] = 8
-        else:
-            if key in ("self_attn_cfg", "cross_attn_cfg") and "attn_drop" not in value:
-                value.dropout = 0.0  # deformable attention drops by default
-            _shrink(value, width)
+        elif key in ("self_attn_cfg", "cross_attn_cfg") and "attn_drop" not in value:
+            value.dropout = 0.0  # deformable attention drops by default
 
 
 def _masks(model: ConfigDict, family: str, channels: list[int], queries: int) -> None:

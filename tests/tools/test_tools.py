@@ -80,26 +80,16 @@ def test_every_flag_of_mmdetection_is_there_and_means_the_same(monkeypatch, name
         assert ours[flag] == meaning
 
 
-@pytest.fixture
-def call(monkeypatch, run_tool, tmp_path):
-    """Run a tool's main() here, and return what it says on leaving with an error."""
-
-    def run_main(tool: str, *arguments: object) -> str:
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(SystemExit) as left:
-            run_tool(tool, *arguments)
-        assert left.value.code not in (0, None)
-        return str(left.value.code)
-
-    return run_main
-
-
-def test_test_needs_a_checkpoint(call, pair, capsys):
-    call("test.py", pair.pair)
+def test_test_needs_a_checkpoint(monkeypatch, run_tool, tmp_path, pair, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        run_tool("test.py", pair.pair)
     assert "the following arguments are required: checkpoint" in capsys.readouterr().err
-    call("test.py", pair.pair, "x.pth", "--out", "x.json")
+    with pytest.raises(SystemExit, match="2"):
+        run_tool("test.py", pair.pair, "x.pth", "--out", "x.json")
     assert "--out: the file's name must end in .pkl" in capsys.readouterr().err
-    assert "'x.pth' does not exist" in call("test.py", pair.pair, "--work-dir", "w", "x.pth")  # behind an option
+    with pytest.raises(SystemExit, match=r"'x\.pth' does not exist"):
+        run_tool("test.py", pair.pair, "--work-dir", "w", "x.pth")  # behind an option
 
 
 # --- the launchers

@@ -16,8 +16,9 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS as RAZOR_MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
+from rekd_det.models.adapters import RCNNAdapter
 from rekd_det.models.teachers.teacher import freeze, without_init_cfg
 from rekd_det.models.utils.taps import TapSet
 from rekd_det.testing.tiny_detectors import build_random, settle, tiny_batch
@@ -139,11 +140,9 @@ class Workbench:
         return torch.no_grad()(forward)
 
     def _student_rois(self) -> list[Tensor]:
-        extractor = self.student.roi_head.bbox_roi_extractor
-        stages = list(extractor) if isinstance(extractor, nn.ModuleList) else [extractor]
         rois: list[Tensor] = []
         with TapSet() as taps:
-            for stage in stages:
+            for stage in RCNNAdapter.roi_extractors(self.student.roi_head):
                 taps.add(stage, lambda args, kwargs, output: rois.append(args[1]))
             torch.manual_seed(0)
             self.student_alone()

@@ -8,8 +8,7 @@ on, losses and their backward down to the student's logits included).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,16 +21,7 @@ from step import machine_and_pair, measure_memory
 
 from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.models.adapters.dense.dense import DenseAdapter
-
-
-@contextmanager
-def in_one_tensor(adapter: DenseAdapter) -> Iterator[None]:
-    """The rows of all levels are copied into one tensor, as for heads whose loss sees them so."""
-    adapter.__dict__["_calls_are_levels"] = lambda maps: False
-    try:
-        yield
-    finally:
-        del adapter.__dict__["_calls_are_levels"]
+from rekd_det.utils.shadow import shadowed
 
 
 def distillation_peak(model: Any) -> int:
@@ -50,11 +40,8 @@ def distillation_peak(model: Any) -> int:
         peaks.append(memory.peak)
         return {k: v.detach() for k, v in out.items()}
 
-    model.distiller.compute_distill_losses = watched
-    try:
+    with shadowed(model.distiller, "compute_distill_losses", watched):
         model.total_loss()
-    finally:
-        del model.distiller.compute_distill_losses
     return peaks[0]
 
 
@@ -76,7 +63,9 @@ def main() -> None:
     table = []
     for rows in ("levels", "one tensor"):
         step_mb = distil_mb = 0.0
-        with in_one_tensor(adapter) if rows == "one tensor" else torch.enable_grad():
+        # In one tensor as for heads whose loss sees all levels so.
+        copied = shadowed(adapter, "_calls_are_levels", lambda maps: False)
+        with copied if rows == "one tensor" else nullcontext():
             step_mb = measure_memory(model.total_loss, bench, args.device) / 2**20
             if args.device == "cpu":
                 distil_mb = distillation_peak(model) / 2**20

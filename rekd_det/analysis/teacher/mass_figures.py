@@ -15,15 +15,15 @@ _EASY, _HARD, _OTHER = COLOURS[0], COLOURS[1], COLOURS[2]
 
 def mass_figure(groups: dict[str, MassStats], top_k: int) -> Figure:
     """P by K, the median and the middle 80% of rows; one panel per kind of row, easy against hard."""
-    kinds = _kinds(groups)
+    kinds = list(dict.fromkeys(name.partition(",")[0] for name in groups))
     figure, axes = new_figure(4.8 * len(kinds), 3.8, len(kinds), sharey=True)
     for axis, kind in zip(axes, kinds, strict=True):
-        for name, stats in _of_kind(groups, kind):
-            ks = np.arange(1, stats.max_k + 1)
-            axis.fill_between(
-                ks, stats.quantile(0.1), stats.quantile(0.9), color=_colour(name), alpha=0.18, linewidth=0
-            )
-            axis.plot(ks, stats.quantile(0.5), color=_colour(name), marker="o", markersize=3, label=_label(name, stats))
+        for name, stats in groups.items():
+            if name.partition(",")[0] != kind or not _is_leaf(name, groups):
+                continue
+            low, high = stats.quantile(0.1), stats.quantile(0.9)
+            axis.fill_between(_ks(stats), low, high, color=_colour(name), alpha=0.18, linewidth=0)
+            _curve(axis, name, stats, stats.quantile(0.5))
         axis.set(title=f"rows: {kind}", xlabel="K", ylim=(0, 1.02))
         _mark(axis, top_k)
         axis.legend(loc="lower right")
@@ -41,15 +41,7 @@ def tail_figure(groups: dict[str, MassStats], top_k: int) -> Figure:
         color, dashes = _colour(name), "--" if name.startswith("background") else "-"
         tail = np.maximum(stats.mean_tail, 1e-12)
         smallest = min(smallest, float(tail.min()))
-        left.plot(
-            np.arange(1, stats.max_k + 1),
-            tail,
-            marker="o",
-            markersize=3,
-            label=_label(name, stats),
-            color=color,
-            linestyle=dashes,
-        )
+        _curve(left, name, stats, tail, linestyle=dashes)
         value, share = stats.cdf(min(top_k, stats.max_k))
         right.plot(1 - value, 1 - share, color=color, linestyle=dashes)
     left.set(title="mean over rows", xlabel="K", ylabel="tail's share 1 - P", yscale="log")
@@ -74,26 +66,11 @@ def label_figure(groups: dict[str, MassStats], top_k: int) -> Figure | None:
         return None
     figure, (axis,) = new_figure(5.2, 3.8)
     for name, stats in shown.items():
-        axis.plot(
-            np.arange(1, stats.max_k + 1),
-            stats.label_share,
-            color=_colour(name),
-            marker="o",
-            markersize=3,
-            label=_label(name, stats),
-        )
+        _curve(axis, name, stats, stats.label_share)
     axis.set(xlabel="K", ylabel="share of rows whose label is in the top-K set", ylim=(0, 1.03))
     _mark(axis, top_k)
     axis.legend(loc="lower right")
     return figure
-
-
-def _kinds(groups: dict[str, MassStats]) -> list[str]:
-    return list(dict.fromkeys(name.partition(",")[0] for name in groups))
-
-
-def _of_kind(groups: dict[str, MassStats], kind: str) -> list[tuple[str, MassStats]]:
-    return [(n, s) for n, s in groups.items() if n.partition(",")[0] == kind and _is_leaf(n, groups)]
 
 
 def _is_leaf(name: str, groups: dict[str, MassStats]) -> bool:
@@ -105,8 +82,14 @@ def _colour(name: str) -> str:
     return _EASY if name.endswith("easy") else _HARD if name.endswith("hard") else _OTHER
 
 
-def _label(name: str, stats: MassStats) -> str:
-    return f"{name} ({stats.rows:,} rows)"
+def _ks(stats: MassStats) -> np.ndarray:
+    return np.arange(1, stats.max_k + 1)
+
+
+def _curve(axis: Axes, name: str, stats: MassStats, values: np.ndarray, linestyle: str = "-") -> None:
+    """A group's value by K."""
+    label = f"{name} ({stats.rows:,} rows)"
+    axis.plot(_ks(stats), values, linestyle, color=_colour(name), marker="o", markersize=3, label=label)
 
 
 def _mark(axis: Axes, top_k: int) -> None:

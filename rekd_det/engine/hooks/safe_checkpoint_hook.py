@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from rekd_det.utils.atomic import remove_partials, replace_text
 from rekd_det.utils.checkpoint import CheckpointError, is_local
+from rekd_det.utils.shadow import shadowed
 
 
 @HOOKS.register_module()
@@ -76,11 +77,9 @@ class SafeCheckpointHook(CheckpointHook):
         if isinstance(backend, _RemovesLater):  # saving the best saves the periodic one as well
             yield
             return
-        later = self.file_backend = _RemovesLater(backend)
-        try:
+        later = _RemovesLater(backend)
+        with shadowed(self, "file_backend", later):
             yield
-        finally:
-            self.file_backend = backend
         kept = {self.last_ckpt, getattr(self, "best_ckpt_path", None)}
         kept.update(getattr(self, "best_ckpt_path_dict", {}).values())
         for remove, path in later.removals:

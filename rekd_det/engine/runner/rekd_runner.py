@@ -36,6 +36,7 @@ from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.custom_imports import import_rekd_det
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair
+from rekd_det.utils.shadow import shadowed
 
 
 @RUNNERS.register_module()
@@ -122,11 +123,8 @@ class ReKDRunner(Runner):
         kind = isinstance(optim_wrapper, Mapping) and optim_wrapper.get("constructor")
         if type_name(kind) in ("", "DefaultOptimWrapperConstructor") or not isinstance(model, ReKDDistill):
             return super().build_optim_wrapper(optim_wrapper)
-        whole, self.model = self.model, model.student
-        try:
+        with shadowed(self, "model", model.student):
             built = super().build_optim_wrapper(optim_wrapper)
-        finally:
-            self.model = whole
         connectors = [(f"distiller.{n}", p) for n, p in model.distiller.named_parameters() if p.requires_grad]
         if connectors:
             # torch wants a name for each weight, or for none; mmdet's constructors write them into the groups.

@@ -124,23 +124,20 @@ def _check_received(path: str, identity: tuple) -> None:
 
 def _send(target: str, size: int, writes: bool) -> None:
     """Broadcast the main process's file; those that lack it write it, one process a node."""
-    problem: OSError | None = None
     chunks = _chunks(target, size)
-    if not writes:
-        for _ in chunks:
-            pass
-        return
     try:
-        os.makedirs(osp.dirname(target) or ".", exist_ok=True)
-        with replacing(target) as partial, open(partial, "wb") as file:
-            for chunk in chunks:
-                file.write(chunk.numpy().tobytes())
+        if writes:
+            os.makedirs(osp.dirname(target) or ".", exist_ok=True)
+            with replacing(target) as partial, open(partial, "wb") as file:
+                for chunk in chunks:
+                    file.write(chunk.numpy().tobytes())
     except OSError as error:
-        problem = error
-    for _ in chunks:  # a process that can't write must not make the others wait
-        pass
-    if problem is not None:
-        raise CheckpointError(f"the checkpoint '{target}' that rank 0 sends can't be written: {problem.strerror}")
+        raise CheckpointError(
+            f"the checkpoint '{target}' that rank 0 sends can't be written: {error.strerror}"
+        ) from error
+    finally:
+        for _ in chunks:  # a process that can't write must not make the others wait
+            pass
 
 
 def _chunks(path: str, size: int) -> Any:

@@ -25,10 +25,6 @@ from rekd_det.utils.errors import InputError
 _IN_CHANNELS = ("in_channels", "in_channel", "student_channels")
 
 
-def _initialised() -> None:
-    """For a module that has initialised its weights."""
-
-
 class FeatureLoss(BaseModule):
     """One feature loss, summed over feature levels, with one connector per level if it needs one.
 
@@ -110,7 +106,7 @@ class FeatureLoss(BaseModule):
         for block in built.modules():
             # It has initialised itself; a second time, by mmengine, it fails on the pooling that it has added since.
             if isinstance(block, NonLocal2d) and block.sub_sample:
-                block.init_weights = _initialised  # type: ignore[method-assign]
+                block.init_weights = lambda: None  # type: ignore[method-assign]
         return built
 
     def _check_loss(self) -> None:

@@ -207,7 +207,7 @@ def topk_index(logits: Tensor, k: int) -> Tensor:
 def kl_softmax(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
     """Classical knowledge distillation: ``KL(softmax(teacher/tau) || softmax(student/tau))``, ``(N,)``."""
     _check_pair(student, teacher)
-    log_p, log_q = _log_softmax(teacher, tau), _log_softmax(student, tau)
+    log_p, log_q = (F.log_softmax(scaled(x, tau), dim=1) for x in (teacher, student))
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
@@ -276,10 +276,6 @@ def scaled(logits: Tensor, tau: float) -> Tensor:
     """``logits / tau`` in fp32 (or fp64), where a masked class (-inf) is finite and has no gradient."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return (logits / tau).masked_fill(logits < MASKED, MASKED)
-
-
-def _log_softmax(logits: Tensor, tau: float) -> Tensor:
-    return F.log_softmax(scaled(logits, tau), dim=1)
 
 
 def _masked_logsumexp(x: Tensor, mask: Tensor) -> Tensor:

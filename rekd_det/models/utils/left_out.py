@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rekd_det.models.utils.shadow import shadowed
+from rekd_det.utils.shadow import shadowed
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from rekd_det.models.utils.shadow import shadowed
+from rekd_det.utils.shadow import shadowed
 
 #: called after the tapped module with its positional arguments, keyword arguments and output
 OnCall = Callable[[tuple, dict[str, Any], Any], None]

@@ -10,6 +10,7 @@ from tiny import tiny_rcnn, total
 from zoo_pairs import level_major, perturbed_pair, zoo_pair
 
 from rekd_det.models.losses import KDLoss
+from rekd_det.models.utils.taps import TapSet
 from rekd_det.models.utils.true_rows import true_rows
 from rekd_det.testing.tiny_detectors import build_random, pair_of, self_pair, tiny_config
 
@@ -32,18 +33,11 @@ def gfl_pair(box_loss, loss=None, same=False, path=GFL):
 
 def step(model, batch):
     """The losses of a step, the aligned classes and boxes, and the teacher's feature maps."""
-    adapter, kept = model.distiller.adapter, []
-    align_boxes = adapter.align_boxes
-
-    def keep(feats, aligned):
-        kept.extend([align_boxes(feats, aligned), aligned[0], feats])
-        return kept[0]
-
-    adapter.align_boxes = keep
-    try:
+    kept = []
+    with TapSet() as taps:
+        keep = lambda args, kwargs, boxes: kept.extend([boxes, args[1][0], args[0]])  # noqa: E731
+        taps.add_method(model.distiller.adapter, "align_boxes", keep)
         losses = model(**copy.deepcopy(batch), mode="loss")
-    finally:
-        del adapter.align_boxes
     return losses, *kept
 
 

@@ -13,6 +13,7 @@ from rekd_det.models.adapters import build_adapter
 from rekd_det.models.adapters.dense.dense import flatten_maps
 from rekd_det.models.adapters.dense.dense_output import joint_logits
 from rekd_det.testing.tiny_detectors import build_random, pair_of, tiny_batch, tiny_config
+from rekd_det.utils.shadow import shadowed
 
 
 def rows_of(order=level_major, read=lambda head, feats: head(tuple(feats))[0]):
@@ -24,11 +25,8 @@ def in_training(index):
     """Heads whose eval mode gives something else than logits: train mode of the head alone, not of its norms."""
 
     def read(head, feats):
-        head.training = True
-        try:
+        with shadowed(head, "training", True):
             return head(tuple(feats))[index]
-        finally:
-            head.training = False
 
     return rows_of(read=read)
 

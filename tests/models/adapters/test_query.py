@@ -370,14 +370,18 @@ def test_an_image_without_objects_beside_one_with(family):
     assert all(v < TOLERANCE for v in distillation(losses).values())
 
 
-def test_levels_and_widths_of_a_dino_pair_may_differ():
-    config = tiny_query("dino")
-    larger = copy.deepcopy(config)
-    larger.num_feature_levels = larger.neck.num_outs = 5
-    for part in (larger.encoder.layer_cfg.self_attn_cfg, larger.decoder.layer_cfg.cross_attn_cfg):
+def of_five_levels(family):
+    config = tiny_query(family)
+    config.num_feature_levels = config.neck.num_outs = 5
+    for part in (config.encoder.layer_cfg.self_attn_cfg, config.decoder.layer_cfg.cross_attn_cfg):
         part.num_levels = 5
+    return config
+
+
+def test_levels_and_widths_of_a_dino_pair_may_differ():
+    larger = of_five_levels("dino")
     larger.num_queries = QUERIES + 5
-    model = build_pair(config, teacher=build(larger))
+    model = build_pair(tiny_query("dino"), teacher=build(larger))
     losses, rows = captured_step(model, data_for(model, "dino"))
     assert "the student's queries" in model.distiller.adapter.describe()
     assert all(len(r.teacher) == 2 * QUERIES for r in rows)
@@ -403,12 +407,7 @@ def test_ddq_finds_its_queries_where_autocast_made_the_features_narrower():
 
 
 def test_ddq_needs_the_same_points():
-    config = tiny_query("ddq")
-    larger = copy.deepcopy(config)
-    larger.num_feature_levels = larger.neck.num_outs = 5
-    for part in (larger.encoder.layer_cfg.self_attn_cfg, larger.decoder.layer_cfg.cross_attn_cfg):
-        part.num_levels = 5
-    model = build_pair(config, teacher=build(larger))
+    model = build_pair(tiny_query("ddq"), teacher=build(of_five_levels("ddq")))
     with pytest.raises(ValueError, match="num_feature_levels"):
         model(**data_for(model, "ddq"), mode="loss")
 

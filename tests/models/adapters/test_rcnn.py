@@ -67,8 +67,7 @@ def test_other_teacher_judges_the_students_rois_with_its_own_weights(family):
     forward = roi_head._bbox_forward
     seen = data_for(model, name)
     student_rois = []
-    extractors = model.student.roi_head.bbox_roi_extractor
-    extractors = list(extractors) if isinstance(extractors, torch.nn.ModuleList) else [extractors]
+    extractors = RCNNAdapter.roi_extractors(model.student.roi_head)
     handles = [e.register_forward_hook(lambda m, a, o: student_rois.append(a[1])) for e in extractors]
     losses, rows = captured_step(model, seen)
     for handle in handles:

@@ -12,9 +12,10 @@ from mmengine.config import ConfigDict
 from mmengine.model import MMDistributedDataParallel
 from mmrazor.models import MGDConnector, MGDLoss
 from mmrazor.registry import MODELS as RAZOR
-from tiny import FASTER, batch, build, build_pair, forward_hooks, perturb, tiny_rcnn, total
+from tiny import FASTER, batch, build, forward_hooks, perturb, tiny_rcnn, total
 
 from rekd_det.models.losses.feature_loss import FeatureLoss
+from rekd_det.testing.tiny_detectors import pair_of
 from rekd_det.utils.config_types import type_class
 
 PKD = dict(type="mmrazor.PKDLoss", loss_weight=6.0, levels=[0, 1, 2, 3])
@@ -96,17 +97,8 @@ def test_a_method_that_the_user_has_wrapped_stays_wrapped():
 
 
 def test_identical_feature_maps_cost_nothing():
-    config = tiny_rcnn(FASTER)
-    model = build_pair(config)
-    teacher = model.teacher
-    model = MODELS.build(
-        dict(
-            type="mmrazor.ReKDDistill",
-            architecture=model.architecture,
-            teacher=teacher,
-            distiller=dict(type="mmrazor.ReKDDistiller", loss=REKD, feature_losses=dict(loss_pkd=PKD)),
-        )
-    )
+    student = build(tiny_rcnn(FASTER))
+    model = pair_of(student, copy.deepcopy(student), REKD, feature_losses=dict(loss_pkd=PKD))
     assert model(**batch(model), mode="loss")["distill.loss_pkd"] == 0
 
 

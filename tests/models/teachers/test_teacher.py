@@ -81,13 +81,6 @@ def test_weights_that_do_not_match_are_listed(saved, tmp_path):
         build_teacher(config, str(tmp_path / "bad.pth"))
 
 
-def test_other_architectures_checkpoint_is_refused(saved):
-    _, path, _ = saved
-    config = tiny_rcnn("mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py")
-    with pytest.raises(CheckpointError, match="does not fit CascadeRCNN"):
-        build_teacher(config, path)
-
-
 def test_a_distilled_checkpoint_can_teach(saved, tmp_path):
     config, path, original = saved
     weights = {f"architecture.{k}": v for k, v in torch.load(path)["state_dict"].items()}

@@ -21,12 +21,17 @@ class OutputAdapter(DenseAdapter):
         super().__init__(student, teacher)
         self._maps: list[Tensor] = []
 
+    @property
+    def source(self) -> nn.Module:
+        """The module whose output has the class logits."""
+        return self.student
+
     def class_losses(self) -> list[nn.Module]:
         return []
 
     def tap(self, taps: TapSet) -> None:
         super().tap(taps)
-        taps.add(self.student, self._on_output)
+        taps.add(self.source, self._on_output)
 
     def _on_output(self, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         self._maps = self.class_maps(self.student, output)

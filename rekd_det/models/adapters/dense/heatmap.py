@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from rekd_det.models.adapters.base import HeadAdapter, register_adapter
-from rekd_det.models.adapters.dense.dense import DenseAdapter, flatten_maps
+from rekd_det.models.adapters.dense.dense import DenseAdapter
 from rekd_det.models.adapters.dense.dense_output import OutputAdapter
 from rekd_det.models.adapters.layout import Layout
-from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures.logit_meaning import LogitMeaning
 
 #: why no cell has a label
@@ -45,12 +44,12 @@ class HeatmapAdapter(DenseAdapter):
 
 
 @register_adapter("CenterNetHead")
-class CenterNetAdapter(HeatmapAdapter):
+class CenterNetAdapter(HeatmapAdapter, OutputAdapter):
     """CenterNet: its head applies the sigmoid, so the logits are tapped inside it."""
 
-    def __init__(self, student: Any, teacher: Any) -> None:
-        super().__init__(student, teacher)
-        self._maps: list[Tensor] = []
+    @property
+    def source(self) -> nn.Module:
+        return self.student.heatmap_head
 
     @classmethod
     def layout(cls, head: Any) -> Layout:
@@ -60,16 +59,9 @@ class CenterNetAdapter(HeatmapAdapter):
     def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
         return [head.heatmap_head(x) for x in feats]
 
-    def tap(self, taps: TapSet) -> None:
-        super().tap(taps)
-        taps.add(self.student.heatmap_head, lambda args, kwargs, output: self._maps.append(output))
-
-    def student_rows(self) -> Tensor:
-        return flatten_maps(self._maps, self.num_logits, self.order)
-
-    def clear(self) -> None:
-        super().clear()
-        self._maps = []
+    @classmethod
+    def class_maps(cls, head: Any, output: Any) -> list[Tensor]:
+        return [output]
 
 
 @register_adapter("CornerHead", "CentripetalHead")

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from rekd_det.models.adapters.base import register_adapter
 from rekd_det.models.adapters.query.query import QueryAdapter
 from rekd_det.models.adapters.query.shared_queries import SharedQueries
-from rekd_det.models.utils.shadow import shadowed
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.models.utils.true_rows import true_rows
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.utils.shadow import shadowed
 
 
 class DDQQueries(SharedQueries):

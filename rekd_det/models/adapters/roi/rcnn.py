@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from rekd_det.models.adapters.base import HeadAdapter, check_same_classes, register_adapter
 from rekd_det.models.adapters.class_weight import ClassWeight
 from rekd_det.models.adapters.roi.bbox_logits import bbox_logits, check_same_logits
-from rekd_det.models.utils.shadow import shadowed
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.structures.logit_meaning import LogitMeaning
+from rekd_det.utils.shadow import shadowed
 
 #: bbox heads that are known to work
 BBOX_HEADS = (

@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def shadowed(owner: object, name: str, value: Any) -> Iterator[None]:
-    """Hide an attribute of one object, its own or its class's, behind ``value`` until the block ends.
+    """Hide an attribute of one object or module, its own or its class's, behind ``value`` until the block ends.
 
     Args:
         owner: the object; others of its class are not affected.
