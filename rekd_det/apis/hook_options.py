@@ -17,13 +17,14 @@ from rekd_det.apis.evaluator_options import COCO_ITEMS, evaluators_of, is_coco
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError, closest_or_all
 from rekd_det.utils.options import options_of
+from rekd_det.utils.pair_config import classifies_images
 
 
 def check_hooks(cfg: Config) -> None:
     """Check options of hooks that mmengine reads late.
 
     ``CheckpointHook`` hands what it does not know on to the first save; it and ``EarlyStoppingHook`` look for their
-    metric after the first validation. A metric's name is checked where COCO's metric alone evaluates.
+    metric after the first validation. A metric's name is checked where CocoMetric or MMPretrain's Accuracy evaluates.
 
     Args:
         cfg: the config of a run.
@@ -31,7 +32,7 @@ def check_hooks(cfg: Config) -> None:
     Raises:
         InputError: for a mistyped one, or an optimizer that can't be saved; it names the config key.
     """
-    metrics = _coco_names(cfg)
+    metrics = _metric_names(cfg)
     for key, hook, kind in _hooks(cfg):
         if issubclass(kind, CheckpointHook):
             known = options_of(kind)
@@ -89,10 +90,15 @@ def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping, type]]:
             yield key, hook, kind
 
 
-def _coco_names(cfg: Config) -> set[str] | None:
+def _metric_names(cfg: Config) -> set[str] | None:
     """The names of the validation's metrics; None where they are not known beforehand."""
     names = set()
     for _, evaluator in evaluators_of(cfg, "val"):
+        if classifies_images(cfg) and type_name(evaluator.get("type")) == "Accuracy" and "thrs" not in evaluator:
+            top_k = evaluator.get("topk", 1)
+            prefix = evaluator.get("prefix") or "accuracy"
+            names |= {f"{prefix}/top{k}" for k in ([top_k] if isinstance(top_k, int) else top_k)}
+            continue
         kinds = evaluator.get("metric", "bbox") if is_coco(evaluator) else "proposal"
         kinds = [kinds] if isinstance(kinds, str) else kinds
         if evaluator.get("metric_items") or not {"bbox", "segm"} >= set(kinds):

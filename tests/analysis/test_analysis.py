@@ -380,16 +380,20 @@ def test_two_evaluators_keep_their_prefixes(tmp_path):
     }
 
 
-def test_a_report_names_metrics_that_it_has_no_table_for(tmp_path):
+def test_metrics_other_than_cocos_have_a_table_of_their_own(tmp_path):
     log(tmp_path / "classes" / "1", train(1, loss=1.0), {"accuracy/top1": 60.0, "accuracy/top5": 90.0, "step": 1})
+    log(tmp_path / "better" / "1", train(1, loss=1.0), {"accuracy/top1": 61.5, "accuracy/top5": 90.0, "step": 1})
     log(tmp_path / "boxes" / "1", train(1, loss=1.0), val(1, bbox_mAP=0.3, cat_precision=0.3))
     log(tmp_path / "new" / "1", train(1, loss=1.0))
-    classes, boxes, new = read_runs([str(tmp_path / name) for name in ("classes", "boxes", "new")])
-    said = "**classes** has no AP of boxes or masks. Its validations logged: `top1`, `top5`."
-    report = write_comparison([classes, new], [{}, {}], tmp_path).read_text()
-    assert said in report and "No run has validated" not in report
+    classes, better, boxes, new = read_runs([str(tmp_path / name) for name in ("classes", "better", "boxes", "new")])
+    report = write_comparison([classes, better, new], [{}, {}, {}], tmp_path).read_text()
+    assert "| others | top1 | top5 | best top1 |" in report
+    assert "| classes | 60.000 | 90.000 | 60.000 |" in report
+    assert "| better | 61.500 (+1.500) | 90.000 (+0.000) | 61.500 |" in report
+    assert "| new | - | - | - |" in report and "AP by category" not in report
     report = write_comparison([boxes, classes], [{}, {}], tmp_path).read_text()
-    assert said in report and "| boxes | 0.300 | 0.300 |" in report and "**boxes** has no" not in report
+    assert "| boxes | 0.300 | 0.300 |" in report and "| classes | 60.000 |" in report
+    assert "is not known for: boxes. Train" in report
     assert "No run has validated yet." in write_comparison([new, new], [{}, {}], tmp_path).read_text()
 
 

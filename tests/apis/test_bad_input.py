@@ -304,6 +304,12 @@ CASES = [
         ("val_evaluator.topk=(1,20)",),
         config="mmpretrain::resnet/resnet18_8xb16_cifar10.py",
     ),
+    Case(
+        "metric of a classifier's checkpoint hook",
+        "save_best: the validation gives no metric 'accuracy/top5'; did you mean 'accuracy/top1'?",
+        ("default_hooks.checkpoint.save_best=accuracy/top5",),
+        config="mmpretrain::resnet/resnet18_8xb16_cifar10.py",
+    ),
     Case("option of a hook", "DistillWarmupHook: iters must be an int >= 1, got 0", config="warmup.py"),
     # --- the loss
     loss(

@@ -48,8 +48,9 @@ def changes(before: dict[str, float], after: dict[str, float]) -> list[Change]:
 
 
 def metric_rows(runs: Sequence[Run]) -> list[tuple[str, list[float | None]]]:
-    """The metrics that any run has, and their final values: 'bbox_mAP', ..., one value per run."""
+    """The metrics that any run has, COCO's first ('bbox_mAP', ...), and their final values, one per run."""
     names = [f"{task}_{size}" for task in TASKS for size in SIZES]
+    names = list(dict.fromkeys([*names, *(name for run in runs for name in run.metrics())]))
     rows = [(name, [run.final(name) for run in runs]) for name in names]
     return [(name, values) for name, values in rows if any(v is not None for v in values)]
 
@@ -85,19 +86,17 @@ def _metric_section(runs: Sequence[Run], folder: Path) -> list[str]:
         ["run", *(name for name, _ in rows), "best bbox_mAP"],
         [[r.name, *(v[i] for _, v in rows), r.best("bbox_mAP")] for i, r in enumerate(runs)],
     )
-    text = ["## AP in the last validation", ""]
+    text = ["## Metrics in the last validation", ""]
     if not any(run.val for run in runs):
         return [*text, "No run has validated yet.", ""]
-    text += _other_metrics(runs, [name for name, _ in rows])
-    if not rows:
-        return text
-    for task, title in zip(TASKS, ("boxes", "masks"), strict=True):
-        of_task = [(n.removeprefix(f"{task}_"), v) for n, v in rows if n.startswith(f"{task}_")]
-        if of_task:
-            header = [title, *(n for n, _ in of_task), "best mAP"]
+    prefixes = tuple(f"{task}_" for task in TASKS)
+    for prefix, title in zip((*prefixes, ""), ("boxes", "masks", "others"), strict=True):
+        shown = [(n, v) for n, v in rows if n.startswith(prefix) and (prefix or not n.startswith(prefixes))]
+        best = f"{prefix}mAP" if prefix else next((n for n, _ in shown), "")
+        if shown:
+            header = [title, *(n.removeprefix(prefix) for n, _ in shown), f"best {best.removeprefix(prefix)}"]
             table = [
-                [r.name, *(_with_change(v, i) for _, v in of_task), _number(r.best(f"{task}_mAP"))]
-                for i, r in enumerate(runs)
+                [r.name, *(_with_change(v, i) for _, v in shown), _number(r.best(best))] for i, r in enumerate(runs)
             ]
             text += [*markdown(header, table), ""]
     return [
@@ -107,19 +106,12 @@ def _metric_section(runs: Sequence[Run], folder: Path) -> list[str]:
     ]
 
 
-def _other_metrics(runs: Sequence[Run], known: Sequence[str]) -> list[str]:
-    """What runs logged that have nothing for the tables."""
-    text = []
-    for run in runs:
-        if run.val and not any(name in run.val for name in known):
-            names = ", ".join(f"`{name}`" for name in run.metrics() or run.val)
-            text += [f"**{run.name}** has no AP of boxes or masks. Its validations logged: {names}.", ""]
-    return text
-
-
 def _category_section(runs: Sequence[Run], categories: Sequence[dict[str, float]], folder: Path) -> list[str]:
+    detect = [any(f"{task}_mAP" in run.val for task in TASKS) for run in runs]
+    if not any(detect):
+        return []
     text = ["## AP by category", ""]
-    missing = [run.name for run, found in zip(runs, categories, strict=True) if not found]
+    missing = [run.name for run, found, detects in zip(runs, categories, detect, strict=True) if detects and not found]
     if missing:
         text += [CLASSWISE_ADVICE.format(runs=", ".join(missing)), ""]
     known = list(dict.fromkeys(name for found in categories for name in found))
@@ -145,8 +137,9 @@ def _category_section(runs: Sequence[Run], categories: Sequence[dict[str, float]
 
 
 def curve_figure(runs: Sequence[Run]) -> Figure | None:
-    """AP over training, and every loss and distillation statistic that was logged; None where nothing was."""
-    val = [m for m in ("bbox_mAP", "segm_mAP") if any(m in r.val for r in runs)]
+    """AP, or else the first metric, and every loss and distillation statistic over training; None where nothing was."""
+    known = list(dict.fromkeys(name for run in runs for name in run.metrics()))
+    val = [m for m in ("bbox_mAP", "segm_mAP") if m in known] or known[:1]
     names = list(dict.fromkeys(n for r in runs for n in r.train))
     first = [n for n in names if n in ("loss", "lr", "grad_norm")]
     distill = [n for n in names if n.startswith("distill.")]
