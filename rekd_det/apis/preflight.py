@@ -43,6 +43,11 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
         loader = cfg.get(f"{split}_dataloader")
         if not isinstance(loader, Mapping) or cfg.get(f"{split}_cfg") is None:
             continue
+        if not loader.get("dataset"):
+            raise InputError(
+                f"{split}_dataloader has no dataset. To leave this part out, set {split}_dataloader, {split}_cfg and "
+                "the evaluator that belongs to them to None"
+            )
         datasets = list(plain_datasets(loader.get("dataset"), f"{split}_dataloader.dataset"))
         if split == "train":
             check_class_weights(cfg.get("model"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from contextlib import suppress
+
+from rekd_det.utils.errors import did_you_mean
 
 
 def options_of(kind: type) -> set[str]:
@@ -16,3 +19,20 @@ def options_of(kind: type) -> set[str]:
             if not any(x.kind == x.VAR_KEYWORD for _, x in parameters):
                 break
     return found
+
+
+def check_options(kind: type, config: Iterable[str], key: str) -> None:
+    """Raise TypeError for an option in a config that its class has not.
+
+    Args:
+        kind: the class.
+        config: names of the options, ``type`` among them.
+        key: the config key that they stand under.
+    """
+    known = options_of(kind)
+    unknown = sorted(set(config) - known - {"type", "_scope_"})
+    if unknown:
+        raise TypeError(
+            f"{key} has no option {', '.join(unknown)}; {kind.__name__} takes {', '.join(sorted(known))}"
+            f"{did_you_mean(unknown[0], known)}"
+        )

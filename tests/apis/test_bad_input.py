@@ -92,6 +92,11 @@ def _write_configs(folder: Path) -> None:
         "preprocessor": "data_preprocessor = {{_base_.model.architecture.data_preprocessor}}",
         "features": f"model = dict({_OTHER_STRIDES}, distiller=dict(feature_losses=dict(loss_cwd={_CWD})))",
         "tuples": f"model = dict({_OTHER_STRIDES}, distiller=dict(feature_losses=dict(loss_fbkd={_FBKD})))",
+        "other_distiller": "model = dict(distiller=dict(_delete_=True, type='mmrazor.ConfigurableDistiller'))",
+        "clash": f"model = dict(distiller=dict(feature_losses=dict(loss_tisd={_CWD})))",
+        "feature_option": f"model = dict(distiller=dict(feature_losses=dict(loss_cwd=dict({_CWD}, loss_wieght=2))))",
+        "feature_list": f"model = dict(distiller=dict(feature_losses=[{_CWD}]))",
+        "no_dataset": "val_dataloader = dict(_delete_=True)",
         "unscaled": "auto_scale_lr = dict(_delete_=True)",
     }
     for name, text in derived.items():
@@ -297,6 +302,7 @@ CASES = [
         "val_evaluator.clas_wise: FasterCocoMetric has no option 'clas_wise'; did you mean 'classwise'?",
         ("val_evaluator.type=FasterCocoMetric", "val_evaluator.clas_wise=True"),
     ),
+    Case("no data set", "val_dataloader has no dataset", config="no_dataset.py"),
     Case("no interval", "train_cfg.val_interval=0 is no interval", ("train_cfg.val_interval=0",)),
     Case(
         "more classes than a classifier has",
@@ -349,6 +355,23 @@ CASES = [
         "feature_losses.loss_fbkd: FBKDLoss can't compare level 1 of the feature maps",
         config="tuples.py",
     ),
+    Case(
+        "feature loss named like a part of the other",
+        "feature_losses.loss_tisd: ReKDLoss has a part of that name",
+        config="clash.py",
+    ),
+    Case(
+        "option of a feature loss",
+        "feature_losses.loss_cwd has no option loss_wieght; ChannelWiseDivergence takes loss_weight, tau; did you mean",
+        config="feature_option.py",
+    ),
+    Case("list of feature losses", "feature_losses must be a dict of losses by name", config="feature_list.py"),
+    Case(
+        "MMRazor's own distiller",
+        "model.distiller.type=ConfigurableDistiller: ReKDDistill needs mmrazor.ReKDDistiller",
+        config="other_distiller.py",
+    ),
+    Case("a text in place of a bool", "must be True or False, got 'no'", ("model.calculate_student_loss=no",)),
     # --- the pair
     Case("unknown head", "the student's RPNHead is not supported. Supported heads:", config="no_head.py"),
     Case(

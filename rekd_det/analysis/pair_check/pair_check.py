@@ -197,16 +197,21 @@ def _report_losses(model: ReKDDistill, batch: Mapping, found: Findings) -> None:
 
 def _judge_share(distill: list[LossShare], whole: float, found: Findings) -> None:
     share = sum(s.gradient for s in distill) / whole
+    idle = [s.name for s in distill if not s.gradient]
     least, most = _USUAL_SHARE
     if not share:
         found.mistakes.append(
             "the distillation has no gradient on the student: are alpha, beta or loss_weight of "
             "model.distiller.loss 0, or are teacher and student the same weights?"
         )
-    elif share < least or share > most:
+        return
+    if idle:
+        found.notes.append(f"{', '.join(idle)} has no gradient on the student: is its weight 0?")
+    if share < least or share > most:
+        largest = max(distill, key=lambda s: s.gradient).name
         found.notes.append(
-            f"the distillation makes {share:.1%} of the gradient at the start: "
-            f"{'raise' if share < least else 'lower'} model.distiller.loss.alpha and beta if that is not meant"
+            f"the distillation makes {share:.1%} of the gradient at the start, most of it {largest}: "
+            f"{'raise' if share < least else 'lower'} its weight (alpha and beta of ReKDLoss) if that is not meant"
         )
 
 

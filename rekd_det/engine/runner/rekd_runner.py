@@ -28,6 +28,7 @@ from rekd_det.engine.runner.model_state import end_if_diverged
 from rekd_det.engine.runner.position_hook import PositionHook
 from rekd_det.engine.runner.seeded_loader import SeededLoader
 from rekd_det.engine.runner.start import decide_start
+from rekd_det.engine.runner.whole_model import check_whole
 from rekd_det.engine.runner.wrapping import check_wrapper
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.atomic import replacing
@@ -91,11 +92,6 @@ class ReKDRunner(Runner):
                 meta = check_resumable(path)
                 notes.append(describe_changes(meta, cfg))
                 cfg["randomness"] = {**(cfg.get("randomness") or {}), "seed": meta.get("seed")}
-        elif earlier := training_checkpoints(cfg["work_dir"]):
-            notes.append(
-                f"{cfg['work_dir']} has checkpoints of an earlier training ({osp.basename(earlier[0])}). This one "
-                "starts anew and will replace them; --resume would continue the earlier one."
-            )
         with full_disk_explained(cfg["work_dir"]):
             runner = super().from_cfg(cfg)
         for note in filter(None, notes):
@@ -104,6 +100,11 @@ class ReKDRunner(Runner):
 
     def train(self) -> nn.Module:
         """As mmengine's, but alone in its folder, and a full disk ends it with a message that says what is left."""
+        if not self._resume and (earlier := training_checkpoints(self.work_dir)):
+            self.logger.warning(
+                f"{self.work_dir} has checkpoints of an earlier training ({osp.basename(earlier[0])}). This one "
+                "starts anew and will replace them; --resume would continue the earlier one."
+            )
         with full_disk_explained(self.work_dir), alone_in(self.work_dir):
             return super().train()
 
@@ -177,8 +178,16 @@ class ReKDRunner(Runner):
             what = " ".join(f"{type(error).__name__}: {error}".split())
             raise CheckpointError(
                 f"checkpoint '{self._load_from}' can't be resumed from: something in it is not what a training of this "
-                f"config has left there ({what:.300}). Name another with --resume"
+                f"config has left there ({what:.300}). Set back what the config changes, start from its weights alone "
+                "(load_from in place of --resume), or name another with --resume"
             ) from error
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
+        """As mmengine's, but one that is resumed from must have every weight of the model."""
+        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        if self._resume:
+            check_whole(self.model, checkpoint, filename)
+        return checkpoint
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """As mmengine's, and bring the data to the checkpoint's position."""

@@ -14,6 +14,7 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from rekd_det.models.distillers.rekd_distiller import ReKDDistiller
 from rekd_det.models.teachers.lean import LeanOptions, make_lean
 from rekd_det.models.teachers.teacher import TeacherInput, build_teacher
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError
@@ -74,7 +75,15 @@ class ReKDDistill(SingleTeacherDistill):
         if isinstance(architecture, str) or (isinstance(architecture, Mapping) and "type" not in architecture):
             kwargs["architecture"] = resolve_model_config(architecture, "model.architecture")
         teacher = _share_preprocessor(teacher, kwargs)
-        MODELS.build(copy.deepcopy(distiller))  # finds a mistake in its options before the teacher is downloaded
+        # Built once more below: this finds a mistake in its options before the teacher is downloaded.
+        found = type(MODELS.build(copy.deepcopy(distiller)))
+        if not issubclass(found, ReKDDistiller):
+            raise TypeError(
+                f"model.distiller.type={found.__name__}: ReKDDistill needs mmrazor.ReKDDistiller, which has no "
+                "recorders and takes one loss; docs/migration.md shows how to rewrite a config of MMRazor"
+            )
+        if not isinstance(calculate_student_loss, bool):
+            raise TypeError(f"model.calculate_student_loss must be True or False, got {calculate_student_loss!r}")
         options = LeanOptions(
             teacher_fuse_bn, teacher_channels_last, teacher_dtype, teacher_compile, teacher_roi_gather
         )

@@ -10,8 +10,7 @@ from mmengine.registry import DefaultScope
 from mmrazor.registry import MODELS
 
 from rekd_det.models.losses import OWN_NAMES, LogitLoss
-from rekd_det.utils.errors import did_you_mean
-from rekd_det.utils.options import options_of
+from rekd_det.utils.options import check_options
 
 #: the config keys of the losses on logits
 LOSS, BOX_LOSS = "model.distiller.loss", "model.distiller.box_loss"
@@ -90,22 +89,12 @@ def build_loss(cfg: dict, key: str = LOSS) -> LogitLoss:
                 f"{key}.type={cfg.get('type')!r} is not a loss on classification logits; "
                 f"choose one of {', '.join(names)}, or register a subclass of rekd_det.models.losses.LogitLoss"
             )
-        _check_options(kind, cfg, key)
+        check_options(kind, cfg, key)
         loss = MODELS.build(cfg)
     if loss.reduction == "none":
         raise ValueError(f"{key}.reduction='none' gives no scalar to train on; use 'mean'")
     loss.check_backend()
     return loss
-
-
-def _check_options(kind: type, cfg: dict, key: str) -> None:
-    known = options_of(kind)
-    unknown = sorted(set(cfg) - known - {"type", "_scope_"})
-    if unknown:
-        raise TypeError(
-            f"{key} has no option {', '.join(unknown)}; {kind.__name__} takes {', '.join(sorted(known))}"
-            f"{did_you_mean(unknown[0], known)}"
-        )
 
 
 def _subclasses(cls: type) -> set[type]:

@@ -31,6 +31,7 @@ from rekd_det.models.utils.feature_tap import FeatureTap
 from rekd_det.models.utils.finite_guard import FiniteGuard
 from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures.aligned_logits import AlignedLogits
+from rekd_det.utils.errors import InputError
 
 
 @MODELS.register_module()
@@ -76,6 +77,11 @@ class ReKDDistiller(BaseDistiller):
         self._loss_cfg = None if loss is None else dict(loss)
         self.loss = None if self._loss_cfg is None else build_loss_for_any_head(self._loss_cfg)
         self.box_loss = None if box_loss is None else build_box_loss(box_loss)
+        if not isinstance(feature_losses or {}, Mapping):
+            raise TypeError(
+                "model.distiller.feature_losses must be a dict of losses by name, e.g. "
+                f"dict(loss_pkd=dict(type='mmrazor.PKDLoss')), got {type(feature_losses).__name__}"
+            )
         #: trained with the student where they have connectors
         self.feature_losses = ModuleDict({n: FeatureLoss(n, c) for n, c in (feature_losses or {}).items()})
         self._features: FeatureTap | None = None
@@ -219,7 +225,12 @@ class ReKDDistiller(BaseDistiller):
                 statistics[f"{prefix}agreement"] = agreement
         if self._features is not None:
             for name, feature_loss in self.feature_losses.items():
-                losses[name] = feature_loss(self._features.feats, teacher_feats) * self.scale
+                if name in losses:
+                    raise InputError(
+                        f"{feature_loss.key}: {type(self.loss or self.box_loss).__name__} has a part of that name, "
+                        "which it would replace in the log and in the sum; choose another name"
+                    )
+                losses[name] = feature_loss(self._features.maps, teacher_feats) * self.scale
         if losses:
             self._finite.check(torch.stack([v.detach() for v in losses.values()]).sum(), aligned)
         return losses | statistics

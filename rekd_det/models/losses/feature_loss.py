@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rekd_det.models.losses.base import LogitLoss
 from rekd_det.utils.config_types import type_class
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.options import check_options
 
 #: by which names MMRazor's connectors call the channels they take
 _IN_CHANNELS = ("in_channels", "in_channel", "student_channels")
@@ -93,12 +94,15 @@ class FeatureLoss(BaseModule):
 
     def _build(self, config: Mapping, part: str) -> nn.Module:
         with DefaultScope.overwrite_default_scope("mmrazor"):
-            if type_class(config["type"], MODELS) is None:
+            kind = type_class(config["type"], MODELS)
+            if kind is None:
                 raise TypeError(
                     f"{self.key}{part}.type={config['type']!r} is not in MMRazor's registry; feature losses are "
                     "PKDLoss, ChannelWiseDivergence, FBKDLoss, MGDLoss and others, connectors are "
                     "ConvModuleConnector, FBKDStudentConnector, FBKDTeacherConnector, MGDConnector and others"
                 )
+            if inspect.isclass(kind) and not inspect.getfullargspec(kind).varkw:
+                check_options(kind, config, f"{self.key}{part}")
             try:
                 built = MODELS.build(dict(config))
             except TypeError as error:
@@ -138,7 +142,7 @@ class FeatureLoss(BaseModule):
                     s = self._connect(0, self.student_connectors, i, level, student[level])
                     t = self._connect(1, self.teacher_connectors, i, level, teacher[level])
                     self._check_maps(level, s, t, student, teacher)
-                    total = total + self.loss(s, t)
+                    total = total + self._checked(self.loss(s, t), student[level].requires_grad)
                 except (RuntimeError, AssertionError, IndexError) as error:
                     if student[level].dim() != 4:  # a classifier's, behind its pooling
                         raise InputError(
@@ -151,6 +155,15 @@ class FeatureLoss(BaseModule):
                         raise
                     raise self._other_sizes(level, student, teacher) from error
         return total
+
+    def _checked(self, value: Any, trained: bool) -> Tensor:
+        kind = type(self.loss).__name__
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"{self.key}: {kind} gives {found}, and a loss is a tensor of one number")
+        if trained and not value.requires_grad:
+            raise InputError(f"{self.key}: {kind} gives no gradient to the student; does it detach the student's map?")
+        return value.reshape(())
 
     def idle(self) -> Tensor:
         """A zero attached to every weight; for a loss that has weights (its connectors')."""
@@ -188,7 +201,14 @@ class FeatureLoss(BaseModule):
     def _check_maps(self, level: int, student: Any, teacher: Any, *maps: Sequence[Tensor]) -> None:
         if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
             return  # FBKD's connectors give tuples to their loss
-        if student.shape[1] != teacher.shape[1]:
+        if student.shape[1] == teacher.shape[1]:
+            pass
+        elif len(self.student_connectors) or len(self.teacher_connectors):
+            raise InputError(
+                f"{self.key}: behind the connectors level {level} has {student.shape[1]} channels on the student's "
+                f"side and {teacher.shape[1]} on the teacher's; change what the connectors give (out_channel)"
+            )
+        else:
             raise InputError(
                 f"{self.key}: level {level} has {student.shape[1]} channels in the student and {teacher.shape[1]} in "
                 "the teacher. Add student_connector=dict(type='mmrazor.ConvModuleConnector', "

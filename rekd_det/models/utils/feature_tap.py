@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from rekd_det.models.utils.taps import TapSet
+from rekd_det.utils.errors import InputError
 
 
 class FeatureTap:
@@ -24,6 +25,20 @@ class FeatureTap:
             self.feats = [output] if isinstance(output, Tensor) else list(output)
 
         taps.add_method(self.student, "extract_feat", on_extract)
+
+    @property
+    def maps(self) -> Sequence[Tensor]:
+        """The maps of this step.
+
+        Raises:
+            InputError: if the student's loss took none from ``extract_feat``.
+        """
+        if not self.feats:
+            raise InputError(
+                f"model.architecture: {type(self.student).__name__}.loss does not call extract_feat, so there are no "
+                "feature maps for model.distiller.feature_losses; let it take its maps from there"
+            )
+        return self.feats
 
     def clear(self) -> None:
         """Forget the maps."""

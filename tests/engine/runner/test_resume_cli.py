@@ -241,6 +241,17 @@ def test_a_second_training_in_a_folder_is_refused_and_a_new_start_there_is_said(
     assert "run has checkpoints of an earlier training (iter_2.pth). This one starts anew" in runs.said
 
 
+def test_a_layer_of_another_shape_is_not_resumed_as_a_random_one(runs, two_iterations):
+    """Plain SGD has no state that would not fit, so mmengine would train on."""
+    shutil.copytree(two_iterations, runs.folder / "run")
+    runs.config(_ITERS + "optim_wrapper = dict(optimizer=dict(momentum=0.0))\n")
+    wider = ("--cfg-options", "model.architecture.roi_head.bbox_head.fc_out_channels=24", "train_cfg.max_iters=3")
+    assert runs.train("--work-dir", "run", "--resume", *wider) == [1]
+    assert "run/iter_2.pth' can't be resumed from: the model's weight 'architecture.roi_head.bbox_head." in runs.said
+    assert "Set back what the config changes, or start from its weights alone" in runs.said
+    assert not (runs.folder / "run/iter_3.pth").exists()
+
+
 def test_names_with_a_folder(runs):
     runs.config(_ITERS + "default_hooks = dict(checkpoint=dict(filename_tmpl='kept/at_{}.pth'))\n")
     assert runs.train("--work-dir", "run") == [0], runs.said

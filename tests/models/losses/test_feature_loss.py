@@ -17,6 +17,7 @@ from tiny import FASTER, batch, build, forward_hooks, perturb, tiny_rcnn, total
 from rekd_det.models.losses.feature_loss import FeatureLoss
 from rekd_det.testing.tiny_detectors import pair_of
 from rekd_det.utils.config_types import type_class
+from rekd_det.utils.errors import InputError
 
 PKD = dict(type="mmrazor.PKDLoss", loss_weight=6.0, levels=[0, 1, 2, 3])
 #: a loss of each kind, with connectors as its paper has them
@@ -100,6 +101,60 @@ def test_identical_feature_maps_cost_nothing():
     student = build(tiny_rcnn(FASTER))
     model = pair_of(student, copy.deepcopy(student), REKD, feature_losses=dict(loss_pkd=PKD))
     assert model(**batch(model), mode="loss")["distill.loss_pkd"] == 0
+
+
+@RAZOR.register_module()
+class ByHand(torch.nn.Module):
+    """A user's own loss, with a result of the kind that is wanted."""
+
+    def __init__(self, gives: str) -> None:
+        super().__init__()
+        self.gives = gives
+
+    def forward(self, s, t):
+        loss = (s - t).square()
+        return {
+            "vector": lambda: loss.mean((1, 2, 3)),
+            "dict": lambda: dict(loss=loss.mean()),
+            "detached": lambda: loss.mean().detach(),
+            "number": lambda: loss.mean().item(),
+            "one": lambda: loss.mean().reshape(1),
+        }[self.gives]()
+
+
+@pytest.mark.parametrize(
+    ("gives", "message"),
+    [
+        ("vector", r"ByHand gives a tensor of shape \(2,\), and a loss is a tensor of one number"),
+        ("dict", "ByHand gives dict, and"),
+        ("number", "ByHand gives float, and"),
+        ("detached", "ByHand gives no gradient to the student"),
+        ("one", None),
+    ],
+)
+def test_what_an_own_loss_may_give(gives, message):
+    model = pair({"loss_own": dict(type="ByHand", gives=gives, levels=[0])}, logits=REKD)
+    if message is None:
+        assert model(**batch(model), mode="loss")["distill.loss_own"].shape == ()
+        return
+    with pytest.raises(InputError, match=f"model.distiller.feature_losses.loss_own: {message}"):
+        model(**batch(model), mode="loss")
+
+
+def test_a_connector_with_too_many_channels_is_named():
+    connector = dict(type="ConvModuleConnector", in_channel=16, out_channel=24)
+    model = pair({"loss_pkd": dict(PKD, levels=[0], student_connector=connector)})
+    with pytest.raises(InputError, match="level 0 has 24 channels on the student's side and 16 on the teacher's"):
+        model(**batch(model), mode="loss")
+
+
+def test_a_student_whose_maps_can_not_be_tapped_is_named(monkeypatch):
+    model = pair({"loss_pkd": PKD})
+    student = model.student
+    data = batch(model)
+    monkeypatch.setattr(type(student), "loss", lambda self, x, samples: dict(loss=self.neck(self.backbone(x))[0].sum()))
+    with pytest.raises(InputError, match=r"FasterRCNN\.loss does not call extract_feat"):
+        model(**data, mode="loss")
 
 
 def test_connectors_train_are_saved_and_need_no_unused_parameters():
@@ -212,7 +267,7 @@ def test_a_copy_for_ema_taps_its_own_student():
 
 WRONG = dict(
     unknown_loss=(dict(loss_x=dict(type="PKDLos")), TypeError, r"feature_losses\.loss_x\.type='PKDLos' is not in"),
-    unknown_option=(dict(loss_x=dict(type="PKDLoss", weight=1)), TypeError, r"loss_x: .*'weight'"),
+    unknown_option=(dict(loss_x=dict(type="PKDLoss", weight=1)), TypeError, r"loss_x has no option weight; PKDLoss"),
     logit_loss=(dict(loss_x=dict(type="ReKDLoss")), TypeError, r"set it as model\.distiller\.loss"),
     other_arguments=(dict(loss_x=dict(type="mmrazor.CRDLoss", neg_num=1, sample_n=9, dim_out=4)), TypeError, "forward"),
     no_type=(dict(loss_x=dict(loss_weight=1)), TypeError, "with a type"),
