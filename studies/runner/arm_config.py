@@ -15,7 +15,7 @@ from rekd_det.utils.config_types import default_scope, type_class
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import is_pair
-from studies.runner.spec import Arm
+from studies.runner.spec import PRETRAIN, Arm
 
 
 @functools.cache
@@ -33,15 +33,30 @@ def read_arm_config(arm: Arm) -> Config:
     try:
         config = copy.deepcopy(_file(str(arm.config), arm.config.stat().st_mtime_ns))
         merge_options(config, arm.options, str(arm.config))
-        if is_pair(config.get("model")):
+        _check_parts(config, tested=arm.name != PRETRAIN)
+        if is_pair(config.model):
             init_default_scope(default_scope(config))
             _check_keys(config.model)
             MODELS.build(copy.deepcopy(config.model.distiller))
     except (InputError, ValueError, TypeError, KeyError) as error:  # how losses and registries refuse
         raise InputError(f"arm '{arm.name}': {error}") from error
-    if config.get("model") is None:
-        raise InputError(f"arm '{arm.name}': the config '{arm.config}' has no `model`")
     return config
+
+
+def _check_parts(config: Config, tested: bool) -> None:
+    """Raise InputError for a key without which a run can't be planned."""
+    model = config.get("model")
+    if not isinstance(model, Mapping):
+        raise InputError(f"model must be a dict, got {model!r}")
+    if is_pair(model) and not isinstance(model.get("distiller"), Mapping):
+        raise InputError(f"model.distiller must be a dict, got {model.get('distiller')!r}")
+    loop = config.get("train_cfg") or {}
+    length = loop.get("max_epochs") or loop.get("max_iters")
+    if not isinstance(length, int) or length < 1:
+        raise InputError(f"train_cfg must have max_epochs or max_iters, a whole number >= 1, got {dict(loop)}")
+    for key in ("train_dataloader", "test_dataloader", "test_evaluator"):
+        if not config.get(key) and (tested or key == "train_dataloader"):
+            raise InputError(f"{key} is missing: a study trains each arm and then tests it")
 
 
 def _check_keys(model: Mapping) -> None:

@@ -20,6 +20,8 @@ _NEEDED: dict[str, Any] = {
     "wall_s": (int, float),
     "starts": int,
     "hardware": dict,
+    "versions": dict,
+    "device": str,
 }
 #: parts of a line that belong to the study that wrote it
 _OF_THE_STUDY = ("arm", "seed", "folder")
@@ -61,6 +63,8 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
                 for key, kind in _NEEDED.items():
                     if not isinstance(line.get(key), kind):
                         raise ValueError(f"'{key}' is missing or of the wrong type")
+                if not all(isinstance(value, (int, float)) for value in line["metrics"].values()):
+                    raise ValueError("a metric is no number")
                 yield line
         except ValueError as error:
             warnings.warn(f"'{path}', line {number}: skipped, for it can't be used ({error})", stacklevel=2)

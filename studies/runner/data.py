@@ -5,14 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
+from rekd_det.apis.build_errors import explain_build_error
+from rekd_det.apis.evaluator_options import check_evaluators, evaluators_of, is_coco
 from rekd_det.apis.preflight import check_data
 from rekd_det.datasets.synthetic import build_dataset
 from rekd_det.datasets.synthetic.coco_writer import GENERATOR_VERSION
+from rekd_det.utils.config_types import default_scope, type_class
+from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.options import options_of
 from studies.runner.digest import data_roots, digest_of
 from studies.runner.run import Run
 from studies.runner.spec import PRETRAIN
@@ -39,36 +46,69 @@ def write_data(root: Path, data: Mapping[str, Any]) -> None:
         raise InputError(f"data: {error}") from error
 
 
-def check_data_of(runs: Iterable[Run]) -> None:
-    """Check the data sets that are not generated, each once.
+def check_data_of(runs: Iterable[Run], root: Path) -> None:
+    """Check data sets, pipelines and evaluators, those of the tests too, each once; generated data must be there.
+
+    A test follows its training, so that a mistake in it would cost the whole training.
+
+    Args:
+        runs: that are left.
+        root: of the studies.
 
     Raises:
-        InputError: a file is missing; nothing was trained then.
+        InputError: a file is missing, or something can't be built; nothing was trained then.
     """
     seen = set()
     for run in runs:
-        if run.data is not None:
+        cfg = settled_data(run, None if run.data is None else data_folder(root, run.data))
+        key = digest_of(run.data, cfg.get("train_dataloader"), cfg.get("test_dataloader"), cfg.get("test_evaluator"))
+        if key in seen:
             continue
-        cfg = settled_data(run)
-        key = digest_of(cfg.get("train_dataloader"), cfg.get("test_dataloader"), cfg.get("test_evaluator"))
-        if key not in seen:
-            seen.add(key)
-            try:
-                check_data(cfg, ("train", "test"))
-            except InputError as error:
-                raise InputError(
-                    f"{run.arm}: {error} Or name the folder that holds the data in the study file: "
-                    f"{'pretrain.' if run.arm == PRETRAIN else ''}data_root"
-                ) from error
+        seen.add(key)
+        hint = f"{'pretrain.' if run.arm == PRETRAIN else ''}data_root"
+        try:
+            check_data(cfg, ("train", "test"))
+        except InputError as error:
+            named = "" if run.data is not None else f" Or name the folder with the data in the study file: {hint}"
+            raise InputError(f"arm '{run.arm}': {error}{named}") from error
+        try:
+            _build_data(cfg, run)
+        except Exception as error:  # whatever a user's own class raises
+            raise InputError(f"arm '{run.arm}': {explain_build_error(error, always=True) or error}") from error
 
 
-def settled_data(run: Run) -> Config:
-    """A copy of a run's config, with its data under the study's ``data_root`` where it names one.
+def _build_data(cfg: Config, run: Run) -> None:
+    init_default_scope(default_scope(cfg))
+    for split in ("train", "test") if run.tested else ("train",):
+        for _, dataset in plain_datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset")):
+            kind = type_class(dataset.get("type"), DATASETS)
+            if kind is not None and "lazy_init" in options_of(kind):  # reads no file
+                DATASETS.build({**dataset, "lazy_init": True})
+    if run.tested:
+        check_evaluators(cfg, "test")
+        for _, evaluator in evaluators_of(cfg, "test"):
+            METRICS.build(evaluator)
+
+
+def settled_data(run: Run, generated: Path | None = None) -> Config:
+    """A copy of a run's config, with its data in the folder of the generated ones, or under the study's ``data_root``.
+
+    Args:
+        run: of a plan.
+        generated: folder of the data set that the study generates; None leaves the config's own.
 
     Raises:
         InputError: the config has no ``data_root`` to replace, or several.
     """
     cfg = copy.deepcopy(run.config)
+    if generated is not None:
+        for split in ("train", "test"):
+            for _, dataset in plain_datasets(cfg[f"{split}_dataloader"].dataset):
+                dataset["data_root"] = f"{generated}/"
+        for _, evaluator in evaluators_of(cfg, "test"):
+            if is_coco(evaluator):
+                cast(dict, evaluator)["ann_file"] = str(generated / "annotations" / "instances_val2017.json")
+        return cfg
     if run.data_root is None:
         return cfg
     keys = [key for key in cfg if key.endswith(("_dataloader", "_evaluator"))]

@@ -57,7 +57,8 @@ def estimate(runs: Sequence[Run], tflops: float, arms: Collection[str]) -> list[
     rows.append(["all", "", "", f"{total:.0f}"])
     return [
         f"Assumed: {IMAGES} images of {PIXELS} pixels, {tflops:g}e12 operations per second and GPU. Counted: the",
-        "operations of student and teacher. Loading images is not; the time of the first run is the better estimate.",
+        "operations of student and teacher. Loading images is not, and no training of a teacher; the time of the first",
+        "run is the better estimate.",
         "",
         *markdown(["run", "seed", "Gflop per image", "GPU hours"], rows),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import is_pair
 from studies.runner.arm_config import read_arm_config
 from studies.runner.needs import Backbones, Teachers
 from studies.runner.run import Run, new_run
@@ -27,6 +28,8 @@ def make_plan(study: Study) -> list[Run]:
     rounds = max(len(arm.seeds) for arm in study.arms)
     for seed, arm in [(arm.seeds[i], arm) for i in range(rounds) for arm in study.arms if i < len(arm.seeds)]:
         config = configs[arm.name]
+        if arm.taught_by is not None and not is_pair(config.model):
+            raise InputError(f"arms.{arm.name}: '{arm.config}' is not a pair and can't use a `teacher`")
         run = new_run(study, arm, seed, config, backbones.of(config), teachers.of(arm, config))
         if by_digest.setdefault(run.digest, arm.name) != arm.name:
             raise InputError(f"arms.{arm.name} trains the same as arms.{by_digest[run.digest]}; leave one out")

@@ -78,7 +78,8 @@ class Processes:
                 f"{_last_words(output, start)}"
             )
         if status != 0:
-            raise RunFailed(f"exit status {status}: {_last_words(output, start)}")
+            how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
+            raise RunFailed(f"{how}:\n{_last_words(output, start)}")
 
     def _wait(self, process: subprocess.Popen, output: int) -> int | None:
         """The exit status; None where the program was killed because its output did not grow."""
@@ -133,6 +134,7 @@ def hold(folder: Path) -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(
-                f"a study is at work in '{folder}', or trainings that it left running: wait for them, or end them"
+                f"a study is at work in '{folder}', or trainings that it left running: wait for them, or end them "
+                f"(fuser '{folder}/.lock' lists them)"
             ) from error
         yield file.fileno()

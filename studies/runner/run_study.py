@@ -69,9 +69,9 @@ def run_study(
         wanted = with_needs(run for run in plan if run.arm in chosen)
         left = _left(wanted, trainer, committed)
         done = {run.digest for run in wanted} - {run.digest for run in left}
-        check_data_of(left)
         for data in {digest_of(run.data): run.data for run in left if run.data is not None}.values():
             write_data(root, data)
+        check_data_of(left, root)
         trainer.write_first_weights(left)
         folder = root / study.name
         folder.mkdir(exist_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -27,19 +26,13 @@ def settle(run: Run, data: Path | None, first_weights: Path, teacher: tuple[Path
     Returns:
         A new config, for ``tools/train.py`` and ``tools/test.py``.
     """
-    cfg = settled_data(run)
+    cfg = settled_data(run, data)
     # All arms alike: an exact resume, and images that are augmented alike.
     cfg.runner_type = "ReKDRunner"
     cfg.custom_imports = dict(imports=list(dict.fromkeys([*custom_imports(cfg), *_IMPORTS])))
     cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), ConfigDict(type="StepSeedHook")]
     cfg.randomness = {**(cfg.get("randomness") or {}), "seed": run.seed}
     cfg.load_from = cfg.get("load_from") or str(first_weights)
-    if data is not None:
-        for split in ("train", "test"):
-            cfg[f"{split}_dataloader"].dataset.data_root = f"{data}/"
-        evaluators: Any = cfg.test_evaluator
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            evaluator["ann_file"] = str(data / "annotations" / "instances_val2017.json")
     # A test follows the training; it can be repeated where a kill would lose the last validation.
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
     if run.validate:

@@ -55,6 +55,10 @@ _UniqueKeys.add_implicit_resolver(
 )
 
 
+# YAML has no tuple, and some options must be one: the (width, height) of a scale.
+_UniqueKeys.add_constructor("!tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True)))
+
+
 def _study(content: object, folder: Path) -> Study:
     known = (
         *("name", "data", "data_root", "teacher", "teachers", "pretrain", "seeds", "baseline", "against", "pairs"),
@@ -144,13 +148,20 @@ def _teacher(content: object, common: dict, folder: Path, name: str | None = Non
 
 
 def _pair(name: object, content: object, arms: Collection[Arm]) -> Comparable:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(f"pairs: a pair's name must be one word, because it names files; got {name!r}")
     key = f"pairs.{name}"
     keys = _mapping(content, key, ("baseline", "zoo"))
     names = [arm.name for arm in arms if arm.pair == name]
     if keys.get("baseline") not in names:
         raise InputError(f"{key}.baseline must be one of its arms ({', '.join(names)}), got {keys.get('baseline')!r}")
     zoo = _optional(keys, "zoo", key, ("student", "teacher"))
-    return Comparable(keys["baseline"], {who: dict(_mapping(v, f"{key}.zoo.{who}")) for who, v in zoo.items()})
+    figures = {who: dict(_mapping(v, f"{key}.zoo.{who}")) for who, v in zoo.items()}
+    for who, of in figures.items():
+        for metric, value in of.items():
+            if type(value) not in (int, float):
+                raise InputError(f"{key}.zoo.{who}.{metric} must be a number, got {value!r}")
+    return Comparable(keys["baseline"], figures)
 
 
 def _pretraining(content: object, common: dict, folder: Path) -> Pretraining:
@@ -198,12 +209,16 @@ def _optional(keys: Mapping, name: str, of: str = "", known: Collection[str] | N
 
 
 def _options(value: object, key: str) -> dict[str, Any]:
-    return {} if value is None else dict(_mapping(value, key))
+    options = {} if value is None else dict(_mapping(value, key))
+    for option in options:
+        if not isinstance(option, str):
+            raise InputError(f"{key}: a key of the config is text, got {option!r}")
+    return options
 
 
 def _seeds(value: object, key: str = "seeds") -> tuple[int, ...]:
-    if not isinstance(value, list) or not value or not all(type(s) is int and s >= 0 for s in value):
-        raise InputError(f"{key} must be whole numbers >= 0, got {value!r}")
+    if not isinstance(value, list) or not value or not all(type(s) is int and 0 <= s < 2**32 for s in value):
+        raise InputError(f"{key} must be whole numbers from 0 to 2**32 - 1, got {value!r}")
     if len(set(value)) < len(value):
         raise InputError(f"{key}: a seed is given twice in {value!r}")
     return tuple(value)

@@ -13,6 +13,7 @@ from typing import Any
 
 from rekd_det.analysis.runs.runs import Curve, read_run
 from rekd_det.analysis.utils.pair import quiet
+from rekd_det.apis.build_errors import explain_build_error
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
 from rekd_det.utils.errors import InputError
 from studies.runner.annotations import annotations_of
@@ -22,7 +23,7 @@ from studies.runner.first_weights import write_first_weights, write_with_backbon
 from studies.runner.launcher import Launcher
 from studies.runner.machine import hardware, versions
 from studies.runner.metrics import read_metrics
-from studies.runner.processes import Processes, RunFailed
+from studies.runner.processes import Processes, RunFailed, Stopped
 from studies.runner.run import Run
 from studies.runner.settle import settle
 from studies.runner.signals import uninterrupted
@@ -60,7 +61,10 @@ class Trainer:
         self.weights.mkdir(parents=True, exist_ok=True)
         quiet()
         for run in runs:
-            write_first_weights(run, self.weights)
+            try:
+                write_first_weights(run, self.weights)
+            except Exception as error:  # whatever a user's own class raises
+                raise InputError(f"arm '{run.arm}': {explain_build_error(error, always=True) or error}") from error
 
     def prepare(self, run: Run) -> None:
         """Write a run's config into its folder, when what it needs is ready.
@@ -160,11 +164,13 @@ class Trainer:
 def _failures_stamped(run: Run, folder: Path) -> Iterator[None]:
     try:
         yield
-    except (RunFailed, InputError) as error:
+    except Stopped:
+        raise
+    except Exception as error:  # of one arm; the others go on
         stamp = read_stamp(folder, run.digest)
-        stamp.error = str(error)
+        stamp.error = str(error) if isinstance(error, (RunFailed, InputError)) else f"{type(error).__name__}: {error}"
         stamp.write(folder)
-        raise RunFailed(str(error)) from error
+        raise RunFailed(stamp.error) from error
 
 
 def curve(folder: Path) -> dict[str, float]:

@@ -128,7 +128,7 @@ def test_data_that_is_not_there_shows_before_anything_is_trained(tmp_path):
     config = ROOT / "studies/configs/groceries_frcnn_student.py"
     path = write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0])
     with pytest.raises(
-        InputError, match=r"alone: .*/data/annotations/instances_train\.json' does not exist.*data_root"
+        InputError, match=r"arm 'alone': .*/data/annotations/instances_train\.json' does not exist.*data_root"
     ):
         run_study(read_study(path), tmp_path / "out", tmp_path)
     assert not (tmp_path / "out/runs").exists()

@@ -110,6 +110,25 @@ def test_a_failed_run_is_reported_and_tried_again(fake):
     assert "of its last part" in (fake.root / "tiny" / "report.md").read_text()
 
 
+def test_a_killed_training_and_an_arm_that_breaks_cost_that_arm_alone(fake, monkeypatch, capsys):
+    (fake.tools / "fail").write_text("frcnn_teacher")
+    script = (fake.tools / "train.py").read_text()
+    (fake.tools / "train.py").write_text(script.replace('sys.exit("no disk")', "os.kill(os.getpid(), 9)"))
+    settled = trainer.settle
+
+    def broken(run, *arguments):
+        if run.arm == "student":
+            raise AttributeError("a user's own class")
+        return settled(run, *arguments)
+
+    monkeypatch.setattr(trainer, "settle", broken)
+    assert fake.study() == 3
+    found = fake.results()
+    assert found["teacher"]["error"] == "killed by SIGKILL:\nso far so good"
+    assert found["student"]["error"] == "AttributeError: a user's own class"
+    assert "FAILED: AttributeError: a user's own class" in capsys.readouterr().out
+
+
 def test_without_its_teacher_a_pair_fails_and_the_student_does_not(fake, capsys):
     (fake.tools / "fail").write_text("frcnn_teacher")
     assert fake.study() == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from study_files import PAIR, ROOT, STUDENT, shipped_plan, write
+from study_files import PAIR, ROOT, STUDENT, TEACHER, shipped_plan, write
 
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair
@@ -81,8 +81,9 @@ def test_an_arm_can_have_its_own_seeds(tmp_path):
         (dict(name=...), "'name' is missing"),
         (dict(name="../up"), "name must be one word"),
         (dict(seed=[0]), "the key 'seed' is unknown; did you mean 'seeds'"),
-        (dict(seeds=[]), "seeds must be whole numbers >= 0"),
-        (dict(seeds=[True]), "seeds must be whole numbers >= 0"),
+        (dict(seeds=[]), "seeds must be whole numbers from 0"),
+        (dict(seeds=[True]), "seeds must be whole numbers from 0"),
+        (dict(seeds=[2**32]), r"seeds must be whole numbers from 0 to 2\*\*32 - 1"),
         (dict(seeds=[0, 0]), "a seed is given twice"),
         (dict(baseline="no"), r"baseline must be one of the arms \(alone, kd\)"),
         (dict(against=["kd", "no"]), r"against must be a list of arms \(alone, kd\), got \['kd', 'no'\]"),
@@ -110,6 +111,15 @@ def test_an_arm_can_have_its_own_seeds(tmp_path):
             r"arms\.kd\.teacher must be the name of one of the study's teachers, got {",
         ),
         (dict(arms={"alone": {"config": STUDENT, "pair": ["x"]}}), r"arms\.alone\.pair must be the name of one"),
+        (dict(options={1: 3}), "options: a key of the config is text, got 1"),
+        (dict(pairs={"a/b": {"baseline": "alone"}}), "pairs: a pair's name must be one word"),
+        (
+            dict(
+                arms={"alone": {"config": STUDENT, "pair": "p"}},
+                pairs={"p": {"baseline": "alone", "zoo": {"student": {"bbox_mAP": "37"}}}},
+            ),
+            r"pairs\.p\.zoo\.student\.bbox_mAP must be a number, got '37'",
+        ),
     ],
 )
 def test_mistakes_in_a_study_file_are_named(tmp_path, changes, message):
@@ -132,6 +142,12 @@ def test_powers_of_ten_are_numbers(tmp_path):
     assert list(read_study(path).arms[0].options.values()) == list(numbers.values())
 
 
+def test_a_tuple(tmp_path):
+    path = write(tmp_path)
+    path.write_text(path.read_text() + "options:\n  scale: !tuple [160, 96]\n")
+    assert read_study(path).arms[0].options == {"scale": (160, 96)}
+
+
 def test_no_file_and_no_yaml(tmp_path):
     with pytest.raises(InputError, match=r"gone\.yml' can't be read"):
         read_study(tmp_path / "gone.yml")
@@ -147,12 +163,41 @@ def test_no_file_and_no_yaml(tmp_path):
         ({"model.distiller.loss.top_k": 0}, "arm 'kd': .*top_k must be an int >= 1"),
         ({"optim_wraper.optimizer.lr": 1}, "arm 'kd': .*optim_wraper.*did you mean 'optim_wrapper'"),
         ({"model.distiler.rows": "all"}, "arm 'kd': model.distiler: ReKDDistill has no .*did you mean 'distiller'"),
+        ({"model.distiller": None}, "arm 'kd': model.distiller must be a dict, got None"),
+        ({"model": "x"}, "arm 'kd': model must be a dict, got 'x'"),
+        ({"train_cfg.max_epochs": 0}, "arm 'kd': train_cfg must have max_epochs or max_iters, a whole number >= 1"),
+        ({"train_cfg": None}, "arm 'kd': train_cfg must have"),
+        ({"test_evaluator": None}, "arm 'kd': test_evaluator is missing"),
     ],
 )
 def test_options_that_do_not_fit_show_before_anything_is_trained(tmp_path, options, message):
     arms = {"alone": {"config": STUDENT}, "kd": {"config": PAIR, "options": options}}
     with pytest.raises(InputError, match=message):
         make_plan(read_study(write(tmp_path, arms=arms)))
+
+
+def test_a_teacher_of_a_detector_that_learns_alone_is_an_error(tmp_path):
+    arms = {"alone": {"config": STUDENT, "teacher": "big"}}
+    path = write(tmp_path, arms=arms, teachers={"big": {"config": TEACHER}})
+    with pytest.raises(InputError, match=r"arms\.alone: '.*' is not a pair and can't use a `teacher`"):
+        make_plan(read_study(path))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"test_evaluator.metric": "bbx"}, "arm 'alone': .*CocoMetric.* can't be built: metric should be one of"),
+        ({"test_dataloader.dataset.test_mod": True}, "arm 'alone': .*no option 'test_mod'; did you mean 'test_mode'"),
+        ({"train_dataloader.dataset.pipeline.0.type": "Load"}, "arm 'alone': .*Load is not in the"),
+        ({"model.roi_head.bbox_head.num_clases": 3}, "arm 'alone': .*no option 'num_clases'; did you mean"),
+    ],
+)
+def test_what_the_test_needs_is_built_before_anything_is_trained(tmp_path, run_tool, options, message):
+    data = dict(preset="study", seed=0, train=12, val=12, size=64)
+    path = write(tmp_path, data=data, arms={"alone": {"config": STUDENT, "options": options}}, seeds=[0])
+    with pytest.raises(SystemExit, match=message):
+        run_tool("study.py", path, "--out", tmp_path / "out")
+    assert not (tmp_path / "out/runs").exists()
 
 
 def test_two_arms_that_are_the_same_are_an_error(tmp_path):
