@@ -22,6 +22,8 @@ def make_plan(study: Study) -> list[Run]:
     """
     backbones = Backbones(study)
     teachers = Teachers(study, backbones)
+    for unused in study.teachers.keys() - {arm.taught_by for arm in (*study.arms, *study.teachers.values())}:
+        raise InputError(f"teachers.{unused} teaches no arm: name it as an arm's `teacher`, or leave it out")
     runs = []
     by_digest: dict[str, str] = {}
     configs = {arm.name: read_arm_config(arm) for arm in study.arms}

@@ -7,7 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rekd_det.utils.checkpoint import is_local
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.pair_config import is_pair
 from studies.runner.annotations import check_same_data
 from studies.runner.committed import RESULTS, Committed
 from studies.runner.data import check_data_of, write_data
@@ -72,6 +74,7 @@ def run_study(
         for data in {digest_of(run.data): run.data for run in left if run.data is not None}.values():
             write_data(root, data)
         check_data_of(left, root)
+        _check_own_teachers(left)
         trainer.write_first_weights(left)
         folder = root / study.name
         folder.mkdir(exist_ok=True)
@@ -128,6 +131,17 @@ def _left(wanted: Sequence[Run], trainer: Trainer, committed: Committed) -> list
         if not trainer.is_finished(run) and committed.of(run) is None:
             want(run)
     return list(left.values())
+
+
+def _check_own_teachers(runs: Sequence[Run]) -> None:
+    """Raise InputError if a pair that the study has no teacher for names a checkpoint that is not there."""
+    for run in runs:
+        path = run.config.model.get("teacher_ckpt") if run.teacher is None and is_pair(run.config.model) else None
+        if isinstance(path, str) and is_local(path) and not Path(path).is_file():
+            raise InputError(
+                f"arm '{run.arm}': model.teacher_ckpt: '{path}' does not exist. Put it there, or let the study train "
+                "the teacher: name its config under `teacher`, or under `teachers` and in the arm"
+            )
 
 
 @dataclass

@@ -61,6 +61,7 @@ def test_arms_name_their_teachers_and_a_teacher_its_own(tmp_path):
             dict(teachers={"a": {"config": TEACHER}, "b": {"config": TEACHER, "teacher": "a"}}),
             "teacher.b: .* is not a pair and can't use a `teacher`",
         ),
+        (dict(teachers={"a": {"config": TEACHER}}), "teachers.a teaches no arm: name it"),
         (dict(pairs={"a": {"baseline": "kd"}}), r"pairs.a.baseline must be one of its arms \(\)"),
         (
             dict(

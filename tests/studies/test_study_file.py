@@ -190,11 +190,14 @@ def test_a_teacher_of_a_detector_that_learns_alone_is_an_error(tmp_path):
         ({"test_dataloader.dataset.test_mod": True}, "arm 'alone': .*no option 'test_mod'; did you mean 'test_mode'"),
         ({"train_dataloader.dataset.pipeline.0.type": "Load"}, "arm 'alone': .*Load is not in the"),
         ({"model.roi_head.bbox_head.num_clases": 3}, "arm 'alone': .*no option 'num_clases'; did you mean"),
+        (None, "arm 'kd': model.teacher_ckpt: 'work_dirs/study/frcnn_teacher.pth' does not exist.* under `teacher`"),
     ],
 )
 def test_what_the_test_needs_is_built_before_anything_is_trained(tmp_path, run_tool, options, message):
     data = dict(preset="study", seed=0, train=12, val=12, size=64)
-    path = write(tmp_path, data=data, arms={"alone": {"config": STUDENT, "options": options}}, seeds=[0])
+    arms = {"alone": {"config": STUDENT, "options": options}} if options else {"alone": {"config": STUDENT}}
+    arms |= {} if options else {"kd": {"config": PAIR}}
+    path = write(tmp_path, data=data, arms=arms, seeds=[0])
     with pytest.raises(SystemExit, match=message):
         run_tool("study.py", path, "--out", tmp_path / "out")
     assert not (tmp_path / "out/runs").exists()
