@@ -15,6 +15,7 @@ from rekd_det.utils.config_types import default_scope, type_class
 from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import is_pair
+from studies.runner.arm_errors import naming
 from studies.runner.spec import PRETRAIN, Arm
 
 
@@ -30,7 +31,7 @@ def read_arm_config(arm: Arm) -> Config:
     Raises:
         InputError: the config or the options can't be used.
     """
-    try:
+    with naming(arm.name):
         config = copy.deepcopy(_file(str(arm.config), arm.config.stat().st_mtime_ns))
         merge_options(config, arm.options, str(arm.config))
         _check_parts(config, tested=arm.name != PRETRAIN)
@@ -38,8 +39,6 @@ def read_arm_config(arm: Arm) -> Config:
             init_default_scope(default_scope(config))
             _check_keys(config.model)
             MODELS.build(copy.deepcopy(config.model.distiller))
-    except (InputError, ValueError, TypeError, KeyError) as error:  # how losses and registries refuse
-        raise InputError(f"arm '{arm.name}': {error}") from error
     return config
 
 

@@ -11,7 +11,6 @@ from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from rekd_det.apis.build_errors import explain_build_error
 from rekd_det.apis.evaluator_options import check_evaluators, evaluators_of, is_coco
 from rekd_det.apis.preflight import check_data
 from rekd_det.datasets.synthetic import build_dataset
@@ -20,6 +19,7 @@ from rekd_det.utils.config_types import default_scope, type_class
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.options import options_of
+from studies.runner.arm_errors import naming
 from studies.runner.digest import data_roots, digest_of
 from studies.runner.run import Run
 from studies.runner.spec import PRETRAIN
@@ -65,16 +65,19 @@ def check_data_of(runs: Iterable[Run], root: Path) -> None:
         if key in seen:
             continue
         seen.add(key)
-        hint = f"{'pretrain.' if run.arm == PRETRAIN else ''}data_root"
-        try:
-            check_data(cfg, ("train", "test"))
-        except InputError as error:
-            named = "" if run.data is not None else f" Or name the folder with the data in the study file: {hint}"
-            raise InputError(f"arm '{run.arm}': {error}{named}") from error
-        try:
+        with naming(run.arm):
+            _check_paths(cfg, run)
             _build_data(cfg, run)
-        except Exception as error:  # whatever a user's own class raises
-            raise InputError(f"arm '{run.arm}': {explain_build_error(error, always=True) or error}") from error
+
+
+def _check_paths(cfg: Config, run: Run) -> None:
+    try:
+        check_data(cfg, ("train", "test"))
+    except InputError as error:
+        if run.data is not None:
+            raise
+        key = f"{'pretrain.' if run.arm == PRETRAIN else ''}data_root"
+        raise InputError(f"{error} Or name the folder that holds the data in the study file: {key}") from error
 
 
 def _build_data(cfg: Config, run: Run) -> None:

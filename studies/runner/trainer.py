@@ -13,10 +13,10 @@ from typing import Any
 
 from rekd_det.analysis.runs.runs import Curve, read_run
 from rekd_det.analysis.utils.pair import quiet
-from rekd_det.apis.build_errors import explain_build_error
 from rekd_det.engine.runner.latest_checkpoint import find_latest_checkpoint
 from rekd_det.utils.errors import InputError
 from studies.runner.annotations import annotations_of
+from studies.runner.arm_errors import naming
 from studies.runner.builds import build_of
 from studies.runner.data import data_folder
 from studies.runner.first_weights import write_first_weights, write_with_backbone
@@ -61,10 +61,8 @@ class Trainer:
         self.weights.mkdir(parents=True, exist_ok=True)
         quiet()
         for run in runs:
-            try:
+            with naming(run.arm):
                 write_first_weights(run, self.weights)
-            except Exception as error:  # whatever a user's own class raises
-                raise InputError(f"arm '{run.arm}': {explain_build_error(error, always=True) or error}") from error
 
     def prepare(self, run: Run) -> None:
         """Write a run's config into its folder, when what it needs is ready.

@@ -387,7 +387,7 @@ def test_metrics_other_than_cocos_have_a_table_of_their_own(tmp_path):
     log(tmp_path / "new" / "1", train(1, loss=1.0))
     classes, better, boxes, new = read_runs([str(tmp_path / name) for name in ("classes", "better", "boxes", "new")])
     report = write_comparison([classes, better, new], [{}, {}, {}], tmp_path).read_text()
-    assert "| others | top1 | top5 | best top1 |" in report
+    assert "| others | top1 | top5 | highest top1 |" in report
     assert "| classes | 60.000 | 90.000 | 60.000 |" in report
     assert "| better | 61.500 (+1.500) | 90.000 (+0.000) | 61.500 |" in report
     assert "| new | - | - | - |" in report and "AP by category" not in report

@@ -206,7 +206,7 @@ def _judge_share(distill: list[LossShare], whole: float, found: Findings) -> Non
         )
         return
     if idle:
-        found.notes.append(f"{', '.join(idle)} has no gradient on the student: is its weight 0?")
+        found.notes.append(f"{', '.join(idle)} has no gradient on the student here: is its weight 0?")
     if share < least or share > most:
         largest = max(distill, key=lambda s: s.gradient).name
         found.notes.append(

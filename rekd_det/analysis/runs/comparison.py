@@ -92,9 +92,9 @@ def _metric_section(runs: Sequence[Run], folder: Path) -> list[str]:
     prefixes = tuple(f"{task}_" for task in TASKS)
     for prefix, title in zip((*prefixes, ""), ("boxes", "masks", "others"), strict=True):
         shown = [(n, v) for n, v in rows if n.startswith(prefix) and (prefix or not n.startswith(prefixes))]
-        best = f"{prefix}mAP" if prefix else next((n for n, _ in shown), "")
         if shown:
-            header = [title, *(n.removeprefix(prefix) for n, _ in shown), f"best {best.removeprefix(prefix)}"]
+            best, told = (f"{prefix}mAP", "best mAP") if prefix else (shown[0][0], f"highest {shown[0][0]}")
+            header = [title, *(n.removeprefix(prefix) for n, _ in shown), told]
             table = [
                 [r.name, *(_with_change(v, i) for _, v in shown), _number(r.best(best))] for i, r in enumerate(runs)
             ]

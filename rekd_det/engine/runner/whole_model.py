@@ -14,7 +14,7 @@ from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, weights_o
 def check_whole(model: nn.Module, checkpoint: Mapping, path: str) -> None:
     """Check that a checkpoint has each parameter of a model in its shape; buffers may be missing.
 
-    mmengine leaves others as they were initialised, and trains on.
+    mmengine would leave such a weight as it was initialised, and train on.
 
     Args:
         model: wrapped or not.

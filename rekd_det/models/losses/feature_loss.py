@@ -201,14 +201,13 @@ class FeatureLoss(BaseModule):
     def _check_maps(self, level: int, student: Any, teacher: Any, *maps: Sequence[Tensor]) -> None:
         if not (isinstance(student, Tensor) and isinstance(teacher, Tensor)):
             return  # FBKD's connectors give tuples to their loss
-        if student.shape[1] == teacher.shape[1]:
-            pass
-        elif len(self.student_connectors) or len(self.teacher_connectors):
+        same_channels = student.shape[1] == teacher.shape[1]
+        if not same_channels and (len(self.student_connectors) or len(self.teacher_connectors)):
             raise InputError(
                 f"{self.key}: behind the connectors level {level} has {student.shape[1]} channels on the student's "
                 f"side and {teacher.shape[1]} on the teacher's; change what the connectors give (out_channel)"
             )
-        else:
+        if not same_channels:
             raise InputError(
                 f"{self.key}: level {level} has {student.shape[1]} channels in the student and {teacher.shape[1]} in "
                 "the teacher. Add student_connector=dict(type='mmrazor.ConvModuleConnector', "
