@@ -50,6 +50,13 @@ def check_wrapper(cfg: Config, wrapper: Mapping | None, model: nn.Module) -> Non
             "Leave one of the two out, or set model_wrapper_cfg=dict(type='MMDistributedDataParallel', "
             "static_graph=True)"
         )
+    hooks = {type_name(hook.get("type")) for hook in cfg.get("custom_hooks") or [] if isinstance(hook, Mapping)}
+    if target.get("static_graph") and "StopDistillHook" in hooks:
+        raise InputError(
+            "model_wrapper_cfg.static_graph=True with model.calculate_student_loss=False does not go with "
+            "StopDistillHook: from its epoch on the student's own losses train, which changes the graph. Leave one of "
+            "the three out"
+        )
     if not target.get("find_unused_parameters"):
         target["find_unused_parameters"] = True
         print_log(

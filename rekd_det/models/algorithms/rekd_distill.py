@@ -170,6 +170,9 @@ class ReKDDistill(SingleTeacherDistill):
         # A copy borrows the teacher: `EMAHook(device="cpu")` moves the copy, and must not move the teacher with it.
         if not (self.distillation_stopped or self.__dict__.get("_is_copy", False)):
             self.teacher._apply(fn, recurse)
+        # mmdet's LD and LAD have a teacher of their own. It is no submodule of them, and only their `to()` moves it.
+        if isinstance(own := getattr(self.student, "teacher_model", None), nn.Module):
+            own._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
     def __deepcopy__(self, memo: dict) -> ReKDDistill:
@@ -218,16 +221,19 @@ class ReKDDistill(SingleTeacherDistill):
 
 
 def _share_preprocessor(teacher: Any, kwargs: dict) -> Any:
-    """Give a preprocessor without a type, as MMPretrain's configs have it beside their model, to those it is meant for.
+    """Give a preprocessor beside the student to the student, whose class knows what else belongs to it (Mixup).
 
-    The Runner hands it to the outermost model. The student's own class knows its type, and what else belongs to it
-    (Mixup); a teacher that is written out beside it has none of its own either.
+    One without a type, as MMPretrain's configs have it beside their model, was handed to the outermost model by the
+    Runner; a teacher that is written out beside it has none of its own either.
     """
     preprocessor, student = kwargs.get("data_preprocessor"), kwargs.get("architecture")
-    if not isinstance(preprocessor, Mapping) or "type" in preprocessor or not isinstance(student, Mapping):
+    if not isinstance(preprocessor, Mapping) or not isinstance(student, Mapping):
+        return teacher
+    del kwargs["data_preprocessor"]
+    if "type" in preprocessor:  # MMRazor's way: it takes the place of the student's
+        kwargs["architecture"] = {**student, "data_preprocessor": copy.deepcopy(preprocessor)}
         return teacher
     check_preprocessors(preprocessor, student)
-    del kwargs["data_preprocessor"]
     kwargs["architecture"] = {"data_preprocessor": copy.deepcopy(preprocessor), **student}
     if isinstance(teacher, Mapping) and "type" in teacher:
         teacher = {"data_preprocessor": copy.deepcopy(preprocessor), **teacher}

@@ -170,6 +170,7 @@ class ReKDDistiller(BaseDistiller):
 
     def extract_teacher_feat(self, teacher: Any, inputs: Tensor) -> Sequence[Tensor]:
         """The teacher's feature maps of a batch ``(B, 3, H, W)`` that is normalised for it."""
+        self.lean.begin()
         inputs = self.lean.images(inputs)
         self._device = inputs.device
         with self.lean.precision(inputs.device):

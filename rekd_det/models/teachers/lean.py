@@ -85,6 +85,11 @@ class LeanRun:
             return nullcontext()
         return torch.autocast(device.type, PRECISIONS[self.options.dtype])
 
+    def begin(self) -> None:
+        """Tell torch that a step begins: within one, CUDA graphs of the backbone keep what the neck's still need."""
+        if self.options.compile:
+            torch.compiler.cudagraph_mark_step_begin()
+
     def images(self, inputs: Tensor) -> Tensor:
         """The batch ``(B, 3, H, W)`` in the teacher's memory order."""
         return inputs.contiguous(memory_format=torch.channels_last) if self.options.channels_last else inputs

@@ -361,8 +361,16 @@ def test_without_the_students_loss_ddp_trains(runs):
             ["model.calculate_student_loss=False", "model.architecture.backbone.with_cp=True"],
             "model.calculate_student_loss=False with several processes does not go with the backbone's with_cp=True",
         ),
+        (
+            [
+                *("model_wrapper_cfg.type=MMDistributedDataParallel", "model_wrapper_cfg.static_graph=True"),
+                "model.calculate_student_loss=False",
+                *("custom_hooks.0.type=mmrazor.StopDistillHook", "custom_hooks.0.stop_epoch=1"),
+            ],
+            "model_wrapper_cfg.static_graph=True with model.calculate_student_loss=False does not go with",
+        ),
     ],
-    ids=["fsdp", "separate", "with_cp"],
+    ids=["fsdp", "separate", "with_cp", "stop"],
 )
 def test_what_ddp_can_not_train_is_refused_by_name(runs, options, message):
     runs.config(_ITERS)

@@ -265,3 +265,12 @@ def test_a_name_without_the_scope_and_a_built_loss():
     model = pair_of(student, copy.deepcopy(student), box_loss=dict(type="KDLoss"))
     assert isinstance(model.distiller.box_loss, KDLoss)
     assert self_pair(tiny_config(f"mmdet::{GFL}")).distiller.box_loss is None
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_teacher_inside_an_ld_student_moves_with_it(stopped):
+    """mmdet moves it in the detector's own `to()`, which is not called where the detector is part of a pair."""
+    model, _ = gfl_pair(LD, path="ld/ld_r18-gflv1-r101_fpn_1x_coco.py")
+    model.distillation_stopped = stopped
+    model.to("meta")
+    assert all(p.is_meta for p in model.student.teacher_model.parameters())

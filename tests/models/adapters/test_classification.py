@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmpretrain.engine.hooks import SwitchRecipeHook
+from mmrazor.registry import MODELS
 from one_step import assert_no_pull, captured_step, distillation
 from tiny import forward_hooks, perturb, total
 from tiny_classifiers import MODELS_BY_HEAD, NUM_CLASSES, batch, classifier, config, distilled, pair
@@ -133,6 +134,17 @@ def test_dkd_refuses_soft_labels_before_training():
         pair(loss=dict(type="DKDLoss"), **augments)
     with pytest.raises(ValueError, match=r"DKDLoss.*several labels"):
         pair("CSRAClsHead", loss=dict(type="DKDLoss", activation="softmax"))
+
+
+@pytest.mark.parametrize("options", [dict(loss=dict(type="DKDLoss")), dict(loss=dict(type="KDLoss"), rows="object")])
+def test_mixing_in_the_pairs_own_preprocessor_is_refused_too(options):
+    """It would mix the batch, and the rows would keep the labels that the images had before."""
+    mixing = dict(batch_augments=dict(augments=[MIXING["mixup"]]))
+    preprocessor = dict(type="mmpretrain.ClsDataPreprocessor", num_classes=NUM_CLASSES, **mixing)
+    distiller = dict(type="mmrazor.ReKDDistiller", **options)
+    parts = dict(architecture=config(), teacher=moved_teacher(), data_preprocessor=preprocessor, distiller=distiller)
+    with pytest.raises(ValueError, match=r"Mixup .*mixes the labels of two images"):
+        MODELS.build(dict(type="mmrazor.ReKDDistill", **parts))
 
 
 def test_rows_by_label_need_labels_too():

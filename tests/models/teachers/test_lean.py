@@ -308,6 +308,9 @@ def test_bad_options_are_named(option, message):
 def test_compile_gets_its_arguments(monkeypatch, family):
     seen = []
     monkeypatch.setattr(nn.Module, "compile", lambda self, **kwargs: seen.append((self, kwargs)))
+    steps = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: steps.append(1))
     model, _ = step_of(family, teacher_compile=dict(mode="reduce-overhead"))
+    assert steps == [1]  # for both parts, which are compiled one by one
     assert [part for part, _ in seen] == [model.teacher.backbone, model.teacher.neck]
     assert all(kwargs == dict(mode="reduce-overhead") for _, kwargs in seen)

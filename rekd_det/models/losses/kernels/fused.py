@@ -335,15 +335,16 @@ def _sigmoid_block(block: _Block, spec: KDSpec, coef: Coefficients, with_grad: b
     weight, x = block.row_weight, block.x
     if spec.tau != 1.0:
         x.div_(spec.tau)
+    out = OUT / min(spec.tau, 1.0)  # below masked classes, which were divided too
     kl_top = top_total = torch.zeros_like(x[0, :, :1])
     top_grad = None
     if block.top is not None:
         index = block.top.expand(2, *block.top.shape)
-        t, s = _take(x, index, block.keep, OUT)
+        t, s = _take(x, index, block.keep, out)
         top_total = t.sigmoid().sum(1, keepdim=True)
         kl, top_grad = _bernoulli(t, s)
         kl_top = kl.sum(1, keepdim=True)
-        _put(x, index, block.keep, OUT)
+        _put(x, index, block.keep, out)
 
     # As in the oracle: a tail whose categories are all rare is shifted up, where nothing underflows.
     top = x.amax(2, keepdim=True)

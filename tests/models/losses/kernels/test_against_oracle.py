@@ -118,7 +118,7 @@ def test_class_that_only_the_student_masks_gets_no_gradient(backend):
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "implicit_bg"])
-@pytest.mark.parametrize("tau", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("tau", [0.1, 0.5, 1.0, 4.0])
 def test_tail_that_is_masked_altogether(backend, activation, tau):
     student, teacher = logits(4, 6)
     student[0, 2:] = teacher[0, 2:] = float("-inf")
