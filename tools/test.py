@@ -23,7 +23,7 @@ from rekd_det.apis.command_line import (
     export_local_rank,
 )
 from rekd_det.apis.config_file import read_config
-from rekd_det.apis.evaluator_options import check_evaluators
+from rekd_det.apis.evaluator_options import check_evaluators, evaluators_of
 from rekd_det.apis.mask_prediction import predicts_masks
 from rekd_det.apis.preflight import check_data, check_work_dir
 from rekd_det.engine.hooks import StudentWeightsHook
@@ -78,10 +78,14 @@ def select_model(cfg: Config, args: argparse.Namespace) -> Config:
 
 def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
     """Let a hook draw the predictions of each image."""
+    hooks = cfg.setdefault("default_hooks", ConfigDict())
+    if not hooks.get("visualization"):
+        kind = "VisualizationHook" if classifies_images(cfg) else "DetVisualizationHook"
+        hooks.visualization = ConfigDict(type=kind)
     if not classifies_images(cfg):
         trigger_visualization_hook(cfg, args)
         return
-    hook = cfg.default_hooks.setdefault("visualization", ConfigDict(type="VisualizationHook"))
+    hook = hooks.visualization
     hook.update(enable=True, interval=1, show=args.show, wait_time=args.wait_time)
     if args.show_dir:
         hook.out_dir = osp.join(cfg.work_dir, args.show_dir)
@@ -133,7 +137,13 @@ def main() -> None:
     choose_work_dir(cfg, args.work_dir, args.config)
     check_work_dir(cfg.work_dir)
     if args.out is not None:
+        if osp.isdir(args.out):
+            raise InputError(f"--out '{args.out}' is a folder: name a file in it")
         check_work_dir(osp.dirname(args.out) or ".", "--out")
+    for key, evaluator in evaluators_of(cfg, "test"):
+        for option in ("outfile_prefix", "out_file_path"):
+            if evaluator.get(option):
+                check_work_dir(osp.dirname(evaluator[option]) or ".", f"--cfg-options {key}.{option}")
     check_checkpoint_file(cfg.load_from)
     check_evaluators(cfg, "test")
     check_data(cfg, ("test",))

@@ -12,7 +12,9 @@ from mmengine.config import Config
 
 from rekd_det.apis.mask_prediction import predicts_masks
 from rekd_det.evaluation import FasterCocoMetric
+from rekd_det.utils.config_nodes import config_nodes
 from rekd_det.utils.config_types import type_class, type_name
+from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError, closest_or_all
 from rekd_det.utils.options import options_of
 from rekd_det.utils.pair_config import classifies_images, trained_model
@@ -52,6 +54,7 @@ def check_evaluators(cfg: Config, run: str) -> None:
                 _check_top_k(key, evaluator, model_key, model)
             if not is_coco(evaluator) or evaluator.get("format_only"):
                 continue
+            _check_ground_truth(key, evaluator, split, cfg)
             for item in evaluator.get("metric_items") or []:
                 if item not in COCO_ITEMS:
                     listed = closest_or_all(str(item), COCO_ITEMS)
@@ -87,6 +90,20 @@ def _check_names(key: str, evaluator: Mapping) -> None:
     known = options_of(kind)
     for option in sorted(evaluator.keys() - known - {"type", "_scope_"}):
         raise InputError(f"{key}.{option}: {kind.__name__} has no option '{option}'{closest_or_all(option, known)}")
+
+
+def _check_ground_truth(key: str, evaluator: Mapping, split: str, cfg: Config) -> None:
+    """Raise InputError if ``CocoMetric`` has neither a file of annotations nor those that a pipeline loads."""
+    if evaluator.get("ann_file"):
+        return
+    where = f"{split}_dataloader.dataset"
+    for name, dataset in plain_datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset"), where):
+        steps = [type_name(node.get("type")) for node in config_nodes(dataset.get("pipeline"))]
+        if steps and not any("Annotations" in step for step in steps):
+            raise InputError(
+                f"{key}.ann_file is not set, and {name}.pipeline loads no annotations, so there is nothing to compare "
+                f"with: set {key}.ann_file"
+            )
 
 
 def _check_top_k(key: str, evaluator: Mapping, model_key: str, model: Any) -> None:

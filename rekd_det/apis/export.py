@@ -13,6 +13,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmrazor.registry import MODELS as RAZOR_MODELS
 from torch import nn
 
 from rekd_det.apis.config_file import READ_KEYS
@@ -20,13 +21,15 @@ from rekd_det.utils.checkpoint import (
     STUDENT_PREFIX,
     CheckpointError,
     check_checkpoint_file,
+    dataset_meta_of,
     is_distilled,
     load_weights,
     meta_of,
     strip_student_prefix,
     weights_of,
 )
-from rekd_det.utils.config_types import default_scope
+from rekd_det.utils.config_nodes import config_nodes
+from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.custom_imports import custom_imports
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import is_pair, student_config
@@ -38,12 +41,17 @@ _MARK = "exported_by"  # in the meta of an export
 #: the types of hooks that the export drops; nothing is imported to find out
 _OUR_HOOK = re.compile(r"(mmrazor|rekd_det)\.\w+")
 
+#: what MMDetection has in place of this package's classes
+_PLAIN = {"FasterCocoMetric": "CocoMetric", "BF16OptimWrapper": "OptimWrapper"}
+
 #: top-level keys of a pair's config that only serve the training
 _TRAINING_KEYS = ("distill", "rekd_hooks", "runner_type", "resume", "load_from", "work_dir")
 
 
 def stock_config(cfg: Config) -> Config:
     """The student's config without anything of this package, so that MMDetection reads it where this is not installed.
+
+    A backbone of this package stays, and what imports it.
 
     Args:
         cfg: the config of a pair, or of the student alone.
@@ -52,8 +60,14 @@ def stock_config(cfg: Config) -> Config:
     for key in _TRAINING_KEYS:
         cfg.pop(key, None)
     left = [name for name in custom_imports(cfg) if name.partition(".")[0] != "rekd_det"]
+    for node in config_nodes([cfg[key] for key in cfg]):
+        kind = type_name(node.get("type"))
+        if kind in _PLAIN:
+            node["type"] = _PLAIN[kind]
+        elif getattr(RAZOR_MODELS.module_dict.get(kind), "__module__", "").startswith("rekd_det.models.backbones."):
+            left = ["rekd_det", *left]
     if left:
-        cfg.custom_imports.imports = left
+        cfg.custom_imports = {**(cfg.get("custom_imports") or {}), "imports": list(dict.fromkeys(left))}
     else:
         cfg.pop("custom_imports", None)
     return cfg
@@ -113,7 +127,7 @@ def check_target(path: str, source: str) -> None:
         path: the file to write.
         source: the checkpoint that is exported.
     """
-    if os.path.isdir(path):
+    if os.path.isdir(path) or not os.path.basename(path):
         raise InputError(f"--out '{path}' is a folder: name a file in it, e.g. student.pth")
     if not os.path.isfile(path):
         return
@@ -166,7 +180,9 @@ def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = F
     student = MODELS.build(copy.deepcopy(cfg.model))
     load_weights(student, weights, source)
     meta = meta_of(checkpoint)
-    kept = {k: meta[k] for k in ("epoch", "iter", "dataset_meta", "mmengine_version", "time") if k in meta}
+    kept = {k: meta[k] for k in ("epoch", "iter", "mmengine_version", "time") if k in meta}
+    if dataset_meta := dataset_meta_of(checkpoint):
+        kept["dataset_meta"] = dataset_meta
     return {"meta": {**kept, "cfg": cfg.pretty_text, _MARK: f"rekd_det {__version__}"}, "state_dict": weights}, student
 
 

@@ -33,19 +33,26 @@ def check_hooks(cfg: Config) -> None:
         InputError: for a mistyped one, or an optimizer that can't be saved; it names the config key.
     """
     metrics = _metric_names(cfg)
+    counts_iterations = _counts_iterations(cfg.get("train_cfg") or {})
     for key, hook, kind in _hooks(cfg):
         if issubclass(kind, CheckpointHook):
             known = options_of(kind)
             for option in sorted(hook.keys() - known - {"type", "priority", "_scope_"}):
                 raise InputError(f"{key} has no option '{option}'{closest_or_all(option, known)}")
             _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
+            if counts_iterations and hook.get("by_epoch", True) and hook.get("interval", -1) > 0:
+                warnings.warn(
+                    f"{key}.by_epoch is True, and this config's train_cfg counts iterations, so no checkpoint is saved "
+                    f"before the end; set {key}.by_epoch=False, and its interval in iterations",
+                    stacklevel=2,
+                )
             if hook.get("save_optimizer", True):
                 _check_optimizer(key, cfg.get("optim_wrapper"))
         elif issubclass(kind, EarlyStoppingHook):
             _check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
         elif kind in (PipelineSwitchHook, YOLOXModeSwitchHook):
             _check_switchable(key, kind, cfg.get("train_dataloader") or {})
-        elif issubclass(kind, StopDistillHook) and _counts_iterations(cfg.get("train_cfg") or {}):
+        elif issubclass(kind, StopDistillHook) and counts_iterations:
             warnings.warn(
                 f"{key}: StopDistillHook counts epochs, and this config's train_cfg counts iterations, so the "
                 "distillation never stops; remove the hook, or train by epochs (type='EpochBasedTrainLoop')",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from mmdet.registry import MODELS
@@ -16,7 +17,7 @@ from rekd_det.models.adapters.dense.gfl import GFLAdapter
 from rekd_det.models.teachers.teacher import without_init_cfg
 from rekd_det.utils.config_types import default_scope, type_class, type_name
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import classifies_images
+from rekd_det.utils.pair_config import classifies_images, is_pair
 
 #: K of `configs/_base_/rekd_distill.py`
 _TOP_K = 5
@@ -69,14 +70,14 @@ def pair_text(
     own_hooks = student.get("custom_hooks") is not None
     base = ("rekd_distill" if own_hooks else "rekd") + ("_sigmoid" if _classifies_by_sigmoids(student) else "")
     lines = [
-        f'_base_ = ["{student_base}", "{our_bases}/{base}.py"]',
+        f"_base_ = {json.dumps([student_base, f'{our_bases}/{base}.py'])}",
         *(["custom_hooks = [*_base_.custom_hooks, *_base_.rekd_hooks]"] if own_hooks else []),
         "model = dict(",
         "    _delete_=True,",
         "    **_base_.distill,",
         "    architecture=_base_.model,",
-        f'    teacher=dict(cfg_path="{teacher}"),',
-        f'    teacher_ckpt="{checkpoint}",',
+        f"    teacher=dict(cfg_path={json.dumps(teacher)}),",
+        f"    teacher_ckpt={json.dumps(checkpoint)},",
         ")",
         *_own_top_k(num_logits),
         *_own_start(student),
@@ -86,7 +87,11 @@ def pair_text(
 
 def control_text(student: Config, student_base: str) -> str:
     """A config that trains the student alone, on the same data with the same schedule."""
-    lines = ["# Control: the student without distillation.", f'_base_ = "{student_base}"', *_own_start(student)]
+    lines = [
+        "# Control: the student without distillation.",
+        f"_base_ = {json.dumps(student_base)}",
+        *_own_start(student),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -140,6 +145,8 @@ def _head(model: Mapping) -> Mapping:
 
 
 def _head_class(model: Mapping, role: str) -> type[nn.Module]:
+    if is_pair(model):
+        raise InputError(f"the {role}'s config is a pair: give the config of its student alone, its control")
     head = _head(model)
     if not head:
         raise InputError(f"the {role}'s config has no model with one of {', '.join(HEAD_ATTRIBUTES)}")

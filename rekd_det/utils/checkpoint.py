@@ -108,13 +108,24 @@ def classes_of(checkpoint: Mapping) -> tuple[str, ...] | None:
     """The categories that a checkpoint's network was trained with, by label; None if it does not say."""
     # mmdet 3 writes dataset_meta['classes']; mmdet 2, and most of its zoo, meta['CLASSES'].
     meta = meta_of(checkpoint)
-    dataset_meta = meta.get("dataset_meta")
-    if not isinstance(dataset_meta, Mapping):
-        dataset_meta = {}
+    dataset_meta = dataset_meta_of(checkpoint)
     for names in (dataset_meta.get("classes"), dataset_meta.get("CLASSES"), meta.get("CLASSES")):
         if isinstance(names, (list, tuple)) and names:
             return tuple(names)
     return None
+
+
+def dataset_meta_of(checkpoint: Mapping) -> Mapping:
+    """What a checkpoint says about its data set; empty if it says nothing.
+
+    Of data sets that were joined, mmengine lists what each says if they differ in anything. The first one counts if all
+    have the same classes.
+    """
+    found = meta_of(checkpoint).get("dataset_meta")
+    if isinstance(found, list) and found and all(isinstance(one, Mapping) for one in found):
+        classes = [one.get("classes") for one in found]
+        found = found[0] if all(one == classes[0] for one in classes) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def load_from_http(filename: str, map_location: Any = None, *_: Any, **__: Any) -> Any:
@@ -240,6 +251,8 @@ def _explain(name: str, error: Exception, read: str | None = None) -> Checkpoint
             f"checkpoint '{name}' could not be fetched or read ({detail}). Check the address and the network, or "
             "download it elsewhere and give the file's path (for a backbone's first weights: its init_cfg.checkpoint)"
         )
+    if osp.basename(name) == "last_checkpoint":
+        return CheckpointError(f"'{name}' is the text file that names the last checkpoint: give the file that it names")
     if refused:  # torch's advice to switch the safety off is not ours
         detail = "its content is not in PyTorch's format"
     size = f"{osp.getsize(read)} bytes; " if read else ""

@@ -302,6 +302,11 @@ CASES = [
         "val_evaluator.clas_wise: FasterCocoMetric has no option 'clas_wise'; did you mean 'classwise'?",
         ("val_evaluator.type=FasterCocoMetric", "val_evaluator.clas_wise=True"),
     ),
+    Case(
+        "nothing to compare detections with",
+        "val_evaluator.ann_file is not set, and val_dataloader.dataset.pipeline loads no annotations",
+        ("val_evaluator.ann_file=None", "val_dataloader.dataset.pipeline.1.type=Resize"),
+    ),
     Case("no data set", "val_dataloader has no dataset", config="no_dataset.py"),
     Case("no interval", "train_cfg.val_interval=0 is no interval", ("train_cfg.val_interval=0",)),
     Case(

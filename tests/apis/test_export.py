@@ -72,6 +72,38 @@ def test_the_student_under_its_own_names_and_with_its_config(export, pair):
     assert os.listdir(path.parent) == ["student.pth"]
 
 
+def test_data_sets_that_were_joined_and_classes_of_this_package(export, pair, tmp_path):
+    checkpoint = load_plain(pair.folder / "iter_6.pth")
+    info = checkpoint["meta"]["dataset_meta"]
+    checkpoint["meta"]["dataset_meta"] = [dict(info), dict(info, palette=[(0, 0, 0)])]
+    cfg = Config.fromfile(str(pair.pair))
+    cfg.val_evaluator.type, cfg.optim_wrapper.type = "FasterCocoMetric", "BF16OptimWrapper"
+    checkpoint["meta"]["cfg"] = cfg.pretty_text
+    torch.save(checkpoint, tmp_path / "joined.pth")
+    path, _ = export(tmp_path / "joined.pth")
+    meta = load_plain(path)["meta"]
+    assert meta["dataset_meta"]["classes"] == info["classes"]
+    cfg = Config.fromstring(meta["cfg"], ".py")
+    assert (cfg.val_evaluator.type, cfg.optim_wrapper.type) == ("CocoMetric", "OptimWrapper")
+    checkpoint["meta"]["dataset_meta"][1]["classes"] = info["classes"][::-1]
+    torch.save(checkpoint, tmp_path / "other.pth")
+    path, _ = export(tmp_path / "other.pth")
+    assert "dataset_meta" not in load_plain(path)["meta"]
+
+
+def test_a_backbone_of_this_package_keeps_its_import():
+    cfg = Config.fromfile(str(Path(__file__).parents[2] / "configs/cls/rekd_r56_r20_cifar100.py"))
+    assert stock_config(cfg).custom_imports.imports == ["rekd_det"]
+
+
+def test_a_folder_and_the_name_of_a_checkpoint_are_no_files(run_tool, pair, tmp_path):
+    with pytest.raises(SystemExit, match=r"--out '.*new/' is a folder: name a file in it"):
+        run_tool("export_student.py", "-o", f"{tmp_path}/new/", pair.folder / "iter_6.pth")
+    (tmp_path / "last_checkpoint").write_text(str(pair.folder / "iter_6.pth"))
+    with pytest.raises(SystemExit, match="last_checkpoint' is the text file that names the last checkpoint"):
+        run_tool("export_student.py", "-o", tmp_path / "s.pth", tmp_path / "last_checkpoint")
+
+
 def test_fp16_halves_the_file_and_loads(export, pair):
     full = export(pair.folder / "iter_6.pth")[0].stat().st_size
     path, said = export(pair.folder / "iter_6.pth", "--fp16", "--config", pair.pair)

@@ -74,6 +74,16 @@ def test_a_student_of_few_classes_without_hooks(tmp_path, run_tool):
     assert [hook.type for hook in made.custom_hooks] == ["mmrazor.PairCheckHook", "mmrazor.DistillLogHook"]
 
 
+def test_a_pair_is_no_student_and_a_path_may_hold_quotes(tmp_path, run_tool):
+    said = refused(
+        run_tool, ROOT / "configs/rekd_retina_r101_r18_coco.py", "retinanet_r101_fpn_2x_coco", "--out", "p.py"
+    )
+    assert "the student's config is a pair: give the config of its student alone" in said
+    names = ("retinanet_r18_fpn_1x_coco", "retinanet_r101_fpn_2x_coco")
+    run_tool("new_pair.py", *names, "--checkpoint", 'it\'s "q".pth', "--out", tmp_path / "pair.py")
+    assert Config.fromfile(tmp_path / "pair.py").model.teacher_ckpt == 'it\'s "q".pth'
+
+
 def test_files_serve_as_well_as_names(tmp_path, run_tool):
     for name in ("student", "teacher"):
         (tmp_path / f"{name}.py").write_text("_base_ = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'\n")

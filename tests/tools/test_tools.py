@@ -88,6 +88,9 @@ def test_test_needs_a_checkpoint(monkeypatch, run_tool, tmp_path, pair, capsys):
     with pytest.raises(SystemExit, match="2"):
         run_tool("test.py", pair.pair, "x.pth", "--out", "x.json")
     assert "--out: the file's name must end in .pkl" in capsys.readouterr().err
+    (tmp_path / "x.pkl").mkdir()
+    with pytest.raises(SystemExit, match=r"--out 'x\.pkl' is a folder"):
+        run_tool("test.py", pair.pair, "x.pth", "--out", "x.pkl")
     with pytest.raises(SystemExit, match=r"'x\.pth' does not exist"):
         run_tool("test.py", pair.pair, "--work-dir", "w", "x.pth")  # behind an option
 
@@ -228,7 +231,8 @@ def test_a_distilled_student_trains_resumes_and_is_evaluated(pair, tmp_path):
     plain_ap = mean_ap(run(*test, pair.student, checkpoint, "--out", "plain.pkl", cwd=tmp_path))
     assert plain_ap == pair_ap
     assert_same_detections(tmp_path / "x.pkl", tmp_path / "plain.pkl")
-    run(*test, ema, checkpoint, "--tta", "--show-dir", "seen", "--out", "tta.pkl", cwd=tmp_path)
+    hookless = ("--cfg-options", "default_hooks.visualization=None")
+    run(*test, ema, checkpoint, "--tta", "--show-dir", "seen", "--out", "tta.pkl", *hookless, cwd=tmp_path)
     assert detections(tmp_path / "tta.pkl").keys() == detections(tmp_path / "x.pkl").keys()
     assert list(tmp_path.glob("work_dirs/ema/*/seen/*.jpg"))
 

@@ -67,6 +67,11 @@ def find_latest_checkpoint(work_dir: str, out_dir: str | None = None) -> str | N
     return None
 
 
+def earlier_checkpoints(work_dir: str) -> list[str]:
+    """What a training that starts anew may replace: the periodic checkpoints of a folder, and the best ones."""
+    return [*training_checkpoints(work_dir), *glob.glob(osp.join(glob.escape(work_dir), "best_*.pth"))]
+
+
 def training_checkpoints(*folders: str) -> list[str]:
     """The periodic checkpoints in some folders, ``epoch_*.pth`` and ``iter_*.pth``, the newest first."""
     files = (p for folder in folders for p in glob.glob(osp.join(glob.escape(folder), "*.pth")))

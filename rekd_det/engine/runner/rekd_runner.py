@@ -23,7 +23,7 @@ from rekd_det.engine.runner.config_changes import describe_changes
 from rekd_det.engine.runner.epoch_loop import ResumableEpochLoop
 from rekd_det.engine.runner.full_disk import full_disk_explained
 from rekd_det.engine.runner.generators_hook import GeneratorsHook, warn_inexact
-from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint, training_checkpoints
+from rekd_det.engine.runner.latest_checkpoint import check_resumable, earlier_checkpoints, find_latest_checkpoint
 from rekd_det.engine.runner.model_state import end_if_diverged
 from rekd_det.engine.runner.position_hook import PositionHook
 from rekd_det.engine.runner.seeded_loader import SeededLoader
@@ -100,7 +100,7 @@ class ReKDRunner(Runner):
 
     def train(self) -> nn.Module:
         """As mmengine's, but alone in its folder, and a full disk ends it with a message that says what is left."""
-        if not self._resume and (earlier := training_checkpoints(self.work_dir)):
+        if not self._resume and (earlier := earlier_checkpoints(self.work_dir)):
             self.logger.warning(
                 f"{self.work_dir} has checkpoints of an earlier training ({osp.basename(earlier[0])}). This one "
                 "starts anew and will replace them; --resume would continue the earlier one."
@@ -183,10 +183,10 @@ class ReKDRunner(Runner):
             ) from error
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> Any:
-        """As mmengine's, but one that is resumed from must have every weight of the model."""
+        """As mmengine's, but one that is resumed from must have every weight and the schedule."""
         checkpoint = super().load_checkpoint(filename, *args, **kwargs)
         if self._resume:
-            check_whole(self.model, checkpoint, filename)
+            check_whole(self, checkpoint, filename)
         return checkpoint
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:

@@ -1,29 +1,43 @@
-"""Check that a checkpoint has the whole model that is resumed."""
+"""Check that a checkpoint has what a resumed training needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
-from torch import nn
+from mmengine.runner import Runner
 
+from rekd_det.engine.runner.generators_hook import warn_inexact
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, weights_of
 
 
-def check_whole(model: nn.Module, checkpoint: Mapping, path: str) -> None:
-    """Check that a checkpoint has each parameter of a model in its shape; buffers may be missing.
+def check_whole(runner: Runner, checkpoint: Mapping, path: str) -> None:
+    """Check that a checkpoint has each parameter of the model in its shape, and a learning rate schedule.
 
-    mmengine would leave such a weight as it was initialised, and train on.
+    mmengine would leave such a weight as it was initialised, start the schedule again, and train on. Buffers may be
+    missing. A missing optimizer state, and averaged weights without EMAHook, are logged.
 
     Args:
-        model: wrapped or not.
+        runner: that resumes.
         checkpoint: as loaded.
         path: of the checkpoint, for the message.
 
     Raises:
-        CheckpointError: if not; it names the first one.
+        CheckpointError: if not; it names the first weight.
     """
+    if runner.param_schedulers and "param_schedulers" not in checkpoint:
+        raise CheckpointError(
+            f"checkpoint '{path}' can't be resumed from: it has no learning rate schedule, which would start again. "
+            "The best checkpoint has none, nor has one that was saved with save_param_scheduler=False. Resume from an "
+            "epoch_*.pth or iter_*.pth, or start from its weights alone (load_from in place of --resume)"
+        )
+    if "optimizer" not in checkpoint:
+        warn_inexact("the checkpoint has no state of the optimizer; momentum starts anew")
+    if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+        warn_inexact("the checkpoint's weights are EMAHook's average, and the config has no EMAHook any more")
+    model = runner.model
     weights = {name.removeprefix("module."): value for name, value in weights_of(checkpoint).items()}
     own: Any = model.module if is_model_wrapper(model) else model
     for name, parameter in own.named_parameters():

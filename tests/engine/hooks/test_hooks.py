@@ -97,6 +97,11 @@ def test_a_stop_hook_that_never_stops_is_told(train_cfg):
     cfg = Config(dict(custom_hooks=[dict(type="mmrazor.StopDistillHook", stop_epoch=1)], train_cfg=train_cfg))
     with pytest.warns(UserWarning, match="custom_hooks.0: StopDistillHook counts epochs"):
         check_hooks(cfg)
+    cfg = Config(dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1)), train_cfg=train_cfg))
+    with pytest.warns(
+        UserWarning, match=r"default_hooks\.checkpoint\.by_epoch is True, .*no checkpoint is saved before"
+    ):
+        check_hooks(cfg)
 
 
 def data_of(classes):

@@ -252,6 +252,30 @@ def test_a_layer_of_another_shape_is_not_resumed_as_a_random_one(runs, two_itera
     assert not (runs.folder / "run/iter_3.pth").exists()
 
 
+def test_the_best_checkpoint_has_no_schedule_to_resume(runs, two_iterations):
+    shutil.copytree(two_iterations, runs.folder / "run")
+    (best,) = (runs.folder / "run").glob("best_*.pth")
+    resume = ("--work-dir", "run", "--resume", best, "--cfg-options", "train_cfg.max_iters=3")
+    runs.config(_ITERS + "param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=9)]\n")
+    assert runs.train(*resume) == [1]
+    assert f"checkpoint '{best}' can't be resumed from: it has no learning rate schedule" in runs.said
+    runs.config(_ITERS)
+    assert runs.train(*resume) == [0], runs.said
+    assert "this resume is not exact: the checkpoint has no state of the optimizer" in runs.said
+    for path in (runs.folder / "run").glob("iter_*.pth"):
+        path.unlink()
+    assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
+    assert f"run has checkpoints of an earlier training ({best.name}). This one starts anew" in runs.said
+
+
+def test_averaged_weights_without_their_hook_are_said(runs):
+    runs.config(_ITERS + "custom_hooks = [*_base_.custom_hooks, dict(type='EMAHook')]\n")
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    runs.config(_ITERS)
+    assert runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3") == [0], runs.said
+    assert "this resume is not exact: the checkpoint's weights are EMAHook's average" in runs.said
+
+
 def test_names_with_a_folder(runs):
     runs.config(_ITERS + "default_hooks = dict(checkpoint=dict(filename_tmpl='kept/at_{}.pth'))\n")
     assert runs.train("--work-dir", "run") == [0], runs.said
