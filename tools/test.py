@@ -28,7 +28,7 @@ from rekd_det.apis.mask_prediction import predicts_masks
 from rekd_det.apis.preflight import check_data, check_work_dir
 from rekd_det.engine.hooks import StudentWeightsHook
 from rekd_det.engine.hooks.tested_categories_hook import TestedCategoriesHook
-from rekd_det.utils.checkpoint import check_checkpoint_file
+from rekd_det.utils.checkpoint import check_checkpoint_file, is_local
 from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
@@ -142,8 +142,9 @@ def main() -> None:
         check_work_dir(osp.dirname(args.out) or ".", "--out")
     for key, evaluator in evaluators_of(cfg, "test"):
         for option in ("outfile_prefix", "out_file_path"):
-            if evaluator.get(option):
-                check_work_dir(osp.dirname(evaluator[option]) or ".", f"--cfg-options {key}.{option}")
+            target = evaluator.get(option)
+            if target and is_local(target):
+                check_work_dir(osp.dirname(target) or ".", f"--cfg-options {key}.{option}")
     check_checkpoint_file(cfg.load_from)
     check_evaluators(cfg, "test")
     check_data(cfg, ("test",))

@@ -88,6 +88,11 @@ def test_test_needs_a_checkpoint(monkeypatch, run_tool, tmp_path, pair, capsys):
     with pytest.raises(SystemExit, match="2"):
         run_tool("test.py", pair.pair, "x.pth", "--out", "x.json")
     assert "--out: the file's name must end in .pkl" in capsys.readouterr().err
+    prefix = ("--cfg-options", "test_evaluator.outfile_prefix=/proc/none/x")
+    with pytest.raises(
+        SystemExit, match=r"'/proc/none' cannot be written .* with --cfg-options test_evaluator\.outfile"
+    ):
+        run_tool("test.py", pair.pair, "x.pth", *prefix)
     (tmp_path / "x.pkl").mkdir()
     with pytest.raises(SystemExit, match=r"--out 'x\.pkl' is a folder"):
         run_tool("test.py", pair.pair, "x.pth", "--out", "x.pkl")
