@@ -87,7 +87,7 @@ def resolve_model_config(spec: Mapping | str, name: str = "model") -> ConfigDict
     if not isinstance(model, Mapping):
         raise InputError(f"{name}.cfg_path: the config '{path}' defines no `model`")
     if is_pair(model):
-        return _student_of(model)
+        return student_of(model)
     model = resolve_model_config(model, f"model of '{path}'")
     # Some configs have the data preprocessor next to the model; the Runner would merge it.
     if cfg.get("data_preprocessor") is not None:
@@ -118,7 +118,7 @@ def student_config(cfg: Config) -> Config:
     """
     cfg = copy.deepcopy(cfg)
     if is_pair(cfg.get("model")):
-        cfg.model = _student_of(cfg.model)
+        cfg.model = student_of(cfg.model)
         _drop_distillation_hooks(cfg)
     return cfg
 
@@ -146,7 +146,12 @@ def teacher_config(cfg: Config) -> Config:
     return cfg
 
 
-def _student_of(model: Mapping) -> ConfigDict:
+def student_of(model: Mapping) -> ConfigDict:
+    """A copy of the student's model config in that of a pair, with the pair's data preprocessor if it has one.
+
+    Raises:
+        InputError: if ``architecture`` names no config, or the two preprocessors differ.
+    """
     student = resolve_model_config(model["architecture"], "model.architecture")
     outer = model.get("data_preprocessor")
     if isinstance(outer, Mapping) and "type" not in outer:

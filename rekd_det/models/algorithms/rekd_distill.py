@@ -18,7 +18,7 @@ from rekd_det.models.distillers.rekd_distiller import ReKDDistiller
 from rekd_det.models.teachers.lean import LeanOptions, make_lean
 from rekd_det.models.teachers.teacher import TeacherInput, build_teacher
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError
-from rekd_det.utils.pair_config import check_preprocessors, resolve_model_config
+from rekd_det.utils.pair_config import student_of
 
 _TEACHER_PREFIX = "teacher."
 
@@ -71,10 +71,12 @@ class ReKDDistill(SingleTeacherDistill):
                     f"model.{key}: ReKDDistill trains the student and keeps the teacher frozen in eval mode; "
                     "leave the key out"
                 )
-        architecture = kwargs.get("architecture")
-        if isinstance(architecture, str) or (isinstance(architecture, Mapping) and "type" not in architecture):
-            kwargs["architecture"] = resolve_model_config(architecture, "model.architecture")
-        teacher = _share_preprocessor(teacher, kwargs)
+        if isinstance(kwargs.get("architecture"), (str, Mapping)):
+            # The student's class knows what else belongs to its preprocessor (Mixup).
+            preprocessor = kwargs.pop("data_preprocessor", None)
+            model = dict(architecture=kwargs["architecture"], data_preprocessor=preprocessor)
+            kwargs["architecture"] = student_of(model)
+            teacher = _with_preprocessor(teacher, preprocessor)
         # Built once more below: this finds a mistake in its options before the teacher is downloaded.
         found = type(MODELS.build(copy.deepcopy(distiller)))
         if not issubclass(found, ReKDDistiller):
@@ -220,23 +222,13 @@ class ReKDDistill(SingleTeacherDistill):
         )
 
 
-def _share_preprocessor(teacher: Any, kwargs: dict) -> Any:
-    """Give a preprocessor beside the student to the student, whose class knows what else belongs to it (Mixup).
+def _with_preprocessor(teacher: Any, outer: Any) -> Any:
+    """Give a preprocessor without a type, as MMPretrain's configs have it beside their model, to the teacher as well.
 
-    One without a type, as MMPretrain's configs have it beside their model, was handed to the outermost model by the
-    Runner; a teacher that is written out beside it has none of its own either.
+    A teacher that is written out beside it has none of its own.
     """
-    preprocessor, student = kwargs.get("data_preprocessor"), kwargs.get("architecture")
-    if not isinstance(preprocessor, Mapping) or not isinstance(student, Mapping):
-        return teacher
-    del kwargs["data_preprocessor"]
-    if "type" in preprocessor:  # MMRazor's way: it takes the place of the student's
-        kwargs["architecture"] = {**student, "data_preprocessor": copy.deepcopy(preprocessor)}
-        return teacher
-    check_preprocessors(preprocessor, student)
-    kwargs["architecture"] = {"data_preprocessor": copy.deepcopy(preprocessor), **student}
-    if isinstance(teacher, Mapping) and "type" in teacher:
-        teacher = {"data_preprocessor": copy.deepcopy(preprocessor), **teacher}
+    if isinstance(outer, Mapping) and "type" not in outer and isinstance(teacher, Mapping) and "type" in teacher:
+        return {"data_preprocessor": copy.deepcopy(outer), **teacher}
     return teacher
 
 
