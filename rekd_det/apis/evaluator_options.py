@@ -50,8 +50,8 @@ def check_evaluators(cfg: Config, run: str) -> None:
             _check_names(key, evaluator)
             if split != run:
                 continue
-            if classifies_images(cfg) and type_name(evaluator.get("type")) == "Accuracy":
-                _check_top_k(key, evaluator, model_key, model)
+            if top_k := accuracy_top_k(cfg, evaluator):
+                _check_top_k(key, evaluator, max(top_k), model_key, model)
             if not is_coco(evaluator) or evaluator.get("format_only"):
                 continue
             _check_ground_truth(key, evaluator, split, cfg)
@@ -106,14 +106,20 @@ def _check_ground_truth(key: str, evaluator: Mapping, split: str, cfg: Config) -
             )
 
 
-def _check_top_k(key: str, evaluator: Mapping, model_key: str, model: Any) -> None:
-    """Raise InputError if MMPretrain's ``Accuracy`` looks at more classes than the classifier has."""
+def accuracy_top_k(cfg: Config, evaluator: Mapping) -> tuple[int, ...]:
+    """The K of MMPretrain's ``Accuracy``, 1 if it names none; empty for another evaluator."""
+    if not classifies_images(cfg) or type_name(evaluator.get("type")) != "Accuracy":
+        return ()
     top_k = evaluator.get("topk", 1)
-    most = top_k if isinstance(top_k, int) else max(top_k, default=1)
+    return (top_k,) if isinstance(top_k, int) else tuple(top_k)
+
+
+def _check_top_k(key: str, evaluator: Mapping, most: int, model_key: str, model: Any) -> None:
+    """Raise InputError if MMPretrain's ``Accuracy`` looks at more classes than the classifier has."""
     head = model.get("head") if isinstance(model, Mapping) else None
     classes = head.get("num_classes") if isinstance(head, Mapping) else None
     if isinstance(classes, int) and most > classes:
         raise InputError(
-            f"{key}.topk={top_k} looks at {most} classes, but {model_key}.head has num_classes={classes}: give none "
-            "larger"
+            f"{key}.topk={evaluator.get('topk', 1)} looks at {most} classes, but {model_key}.head has "
+            f"num_classes={classes}: give none larger"
         )

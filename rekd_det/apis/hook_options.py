@@ -13,11 +13,10 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmrazor.engine.hooks import StopDistillHook
 
 from rekd_det.apis.class_names import dataset_class
-from rekd_det.apis.evaluator_options import COCO_ITEMS, evaluators_of, is_coco
+from rekd_det.apis.evaluator_options import COCO_ITEMS, accuracy_top_k, evaluators_of, is_coco
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError, closest_or_all
 from rekd_det.utils.options import options_of
-from rekd_det.utils.pair_config import classifies_images
 
 
 def check_hooks(cfg: Config) -> None:
@@ -101,10 +100,9 @@ def _metric_names(cfg: Config) -> set[str] | None:
     """The names of the validation's metrics; None where they are not known beforehand."""
     names = set()
     for _, evaluator in evaluators_of(cfg, "val"):
-        if classifies_images(cfg) and type_name(evaluator.get("type")) == "Accuracy" and "thrs" not in evaluator:
-            top_k = evaluator.get("topk", 1)
-            prefix = evaluator.get("prefix") or "accuracy"
-            names |= {f"{prefix}/top{k}" for k in ([top_k] if isinstance(top_k, int) else top_k)}
+        top_k = accuracy_top_k(cfg, evaluator)
+        if top_k and "thrs" not in evaluator:
+            names |= {f"{evaluator.get('prefix') or 'accuracy'}/top{k}" for k in top_k}
             continue
         kinds = evaluator.get("metric", "bbox") if is_coco(evaluator) else "proposal"
         kinds = [kinds] if isinstance(kinds, str) else kinds

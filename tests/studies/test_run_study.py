@@ -110,18 +110,23 @@ def test_a_failed_run_is_reported_and_tried_again(fake):
     assert "of its last part" in (fake.root / "tiny" / "report.md").read_text()
 
 
+def break_the_student(monkeypatch, error):
+    """Let the student's run end with an error before its training."""
+    settle = trainer.settle
+
+    def of_the_student_alone_raises(run, *arguments):
+        if run.arm == "student":
+            raise error
+        return settle(run, *arguments)
+
+    monkeypatch.setattr(trainer, "settle", of_the_student_alone_raises)
+
+
 def test_a_killed_training_and_an_arm_that_breaks_cost_that_arm_alone(fake, monkeypatch, capsys):
     (fake.tools / "fail").write_text("frcnn_teacher")
     script = (fake.tools / "train.py").read_text()
     (fake.tools / "train.py").write_text(script.replace('sys.exit("no disk")', "os.kill(os.getpid(), 9)"))
-    settled = trainer.settle
-
-    def broken(run, *arguments):
-        if run.arm == "student":
-            raise AttributeError("a user's own class")
-        return settled(run, *arguments)
-
-    monkeypatch.setattr(trainer, "settle", broken)
+    break_the_student(monkeypatch, AttributeError("a user's own class"))
     assert fake.study() == 3
     found = fake.results()
     assert found["teacher"]["error"] == "killed by SIGKILL:\nso far so good"
@@ -162,14 +167,7 @@ def test_without_its_backbone_nothing_is_trained(fake, capsys):
 
 
 def test_a_run_that_cant_start_fails_and_the_others_go_on(fake, monkeypatch):
-    settle = trainer.settle
-
-    def of_the_student_alone_raises(run, *arguments):
-        if run.arm == "student":
-            raise InputError("the backbone's checkpoint is damaged")
-        return settle(run, *arguments)
-
-    monkeypatch.setattr(trainer, "settle", of_the_student_alone_raises)
+    break_the_student(monkeypatch, InputError("the backbone's checkpoint is damaged"))
     assert fake.study() == 1
     found = fake.results()
     assert {arm: line["status"] for arm, line in found.items()} == {**dict.fromkeys(ARMS, "ok"), "student": "failed"}
