@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import PackageNotFoundError, version
 
+import torch
+
 #: packages that bring a module, the usual one first, then the maintained fork
 _PACKAGES = dict(mmcv=("mmcv", "onedl-mmcv"), mmdet=("mmdet", "onedl-mmdetection"))
 
@@ -13,9 +15,14 @@ def check() -> None:
     """Refuse incompatible versions.
 
     Raises:
-        ImportError: mmdet does not accept the installed mmcv, or mmcv's operators do not load with the installed
-            torch; with what to install instead.
+        ImportError: torch is older than 2.6, mmdet does not accept the installed mmcv, or mmcv's operators do not load
+            with the installed torch; with what to install instead.
     """
+    if _numbers(torch.__version__) < (2, 6):
+        raise ImportError(
+            f"torch {torch.__version__} reads checkpoints without weights_only, so that they could run code: install "
+            "torch 2.6 or later. docs/install.md says how"
+        )
     mmcv, mmdet = (_found(module) for module in ("mmcv", "mmdet"))
     if mmdet[0] == "mmdet" and _numbers(mmdet[1]) < (3, 4) and _numbers(mmcv[1]) >= (2, 2):
         raise ImportError(
@@ -25,8 +32,6 @@ def check() -> None:
     try:
         importlib.import_module("mmcv.ops")
     except ImportError as error:
-        import torch
-
         raise ImportError(
             f"{_name(mmcv)} does not load with torch {torch.__version__} ({error}). Its operators are built for one "
             "version of torch. Either `pip cache remove mmcv`, `pip uninstall mmcv` and install it again, or "

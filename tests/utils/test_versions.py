@@ -18,6 +18,14 @@ def installed(monkeypatch, **found):
     monkeypatch.setattr(versions, "version", version)
 
 
+def test_a_torch_that_runs_code_of_checkpoints_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cu121")
+    with pytest.raises(
+        ImportError, match=r"torch 2\.5\.1\+cu121 reads checkpoints without weights_only.*install torch 2\.6"
+    ):
+        versions.check()
+
+
 @pytest.mark.parametrize("mmcv", ["2.2.0", "2.3.6rc1"])
 def test_an_mmcv_that_mmdet_refuses_is_named(monkeypatch, mmcv):
     installed(monkeypatch, mmcv=mmcv, mmdet="3.3.0")
