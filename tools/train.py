@@ -88,7 +88,8 @@ def main() -> None:
     args = parse_args()
     setup_cache_size_limit_of_dynamo()
     cfg = read_config(args.config, args.cfg_options)
-    asked = dict(resume=cfg.get("resume", False), load_from=cfg.get("load_from"))
+    start = dict(resume=False, load_from=None, randomness=dict(seed=None))
+    asked = {key: cfg.get(key, value) for key, value in start.items()}
     apply_arguments(cfg, args)
     check_work_dir(cfg.work_dir)
     note = decide_start(cfg, auto=args.resume == "auto")
@@ -100,7 +101,8 @@ def main() -> None:
     runner = build_runner(cfg, default=ReKDRunner)
     if cfg.get("resume"):
         # The Runner has saved a config that resumes: a training from it would continue this one's checkpoint.
-        runner.cfg.merge_from_dict(asked)
+        for key, value in asked.items():
+            runner.cfg[key] = value
         runner.dump_config()
     if note is not None:
         runner.logger.warning(note)

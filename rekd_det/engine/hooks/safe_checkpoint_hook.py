@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path as osp
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from mmengine.dist import is_main_process
@@ -84,7 +84,8 @@ class SafeCheckpointHook(CheckpointHook):
         kept.update(getattr(self, "best_ckpt_path_dict", {}).values())
         for remove, path in later.removals:
             if path not in kept:  # a resumed run may write what it is about to remove
-                remove(path)
+                with suppress(FileNotFoundError):  # somebody else may have removed it meanwhile
+                    remove(path)
 
 
 def _gather_states(runner: Runner) -> None:

@@ -67,9 +67,10 @@ def find_latest_checkpoint(work_dir: str, out_dir: str | None = None) -> str | N
     return None
 
 
-def earlier_checkpoints(work_dir: str) -> list[str]:
-    """What a training that starts anew may replace: the periodic checkpoints of a folder, and the best ones."""
-    return [*training_checkpoints(work_dir), *glob.glob(osp.join(glob.escape(work_dir), "best_*.pth"))]
+def earlier_files(work_dir: str) -> list[str]:
+    """What a resume would continue or replace: the checkpoints of a folder, also the best, and `last_checkpoint`."""
+    others = (glob.glob(osp.join(glob.escape(work_dir), name)) for name in ("best_*.pth", "last_checkpoint"))
+    return [*training_checkpoints(work_dir), *(path for found in others for path in found)]
 
 
 def training_checkpoints(*folders: str) -> list[str]:

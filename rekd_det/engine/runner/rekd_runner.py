@@ -23,7 +23,8 @@ from rekd_det.engine.runner.config_changes import describe_changes
 from rekd_det.engine.runner.epoch_loop import ResumableEpochLoop
 from rekd_det.engine.runner.full_disk import full_disk_explained
 from rekd_det.engine.runner.generators_hook import GeneratorsHook, warn_inexact
-from rekd_det.engine.runner.latest_checkpoint import check_resumable, earlier_checkpoints, find_latest_checkpoint
+from rekd_det.engine.runner.last_start_hook import LastStartHook
+from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
 from rekd_det.engine.runner.model_state import end_if_diverged
 from rekd_det.engine.runner.position_hook import PositionHook
 from rekd_det.engine.runner.seeded_loader import SeededLoader
@@ -58,7 +59,8 @@ class ReKDRunner(Runner):
     * lets the main process decide for all where to resume, and sends the checkpoint to nodes without it;
     * logs which keys of the config differ from the checkpoint's, and which value applies;
     * writes a checkpoint under a temporary name and renames it, keeps the old one until then, and resumes from the
-      newest sound one.
+      newest sound one;
+    * on a new start in a used folder moves the checkpoints there aside, so that ``--resume`` continues the last start.
 
     It is exact on the CPU, and on a GPU if its kernels are deterministic (``randomness.deterministic``). As with
     mmengine's own Runner, these are lost, and the log says so: the running statistics of ``DynamicRoIHead``, the images
@@ -100,11 +102,6 @@ class ReKDRunner(Runner):
 
     def train(self) -> nn.Module:
         """As mmengine's, but alone in its folder, and a full disk ends it with a message that says what is left."""
-        if not self._resume and (earlier := earlier_checkpoints(self.work_dir)):
-            self.logger.warning(
-                f"{self.work_dir} has checkpoints of an earlier training ({osp.basename(earlier[0])}). This one "
-                "starts anew and will replace them; --resume would continue the earlier one."
-            )
         with full_disk_explained(self.work_dir), alone_in(self.work_dir):
             return super().train()
 
@@ -144,6 +141,7 @@ class ReKDRunner(Runner):
         self.register_hook(self._generators)
         self.register_hook(self._position)
         self.register_hook(CategoriesHook(), priority="VERY_HIGH")
+        self.register_hook(LastStartHook())
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop over seeded samples."""

@@ -14,9 +14,10 @@ from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, weights_o
 
 
 def check_whole(runner: Runner, checkpoint: Mapping, path: str) -> None:
-    """Check that a checkpoint has each parameter of the model in its shape, and a learning rate schedule.
+    """Check that a checkpoint has each parameter of the model in its shape, and the config's learning rate schedule.
 
-    mmengine would leave such a weight as it was initialised, start the schedule again, and train on. Buffers may be
+    mmengine would leave such a weight as it was initialised, start the schedule again, give a schedule the state of
+    another, and train on. Buffers may be
     missing. A missing optimizer state, and averaged weights without EMAHook, are logged.
 
     Args:
@@ -32,6 +33,13 @@ def check_whole(runner: Runner, checkpoint: Mapping, path: str) -> None:
             f"checkpoint '{path}' can't be resumed from: it has no learning rate schedule, which would start again. "
             "The best checkpoint has none, nor has one that was saved with save_param_scheduler=False. Resume from an "
             "epoch_*.pth or iter_*.pth, or start from its weights alone (load_from in place of --resume)"
+        )
+    own_parts, parts = _parts(runner.param_schedulers), _parts(checkpoint.get("param_schedulers"))
+    if runner.param_schedulers and own_parts != parts:
+        raise CheckpointError(
+            f"checkpoint '{path}' can't be resumed from: it holds the state of another learning rate schedule. Its "
+            f"schedulers have {_told(parts)}; those of param_scheduler have {_told(own_parts)}. Set param_scheduler "
+            "back, or start from the weights alone (load_from in place of --resume)"
         )
     if "optimizer" not in checkpoint:
         warn_inexact("the checkpoint has no state of the optimizer; momentum starts anew")
@@ -49,3 +57,15 @@ def check_whole(runner: Runner, checkpoint: Mapping, path: str) -> None:
                 f"and the checkpoint {has}. Set back what the config changes, or start from its weights alone "
                 "(load_from in place of --resume)"
             )
+
+
+def _parts(schedulers: Any) -> list[tuple[str, ...]]:
+    """The names of each scheduler's options and counters, which differ from type to type."""
+    if isinstance(schedulers, Mapping):
+        schedulers = [part for name in sorted(schedulers) for part in schedulers[name]]
+    return [tuple(sorted(x if isinstance(x, Mapping) else x.state_dict())) for x in schedulers or []]
+
+
+def _told(parts: list[tuple[str, ...]]) -> str:
+    counters = {"base_values", "last_step", "_global_step", "_last_value", "verbose", "by_epoch", "begin", "end"}
+    return "; ".join(", ".join(name for name in part if name not in counters) or "no options" for part in parts)

@@ -48,7 +48,7 @@ def check_wrapper(cfg: Config, wrapper: Mapping | None, model: nn.Module) -> Non
             "model.calculate_student_loss=False with several processes does not go with the backbone's with_cp=True: "
             "DDP then looks for weights without a gradient, and can't see into what with_cp computes a second time. "
             "Leave one of the two out, or set model_wrapper_cfg=dict(type='MMDistributedDataParallel', "
-            "static_graph=True)"
+            "static_graph=True, broadcast_buffers=False)"
         )
     hooks = {type_name(hook.get("type")) for hook in cfg.get("custom_hooks") or [] if isinstance(hook, Mapping)}
     if target.get("static_graph") and "StopDistillHook" in hooks:

@@ -8,6 +8,12 @@ from mmengine.logging import MessageHub
 from rekd_det.engine.hooks import SafeCheckpointHook
 
 
+def started(hook, folder, hub):
+    logger = SimpleNamespace(info=lambda text: None)
+    hook.before_train(SimpleNamespace(work_dir=str(folder), message_hub=hub, logger=logger))
+    return hook
+
+
 @pytest.mark.parametrize("kept", [["x/../../victim", 8, 9], ["x/../../victim"] * 3, "x/../../victim", {"a": 1}])
 def test_nothing_outside_the_run_is_removed(tmp_path, kept):
     run = tmp_path / "run"
@@ -16,8 +22,17 @@ def test_nothing_outside_the_run_is_removed(tmp_path, kept):
         path.write_text("")
     hub = MessageHub.get_instance(f"test_nothing_outside {kept}")
     hub.runtime_info["keep_ckpt_ids"] = kept
-    runner = SimpleNamespace(work_dir=str(run), message_hub=hub, logger=SimpleNamespace(info=lambda text: None))
-    SafeCheckpointHook(interval=1, max_keep_ckpts=1).before_train(runner)
+    started(SafeCheckpointHook(interval=1, max_keep_ckpts=1), run, hub)
     assert (tmp_path / "victim.pth").exists()
     assert (run / "epoch_9.pth").exists()
     assert (run / "epoch_8.pth").exists() == (kept != ["x/../../victim", 8, 9])
+
+
+def test_an_old_checkpoint_that_somebody_else_removed_ends_nothing(tmp_path):
+    hook = started(SafeCheckpointHook(interval=1), tmp_path, MessageHub.get_instance("removed"))
+    old = tmp_path / "epoch_1.pth"
+    old.touch()
+    with hook._removals_later():
+        hook.file_backend.remove(str(old))
+        assert old.exists()
+        old.unlink()

@@ -117,10 +117,10 @@ def test_on_more_processes_it_trains_all_epochs_that_are_left_and_says_what_chan
 
 def test_the_config_that_a_resumed_run_saves_starts_anew_elsewhere(runs, two_iterations):
     shutil.copytree(two_iterations, runs.folder / "run")
-    runs.config(_ITERS)
+    runs.config(_ITERS + "randomness = dict(seed=None)\n")
     assert runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3") == [0], runs.said
     saved = Config.fromfile(runs.folder / "run" / "config.py")
-    assert (saved.resume, saved.load_from) == (False, None)
+    assert (saved.resume, saved.load_from, saved.randomness) == (False, None, dict(seed=None))
 
 
 def test_a_pair_does_not_resume_a_detector_alone(runs):
@@ -229,7 +229,7 @@ def test_a_copied_run_goes_on_in_its_own_folder_and_leaves_the_original_alone(ru
     assert (runs.folder / "copy/last_checkpoint").read_text() == str(runs.folder / "copy/iter_3.pth")
 
 
-def test_a_second_training_in_a_folder_is_refused_and_a_new_start_there_is_said(runs, two_iterations):
+def test_a_second_training_in_a_folder_is_refused(runs, two_iterations):
     shutil.copytree(two_iterations, runs.folder / "run")
     runs.config(_ITERS + '__import__("rekd_det.engine.runner.alone", fromlist=["_"])._PATIENCE = 0\n')
     before = (runs.folder / "run/iter_2.pth").read_bytes()
@@ -237,8 +237,48 @@ def test_a_second_training_in_a_folder_is_refused_and_a_new_start_there_is_said(
         assert runs.train("--work-dir", "run", processes=2) == [1, 1]
     assert re.search("another training runs in '.*run': wait for its end", runs.said)
     assert (runs.folder / "run/iter_2.pth").read_bytes() == before
+
+
+def test_resume_continues_the_training_that_was_started_last(runs, two_iterations):
+    """Though it has written no checkpoint yet, and the folder has those of an earlier one."""
+    shutil.copytree(two_iterations, runs.folder / "run")
+    before = (runs.folder / "run/iter_2.pth").read_bytes()
+    runs.config(_ITERS + "default_hooks = dict(checkpoint=dict(interval=9, save_last=False))\n")
+    started = ("--work-dir", "run", "--cfg-options", f"load_from={runs.folder / 'run/iter_2.pth'}")
+    assert runs.train(*started, processes=2) == [0, 0], runs.said
+    assert "run had checkpoints of an earlier training (iter_2.pth). This one starts anew" in runs.said
+    (earlier,) = (runs.folder / "run").glob("earlier_*")
+    assert (earlier / "iter_2.pth").read_bytes() == before
+    assert len(list(earlier.glob("best_*.pth"))) == 1 and not list((runs.folder / "run").glob("*.pth"))
+    runs.config(_ITERS)
+    assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
+    assert "No checkpoint in run to resume from" in runs.said
+    assert runs.checkpoint("iter_2.pth")["meta"]["iter"] == 2
+
+
+def test_resume_continues_from_the_checkpoint_that_was_named_last(runs):
+    runs.config(_ITERS + "default_hooks = dict(checkpoint=dict(interval=1))\n")
     assert runs.train("--work-dir", "run") == [0], runs.said
-    assert "run has checkpoints of an earlier training (iter_2.pth). This one starts anew" in runs.said
+    runs.config(_ITERS + "default_hooks = dict(checkpoint=dict(interval=9, save_last=False))\n")
+    assert runs.train("--work-dir", "run", "--resume", "run/iter_1.pth") == [0], runs.said
+    assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
+    assert "resumed epoch: 0, iter: 1" in runs.said
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["[dict(type='MultiStepLR', milestones=[5])]", "[warmup, dict(type='CosineAnnealingLR', T_max=9)]"],
+    ids=["without the warm-up", "of another type"],
+)
+def test_another_schedule_does_not_get_the_state_of_the_checkpoints(runs, schedule):
+    """mmengine pairs them by their order, and the last one would take over the warm-up's end."""
+    warmup = "warmup = dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=9)\nparam_scheduler = "
+    runs.config(_ITERS + warmup + "[warmup, dict(type='MultiStepLR', milestones=[5])]\n")
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    runs.config(_ITERS + warmup + schedule)
+    assert runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3") == [1]
+    assert "iter_2.pth' can't be resumed from: it holds the state of another learning rate schedule" in runs.said
+    assert "schedulers have end_factor, param_name, start_factor, total_iters; gamma, milestones" in runs.said
 
 
 def test_a_layer_of_another_shape_is_not_resumed_as_a_random_one(runs, two_iterations):
@@ -265,7 +305,7 @@ def test_the_best_checkpoint_has_no_schedule_to_resume(runs, two_iterations):
     for path in (runs.folder / "run").glob("iter_*.pth"):
         path.unlink()
     assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
-    assert f"run has checkpoints of an earlier training ({best.name}). This one starts anew" in runs.said
+    assert f"run had checkpoints of an earlier training ({best.name}). This one starts anew" in runs.said
 
 
 def test_averaged_weights_without_their_hook_are_said(runs):
