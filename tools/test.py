@@ -152,7 +152,9 @@ def main() -> None:
         show_predictions(cfg, args)
     if args.tta:
         enable_tta(cfg)
-
+    # The Runner saves its config under this name; the training's config in the same folder must stay.
+    stem, suffix = osp.splitext(args.config)
+    object.__setattr__(cfg, "_filename", f"{stem}_test{suffix}")
     runner = build_runner(cfg)
     runner.register_hook(TestedCategoriesHook())
     runner.register_hook(StudentWeightsHook())

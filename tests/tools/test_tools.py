@@ -232,7 +232,10 @@ def test_a_distilled_student_trains_resumes_and_is_evaluated(pair, tmp_path):
 
     (tmp_path / "teacher.pth").write_text("not needed for the student")
     test = (sys.executable, TOOLS / "test.py")
-    pair_ap = mean_ap(run(*test, ema, checkpoint, "--out", "x.pkl", cwd=tmp_path))
+    saved = (tmp_path / "work/ema.py").read_text()
+    pair_ap = mean_ap(run(*test, ema, checkpoint, "--out", "x.pkl", "--work-dir", "work", cwd=tmp_path))
+    assert (tmp_path / "work/ema.py").read_text() == saved  # a training from it trains the pair, not the student
+    assert Config.fromfile(tmp_path / "work/ema_test.py").model.type == Config.fromfile(pair.student).model.type
     plain_ap = mean_ap(run(*test, pair.student, checkpoint, "--out", "plain.pkl", cwd=tmp_path))
     assert plain_ap == pair_ap
     assert_same_detections(tmp_path / "x.pkl", tmp_path / "plain.pkl")
