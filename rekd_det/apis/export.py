@@ -161,7 +161,8 @@ def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = F
         checkpoint: of a distillation.
         cfg: its config, or the student's own.
         source: the checkpoint's name, for messages.
-        half: store floating-point weights in fp16; a detector loads them into its fp32 weights.
+        half: store floating-point weights in fp16, except those with a value beyond its range; a detector loads them
+            into its fp32 weights.
 
     Returns:
         The new checkpoint, ``dict(meta=..., state_dict=...)``, and the student with those weights.
@@ -174,8 +175,9 @@ def export_student(checkpoint: Mapping, cfg: Config, source: str, half: bool = F
     cfg = stock_config(cfg)
     if half:
         for key, value in weights.items():
-            if value.is_floating_point():
-                weights[key] = value.half()
+            low = value.half() if value.is_floating_point() else value
+            if not (low.isinf() & value.isfinite()).any():  # a running variance may be beyond fp16's range
+                weights[key] = low
     init_default_scope(default_scope(cfg))
     student = MODELS.build(copy.deepcopy(cfg.model))
     load_weights(student, weights, source)

@@ -140,10 +140,21 @@ def teacher_config(cfg: Config) -> Config:
         raise InputError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
     cfg = copy.deepcopy(cfg)
     checkpoint = cfg.model.get("teacher_ckpt")
-    cfg.model = resolve_model_config(cfg.model.teacher, "model.teacher")
+    teacher = with_preprocessor(cfg.model.teacher, cfg.model.get("data_preprocessor"))
+    cfg.model = resolve_model_config(teacher, "model.teacher")
     cfg.load_from = checkpoint
     _drop_distillation_hooks(cfg)
     return cfg
+
+
+def with_preprocessor(teacher: Any, outer: Any) -> Any:
+    """Give a preprocessor without a type, as MMPretrain's configs have it beside their model, to the teacher as well.
+
+    A teacher that is written out beside it has none of its own.
+    """
+    if isinstance(outer, Mapping) and "type" not in outer and isinstance(teacher, Mapping) and "type" in teacher:
+        return {"data_preprocessor": copy.deepcopy(outer), **teacher}
+    return teacher
 
 
 def student_of(model: Mapping) -> ConfigDict:

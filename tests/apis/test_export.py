@@ -114,6 +114,17 @@ def test_fp16_halves_the_file_and_loads(export, pair):
     MODELS.build(Config.fromfile(str(pair.student)).model).load_state_dict(weights)
 
 
+def test_fp16_leaves_a_weight_beyond_its_range_in_fp32(export, pair, tmp_path):
+    checkpoint = load_plain(pair.folder / "iter_6.pth")
+    (name,) = [key for key in checkpoint["state_dict"] if key.endswith("backbone.bn1.running_var")]
+    checkpoint["state_dict"][name] += 1e5
+    torch.save(checkpoint, tmp_path / "wide.pth")
+    path, _ = export(tmp_path / "wide.pth", "--fp16")
+    weights = load_plain(path)["state_dict"]
+    assert torch.equal(weights["backbone.bn1.running_var"], checkpoint["state_dict"][name])
+    assert all(value.isfinite().all() for value in weights.values())
+
+
 def test_the_config_can_be_given(export, pair, tmp_path):
     bare = tmp_path / "bare.pth"
     torch.save({"state_dict": load_plain(pair.folder / "iter_6.pth")["state_dict"]}, bare)

@@ -141,3 +141,10 @@ def test_the_teacher_of_a_pair_with_its_checkpoint(pair_file):
     assert teacher.load_from == "teacher.pth"
     assert [hook.type for hook in teacher.custom_hooks] == ["NumClassCheckHook"]
     assert teacher.test_dataloader.batch_size == 1
+
+
+def test_the_teacher_alone_has_the_preprocessor_that_it_has_in_the_pair(pair_file):
+    cfg = Config.fromfile(pair_file)
+    cfg.model.teacher = dict(type="FasterRCNN")
+    cfg.model.data_preprocessor = dict(mean=[1.0, 2.0, 3.0])
+    assert teacher_config(cfg).model.data_preprocessor.mean == [1.0, 2.0, 3.0]

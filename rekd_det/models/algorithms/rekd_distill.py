@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -18,7 +17,7 @@ from rekd_det.models.distillers.rekd_distiller import ReKDDistiller
 from rekd_det.models.teachers.lean import LeanOptions, make_lean
 from rekd_det.models.teachers.teacher import TeacherInput, build_teacher
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError
-from rekd_det.utils.pair_config import student_of
+from rekd_det.utils.pair_config import student_of, with_preprocessor
 
 _TEACHER_PREFIX = "teacher."
 
@@ -76,7 +75,7 @@ class ReKDDistill(SingleTeacherDistill):
             preprocessor = kwargs.pop("data_preprocessor", None)
             model = dict(architecture=kwargs["architecture"], data_preprocessor=preprocessor)
             kwargs["architecture"] = student_of(model)
-            teacher = _with_preprocessor(teacher, preprocessor)
+            teacher = with_preprocessor(teacher, preprocessor)
         # Built once more below: this finds a mistake in its options before the teacher is downloaded.
         found = type(MODELS.build(copy.deepcopy(distiller)))
         if not issubclass(found, ReKDDistiller):
@@ -220,16 +219,6 @@ class ReKDDistill(SingleTeacherDistill):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )
-
-
-def _with_preprocessor(teacher: Any, outer: Any) -> Any:
-    """Give a preprocessor without a type, as MMPretrain's configs have it beside their model, to the teacher as well.
-
-    A teacher that is written out beside it has none of its own.
-    """
-    if isinstance(outer, Mapping) and "type" not in outer and isinstance(teacher, Mapping) and "type" in teacher:
-        return {"data_preprocessor": copy.deepcopy(outer), **teacher}
-    return teacher
 
 
 def _rename(state_dict, prefix: str, student: str) -> None:
