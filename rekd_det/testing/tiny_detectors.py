@@ -101,15 +101,16 @@ def build_random(config: Mapping, seed: int = 0) -> nn.Module:
     return model
 
 
-def tiny_batch(model: Any, size: tuple[int, int] = (96, 128), images: int = 2, objects: int = 3, seed: int = 0):
-    """A preprocessed training batch of random images with boxes, a semantic map and, if the detector needs them, masks.
+def tiny_batch(model: Any, size: tuple[int, int] = (96, 128), images: int = 2, objects: int = 3) -> dict:
+    """A preprocessed training batch of noise, the same at each call.
+
+    It has boxes, a semantic map and, if the detector needs them, masks.
 
     Args:
         model: the detector whose preprocessor is used.
         size: height and width in pixels.
         images: images in the batch.
         objects: objects per image.
-        seed: decides everything random.
 
     Returns:
         ``dict(inputs=(B, 3, H, W), data_samples=[...])`` for ``model(**batch, mode='loss')``.
@@ -126,7 +127,7 @@ def tiny_batch(model: Any, size: tuple[int, int] = (96, 128), images: int = 2, o
     )
     for sample in data["data_samples"]:
         sample.gt_instances.labels %= classes
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     data["inputs"] = [torch.randint(0, 256, tuple(s), generator=generator, dtype=torch.uint8) for s in shapes]
     return model.data_preprocessor(data, True)
 
