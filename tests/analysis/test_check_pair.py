@@ -12,18 +12,9 @@ from rekd_det.testing.tiny_detectors import build_random, tiny_config
 
 
 @pytest.fixture
-def check(run_tool, capsys):
+def check(outcome):
     """Run the tool here; returns its exit code and what it printed."""
-
-    def call(*arguments: object) -> tuple[object, str]:
-        code: object = 0
-        try:
-            run_tool("check_pair.py", *arguments, "--size", 64, 96)
-        except SystemExit as left:
-            code = left.code
-        return code, capsys.readouterr().out
-
-    return call
+    return lambda *arguments: outcome("check_pair.py", *arguments, "--size", 64, 96)
 
 
 def test_no_images_are_refused_before_the_check(pair, check):
