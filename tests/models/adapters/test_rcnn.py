@@ -66,7 +66,7 @@ def test_other_teacher_judges_the_students_rois_with_its_own_weights(family):
     forward = roi_head._bbox_forward
     seen = data_for(model, name)
     student_rois = []
-    extractors = RCNNAdapter.roi_extractors(model.student.roi_head)
+    extractors = RCNNAdapter.by_stage(model.student.roi_head.bbox_roi_extractor)
     handles = [e.register_forward_hook(lambda m, a, o: student_rois.append(a[1])) for e in extractors]
     step = run_step(model, seen)
     for handle in handles:
