@@ -57,7 +57,7 @@ class Workbench:
     """
 
     def __init__(
-        self, config: str, size: tuple[int, int], images: int, device: str, cfg_options: Mapping | None = None
+        self, config: str, size: tuple[int, int], images: int, device: str, cfg_options: Mapping | None
     ) -> None:
         cfg = Config.fromfile(config)
         cfg.merge_from_dict(dict(cfg_options or {}))
