@@ -69,6 +69,21 @@ def run_tool(monkeypatch):
     return run
 
 
+@pytest.fixture
+def outcome(run_tool, capsys):
+    """As ``run_tool``; returns the exit code, or the message that is there instead, and what was printed."""
+
+    def run(tool: str, *arguments: object) -> tuple[object, str]:
+        code: object = 0
+        try:
+            run_tool(tool, *arguments)
+        except SystemExit as left:
+            code = left.code
+        return code, capsys.readouterr().out
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> TinyPair:
     """A tiny pair of detectors in a folder, with its images and untrained checkpoints."""

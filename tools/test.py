@@ -5,6 +5,7 @@ the distillation or a plain detector's.
 """
 
 import argparse
+import os
 import os.path as osp
 import warnings
 from copy import deepcopy
@@ -20,7 +21,6 @@ from rekd_det.apis.command_line import (
     build_runner,
     choose_work_dir,
     exit_on_input_error,
-    export_local_rank,
 )
 from rekd_det.apis.config_file import read_config
 from rekd_det.apis.evaluator_options import check_evaluators, evaluators_of
@@ -59,7 +59,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("the following arguments are required: checkpoint")
     if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
         parser.error("--out: the file's name must end in .pkl or .pickle")
-    export_local_rank(args.local_rank)
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     return args
 
 

@@ -1,6 +1,7 @@
 """Train a detector or an image classifier, alone or distilled from a teacher. The command line is MMDetection's."""
 
 import argparse
+import os
 
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config
@@ -12,7 +13,6 @@ from rekd_det.apis.command_line import (
     build_runner,
     choose_work_dir,
     exit_on_input_error,
-    export_local_rank,
 )
 from rekd_det.apis.config_file import read_config
 from rekd_det.apis.evaluator_options import check_evaluators
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_common_arguments(parser)
     args = parser.parse_args()
-    export_local_rank(args.local_rank)
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     return args
 
 

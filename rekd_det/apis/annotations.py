@@ -55,7 +55,7 @@ def check_annotations(
     except (ValueError, RecursionError) as error:
         raise InputError(f"{key}: '{path}' is not a JSON file ({error})") from error
     lists = ("images", "annotations", "categories") if objects else ("images", "categories")
-    missing = [k for k in lists if not isinstance(_get(content, k), list)]
+    missing = [k for k in lists if not (isinstance(content, dict) and isinstance(content.get(k), list))]
     if missing:
         raise InputError(f"{key}: '{path}' is not in COCO's format: it has no list `{'`, `'.join(missing)}`")
     annotations = content.get("annotations", [])
@@ -170,10 +170,6 @@ def _check_files(images: list, folder: str) -> None:
             missing.append(osp.join(parent, name))
     if missing:
         raise InputError(f"{len(missing)} of its images do not exist, e.g. '{missing[0]}'")
-
-
-def _get(content: Any, key: str) -> Any:
-    return content.get(key) if isinstance(content, dict) else None
 
 
 def _is_in(value: Any, known: Collection) -> bool:

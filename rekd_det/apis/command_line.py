@@ -3,7 +3,6 @@
 import argparse
 import functools
 import logging
-import os
 import os.path as osp
 import sys
 import traceback
@@ -41,13 +40,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="what started the processes of a distributed run",
     )
-    # torchrun sets LOCAL_RANK; the older torch.distributed.launch passes this option instead.
+    # torchrun sets LOCAL_RANK, where mmengine looks; the older torch.distributed.launch passes this option instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
-
-
-def export_local_rank(local_rank: int) -> None:
-    """Put the launcher's ``--local-rank`` where mmengine looks for it."""
-    os.environ.setdefault("LOCAL_RANK", str(local_rank))
 
 
 def choose_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:

@@ -48,7 +48,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
                 f"{split}_dataloader has no dataset. To leave this part out, set {split}_dataloader, {split}_cfg and "
                 "the evaluator that belongs to them to None"
             )
-        datasets = list(plain_datasets(loader.get("dataset"), f"{split}_dataloader.dataset"))
+        datasets = list(plain_datasets(loader["dataset"], f"{split}_dataloader.dataset"))
         if split == "train":
             check_class_weights(cfg.get("model"))
             check_masks_loaded(cfg.get("model"), datasets)

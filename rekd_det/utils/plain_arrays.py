@@ -67,9 +67,6 @@ class PlainArray(np.ndarray):
         own = content if type(content) is list else bytes(bytearray(content))
         super().__setstate__((1, shape, dtype.dtype, bool(fortran), own))
 
-    def __reduce__(self) -> Any:
-        return np.asarray(self).view(np.ndarray).__reduce__()
-
     def __reduce_ex__(self, protocol: Any) -> Any:
         return np.asarray(self).view(np.ndarray).__reduce_ex__(protocol)
 

@@ -37,7 +37,6 @@ class Committed:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
         self.lines: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob(f"*/{RESULTS}")) if folder else []:
             for line in _read(path):

@@ -73,7 +73,7 @@ def _sha256(path: str, changed: int) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def decisive_settings(config: Config, without_teacher: bool = False) -> dict[str, Any]:
+def decisive_settings(config: Config, without_teacher: bool) -> dict[str, Any]:
     """A config as plain data, without what makes no difference to the result.
 
     Paths make no difference: data sets lose their roots, checkpoints keep their file's name and, where the file is

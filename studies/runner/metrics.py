@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from mmengine.config import Config
 
 from rekd_det.analysis.runs.runs import SIZES
+from rekd_det.apis.evaluator_options import evaluators_of
 
 
 class Task(NamedTuple):
@@ -32,23 +35,15 @@ METRICS = tuple(metric for task in TASKS for metric in task.metrics)
 MAIN = tuple(task.metrics[0] for task in TASKS)
 
 
-def read_metrics(found: Mapping[str, float], evaluators: Any) -> dict[str, float]:
+def read_metrics(found: Mapping[str, float], cfg: Config) -> dict[str, float]:
     """The metrics of a test, from what its evaluators wrote.
 
     Args:
         found: by names as in the log: 'coco/bbox_mAP' in [0, 1], 'accuracy/top1' in per cent.
-        evaluators: the config's.
+        cfg: the run's config.
     """
     metrics = {k.rpartition("/")[2]: v for k, v in found.items() if "mAP" in k}
     metrics |= {k.rpartition("/")[2]: v / 100 for k, v in found.items() if k.startswith("accuracy/")}
     # mmdet's COCO metric writes nothing if nothing was detected at all.
-    return metrics or {f"{task}_mAP": 0.0 for task in _coco_tasks(evaluators)}
-
-
-def _coco_tasks(evaluators: Any) -> list[str]:
-    """What COCO's metrics in a config measure: 'bbox', 'segm'."""
-    tasks: list[str] = []
-    for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
-        metric = evaluator.get("metric", "bbox")
-        tasks += [metric] if isinstance(metric, str) else metric
-    return tasks
+    kinds = [evaluator.get("metric", "bbox") for _, evaluator in evaluators_of(cfg, "test")]
+    return metrics or {f"{kind}_mAP": 0.0 for some in kinds for kind in ([some] if isinstance(some, str) else some)}

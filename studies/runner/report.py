@@ -74,7 +74,7 @@ def _by_pair(study: Study) -> dict[str, Study]:
     return parts
 
 
-def _of_one_pair(study: Study, results: Sequence[Mapping[str, Any]], folder: Path, prefix: str = "") -> list[str]:
+def _of_one_pair(study: Study, results: Sequence[Mapping[str, Any]], folder: Path, prefix: str) -> list[str]:
     """The tables of arms that share a baseline; the figure's name starts with ``prefix``."""
     text: list[str] = []
     compared = _with_results(compare_arms(study, results))
@@ -148,12 +148,12 @@ def _table(study: Study, compared: Sequence[Comparison], baseline: str) -> list[
 
 def _curves(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Box AP during the trainings that were validated."""
-    rows = [[line["arm"], str(line["seed"]), *_ends(line["curve"])] for line in results if line.get("curve")]
+    rows = [
+        [line["arm"], str(line["seed"]), ", ".join(f"{step}: {_points(ap)}" for step, ap in line["curve"].items())]
+        for line in results
+        if line.get("curve")
+    ]
     return ["## Box AP during the training", "", *markdown(["run", "seed", "epoch: AP"], rows), ""] if rows else []
-
-
-def _ends(curve: Mapping[str, float]) -> list[str]:
-    return [", ".join(f"{step}: {_points(value)}" for step, value in curve.items())]
 
 
 def _other_metrics(study: Study, compared: Sequence[Comparison], task: Task) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ class Stamp:
     digest: str
     starts: int = 0
     result: dict[str, Any] | None = None
-    error: str | None = field(default=None)
+    error: str | None = None
     annotations: dict[str, str] | None = None
 
     @property

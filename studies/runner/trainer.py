@@ -41,10 +41,10 @@ class Trainer:
         root: holds the folders of the runs and the first weights.
         tools: folder of ``train.py`` and ``test.py``.
         processes: what starts them.
-        launcher: how one training is started.
+        launcher: how one training is started; None: as one process.
     """
 
-    def __init__(self, root: Path, tools: Path, processes: Processes, launcher: Launcher | None = None) -> None:
+    def __init__(self, root: Path, tools: Path, processes: Processes, launcher: Launcher | None) -> None:
         self.root, self.runs, self.weights = root, root / "runs", root / "first_weights"
         self.tools, self.processes, self.launcher = tools, processes, launcher or Launcher()
 
@@ -140,7 +140,7 @@ class Trainer:
             found = json.loads(written.read_text(encoding="utf-8")) if written else {}
         except ValueError as error:
             raise RunFailed(f"the metrics in '{written}' can't be read ({error})") from error
-        return read_metrics(found, run.config.test_evaluator)
+        return read_metrics(found, run.config)
 
     def _tool(
         self, name: str, folder: Path, environment: Mapping[str, str], files: Sequence[str], *arguments: object

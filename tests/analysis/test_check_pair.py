@@ -12,18 +12,9 @@ from rekd_det.testing.tiny_detectors import build_random, tiny_config
 
 
 @pytest.fixture
-def check(run_tool, capsys):
+def check(outcome):
     """Run the tool here; returns its exit code and what it printed."""
-
-    def call(*arguments: object) -> tuple[object, str]:
-        code: object = 0
-        try:
-            run_tool("check_pair.py", *arguments, "--size", 64, 96)
-        except SystemExit as left:
-            code = left.code
-        return code, capsys.readouterr().out
-
-    return call
+    return lambda *arguments: outcome("check_pair.py", *arguments, "--size", 64, 96)
 
 
 def test_no_images_are_refused_before_the_check(pair, check):
@@ -55,7 +46,6 @@ def test_a_sound_pair(check, pair):
     [
         (["model.distiller.loss.alpha=0", "model.distiller.loss.beta=0"], "has no gradient on the student"),
         (["model.distiller.loss.top_k=40"], "top_k=40 leaves no tail category"),
-        (["model.teacher_ckpt=none.pth"], "'none.pth' does not exist"),
         (["model.teacher_ckpt={folder}/student.pth"], "size mismatch"),
         (["model.architecture.roi_head.bbox_head.num_classes=9"], "num_classes=9"),
         (

@@ -67,8 +67,6 @@ def test_classes_without_the_files_order_mislabel_in_mmdet(data):
     cfg = data(("cat", "dog"), ("dog", "cat"))
     dataset = CocoDataset(**{k: v for k, v in cfg.test_dataloader.dataset.items() if k != "type"})
     assert dataset.cat2label == {0: 0, 1: 1}  # the file's: dog, cat
-    with pytest.raises(InputError, match=r"label 0 is 'cat' in .*classes and 'dog' in the file"):
-        check_data(cfg, ("test",))
 
 
 def test_a_metric_that_sorts_the_categories_is_not_compared(data, tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from rekd_det.apis.preflight import check_data, check_work_dir
+from rekd_det.apis.preflight import check_data
 from rekd_det.utils.errors import InputError
 
 
@@ -21,10 +21,6 @@ def data_config(tmp_path: Path) -> Config:
             test_evaluator=dict(type="CocoMetric", ann_file=str(tmp_path / "boxes.json")),
         )
     )
-
-
-def test_data_that_is_there(data_config):
-    check_data(data_config, ("test", "train"))
 
 
 def test_missing_data_under_wrappers_is_found(data_config):
@@ -48,8 +44,3 @@ def test_a_split_that_is_not_used_is_not_checked(data_config):
     data_config.test_dataloader.dataset.ann_file = "x.json"
     data_config.test_cfg = None
     check_data(data_config, ("test",))
-
-
-def test_the_work_dir_is_created(tmp_path):
-    check_work_dir(str(tmp_path / "a/b"))
-    assert list((tmp_path / "a/b").iterdir()) == []

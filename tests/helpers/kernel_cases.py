@@ -92,8 +92,7 @@ def assert_equals_oracle(
     backend: tuple[str, str],
     student: Tensor,
     teacher: Tensor,
-    rtol: float = 1e-5,
-    grad_rtol: float | None = None,
+    grad_rtol: float = 1e-5,
     **kwargs,
 ) -> None:
     """Components and gradient of a backend agree with the eager formulation in fp64 on the same numbers."""
@@ -103,7 +102,7 @@ def assert_equals_oracle(
     got, got_grad = run(cls(backend=name, **options), student, teacher, device=device, **kwargs)
     assert got.keys() == want.keys()
     for key, value in want.items():
-        torch.testing.assert_close(got[key].double(), value.double(), rtol=rtol, atol=rtol * 1e-2, msg=f"{key}")
+        torch.testing.assert_close(got[key].double(), value.double(), rtol=1e-5, atol=1e-7, msg=f"{key}")
     assert got_grad.dtype == student.dtype
     scale = float(want_grad.abs().max()) if want_grad.numel() else 0.0
-    torch.testing.assert_close(got_grad.double(), want_grad, rtol=0.0, atol=(grad_rtol or rtol) * scale)
+    torch.testing.assert_close(got_grad.double(), want_grad, rtol=0.0, atol=grad_rtol * scale)

@@ -3,9 +3,10 @@
 import copy
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 from same_bits import assert_equal
-from tiny import total
+from tiny import forward_hooks, total
 
 from rekd_det.models.utils.taps import TapSet
 
@@ -36,12 +37,6 @@ def run_step(model, batch) -> Step:
     return step
 
 
-def captured_step(model, data):
-    """The losses of one step and the aligned rows."""
-    step = run_step(model, data)
-    return step.losses, step.rows
-
-
 def beside_plain(model, data):
     """A pair's losses of one step, a plain copy of its student, and that copy's losses, which are the same bit for bit.
 
@@ -54,6 +49,44 @@ def beside_plain(model, data):
     theirs = plain(**copy.deepcopy(data), mode="loss")
     assert_equal({key: ours[key] for key in theirs}, theirs, "losses")
     return ours, plain, theirs
+
+
+def assert_same_gradients(losses, model, plain_losses, plain):
+    """The student of a pair and its plain copy, see :func:`beside_plain`, learn the same from their losses."""
+    total(losses).backward()
+    total(plain_losses).backward()
+    for (key, p), q in zip(plain.named_parameters(), model.architecture.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), key
+        assert p.grad is None or torch.equal(p.grad, q.grad), key
+
+
+def traces(model, *modules):
+    """What a step may leave behind if it does not clean up: hooks of the student, and attributes of some modules."""
+    return forward_hooks(model.architecture), [set(vars(module)) for module in modules]
+
+
+def assert_leaves_nothing(model, batch, *modules):
+    """A step runs the student once, leaves no :func:`traces`, and the teacher as it was."""
+    before, buffers, calls = traces(model, *modules), [b.clone() for b in model.teacher.buffers()], []
+    handle = model.architecture.backbone.register_forward_hook(lambda *_: calls.append(1))
+    run_step(model, batch)
+    handle.remove()
+    assert len(calls) == 1
+    assert traces(model, *modules) == before
+    assert not any(m.training for m in model.teacher.modules())
+    assert all(torch.equal(a, b) for a, b in zip(buffers, model.teacher.buffers(), strict=True))
+
+
+def fail_in_the_teacher(model, batch):
+    """A step whose teacher raises, with the taps on the student in place."""
+
+    def boom(*_):
+        raise RuntimeError("boom")
+
+    model.teacher.extract_feat = boom
+    with pytest.raises(RuntimeError, match="boom"):
+        model(**copy.deepcopy(batch), mode="loss")
+    del model.teacher.extract_feat
 
 
 def distillation(losses):

@@ -82,11 +82,11 @@ def config(head="LinearClsHead", **preprocessor):
     return model
 
 
-def classifier(model, seed=0):
+def classifier(model):
     """Build a classifier whose logits differ from image to image, in training mode, its norms and dropouts fixed."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     built = MODELS.build(copy.deepcopy(model))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # MMPretrain's heads start near 0, ViT's at 0
         for name, p in built.named_parameters():
             if name.startswith("head.") and p.dim() > 1:

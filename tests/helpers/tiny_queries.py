@@ -38,10 +38,10 @@ _FULL_WIDTH = ("conditional", "two_stage", "dino")
 _WIDTHS = ("embed_dims", "feat_channels", "out_channels", "conv_out_channels", "proposal_feature_channel")
 
 
-def tiny_query(family: str, width: int = 32, queries: int = QUERIES) -> ConfigDict:
+def tiny_query(family: str, queries: int = QUERIES) -> ConfigDict:
     """A zoo config of the family with a narrow ResNet-18, ``queries`` queries and NUM_CLASSES classes."""
     model = resolve_model_config(FAMILIES[family])
-    width = 256 if family in _FULL_WIDTH else width
+    width = 256 if family in _FULL_WIDTH else 32
     _shrink(model, width)
     model.backbone.update(depth=18, base_channels=8, init_cfg=None)
     channels = [8 * 2**i for i in model.backbone.out_indices]

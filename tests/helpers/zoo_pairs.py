@@ -8,7 +8,7 @@ from mmengine.logging import MessageHub
 from rekd_det.testing.tiny_detectors import pair_of, self_pair, tiny_batch, tiny_config
 
 
-def zoo_pair(cfg_path, size, seed=0, epoch=0, objects=3):
+def zoo_pair(cfg_path, size, epoch=0, objects=3):
     """A self-pair of a zoo config at a tiny size, and a batch for it."""
     hub = MessageHub.get_current_instance()
     hub.update_info("epoch", epoch)  # some heads ask for the progress of training
@@ -16,7 +16,7 @@ def zoo_pair(cfg_path, size, seed=0, epoch=0, objects=3):
     config = tiny_config(f"mmdet::{cfg_path}")
     model = self_pair(config, size)
     model.train = lambda mode=True: model  # norms were put in eval mode on purpose
-    return model, tiny_batch(model.architecture, size, objects=objects, seed=seed)
+    return model, tiny_batch(model.architecture, size, objects=objects)
 
 
 def perturbed_pair(model, scale=0.02):

@@ -1,11 +1,13 @@
 """What a study reads from a test: AP of detectors, accuracy of classifiers, all as shares of 1."""
 
+from mmengine.config import Config
+
 from studies.runner.comparison import compare_arms
 from studies.runner.metrics import read_metrics
 from studies.runner.report import write_report
 from studies.runner.spec import Arm, Study
 
-COCO = [dict(type="CocoMetric", metric=["bbox", "segm"])]
+COCO = Config(dict(test_evaluator=[dict(type="CocoMetric", metric=["bbox", "segm"])]))
 
 
 def test_metrics_of_detectors_and_classifiers():
@@ -13,7 +15,7 @@ def test_metrics_of_detectors_and_classifiers():
         "bbox_mAP": 0.25,
         "bbox_mAP_50": 0.5,
     }
-    accuracy = dict(type="Accuracy", topk=(1, 5))
+    accuracy = Config(dict(test_evaluator=dict(type="Accuracy", topk=(1, 5))))
     assert read_metrics({"accuracy/top1": 25.5, "accuracy/top5": 50.0, "time": 3.0}, accuracy) == {
         "top1": 0.255,
         "top5": 0.5,

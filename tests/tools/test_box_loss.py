@@ -67,16 +67,6 @@ def test_the_shipped_pair_trains_and_its_student_is_a_plain_gfl(pair, tmp_path):
     assert all(key.startswith("architecture.") for key in keys)
 
 
-def call(tool, run_tool, capsys, *arguments):
-    """Exit code or message, and what the tool printed."""
-    code = 0
-    try:
-        run_tool(tool, *arguments)
-    except SystemExit as left:
-        code = left.code
-    return code, capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -87,17 +77,17 @@ def call(tool, run_tool, capsys, *arguments):
         (["model.architecture.bbox_head.reg_max=8"], r"model\.distiller\.box_loss: .*reg_max=8.*reg_max=16"),
     ],
 )
-def test_mistakes_are_told_before_training(pair, options, message, tmp_path, monkeypatch, run_tool, capsys):
+def test_mistakes_are_told_before_training(pair, options, message, tmp_path, monkeypatch, outcome):
     monkeypatch.chdir(tmp_path)
-    code, _ = call("train.py", run_tool, capsys, pair, "--work-dir", "work", "--cfg-options", *options)
+    code, _ = outcome("train.py", pair, "--work-dir", "work", "--cfg-options", *options)
     assert re.search(message, str(code)), code
-    code, said = call("check_pair.py", run_tool, capsys, pair, "--size", 64, 96, "--cfg-options", *options)
+    code, said = outcome("check_pair.py", pair, "--size", 64, 96, "--cfg-options", *options)
     assert code == 1
     assert re.search(message, said.split("Mistakes\n--------\n")[1], flags=re.MULTILINE)
 
 
-def test_check_pair_shows_the_boxes_loss(pair, run_tool, capsys):
-    code, said = call("check_pair.py", run_tool, capsys, pair, "--size", 64, 96)
+def test_check_pair_shows_the_boxes_loss(pair, outcome):
+    code, said = outcome("check_pair.py", pair, "--size", 64, 96)
     assert code == 0, said
     assert re.search(r"^box loss +ReKDLoss\(.*top_k=4", said, flags=re.MULTILINE)
     for name in ("distill.box.loss_tisd", "distill.box.loss_ntid", "distill.box.head_mass"):

@@ -74,11 +74,7 @@ def test_a_sound_checkpoint_loads(tmp_path, zipped):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda p: str(p / "none.pth"), "none.pth' does not exist"),
-        (lambda p: str(p), "is a folder"),
-        (lambda p: (p / "a").touch() or str(p / "a"), "is an empty file"),
         (lambda p: (p / "a").write_text("hello\n") and str(p / "a"), "not a PyTorch checkpoint"),
-        (lambda p: (p / "a").write_text("<html>404") and str(p / "a"), "not a PyTorch checkpoint"),
         (lambda p: cut(save(p / "a", weights()), 0.5), "is damaged"),
         (lambda p: cut(save(p / "a", weights(), False), 0.5), "is damaged"),
         (lambda p: cut(save(p / "a", weights(), False), 0.01), "is damaged"),
@@ -87,12 +83,11 @@ def test_a_sound_checkpoint_loads(tmp_path, zipped):
         (lambda p: part_of_a_storage(p / "a"), "is damaged .* storage \\d+ is a part of another"),
         (lambda p: save(p / "a", [1, 2]), "holds no weights"),
         (lambda p: save(p / "a", {"state_dict": {}}), "holds no weights"),
-        (lambda p: save(p / "a", {"epoch": 3}), "holds no weights"),
     ],
     ids=[
-        *("missing", "folder", "empty", "text", "html", "half-zip", "half-legacy", "head-legacy"),
+        *("text", "half-zip", "half-legacy", "head-legacy"),
         *("dataless-legacy", "larger-legacy", "part-legacy"),
-        *("list", "no-keys", "no-tensors"),
+        *("list", "no-keys"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, read, make, message):
@@ -218,13 +213,6 @@ def test_what_is_no_meta_is_left_out(tmp_path, meta):
     assert "meta" not in load_checkpoint_file(str(tmp_path / "x.pth"))
 
 
-def test_an_address_that_does_not_answer_is_named():
-    # The discard port of this machine: nothing listens there.
-    url = "http://127.0.0.1:9/weights.pth"
-    with pytest.raises(CheckpointError, match=r"http://127.0.0.1:9/weights.pth' could not be"):
-        load_checkpoint_file(url)
-
-
 def test_only_the_leading_prefix_goes_and_only_the_student_stays():
     state = {
         "architecture.backbone.w": torch.ones(1),
@@ -263,12 +251,6 @@ def test_missing_and_unknown_weights_are_listed():
     assert "unknown to the model (1): head.w" in text
 
 
-def test_another_shape_is_named():
-    state = {**tiny_model().state_dict(), "conv.bias": torch.zeros(3)}
-    with pytest.raises(CheckpointError, match=r"size mismatch for conv.bias"):
-        load_weights(tiny_model(), state, "some.pth")
-
-
 def test_weights_without_batch_counters_load():
     source, target = tiny_model(), tiny_model()
     state = source.state_dict()
@@ -291,9 +273,3 @@ def test_the_hook_gives_the_runner_the_students_weights(nested):
 
 def test_the_hook_goes_before_the_ema():
     assert get_priority(StudentWeightsHook.priority) < get_priority(EMAHook.priority)
-
-
-def test_the_hook_refuses_another_models_weights():
-    runner = SimpleNamespace(model=tiny_model(), _load_from="some.pth")
-    with pytest.raises(CheckpointError, match=r"some.pth does not fit"):
-        StudentWeightsHook().after_load_checkpoint(runner, {"w": torch.ones(1)})

@@ -57,7 +57,7 @@ class Workbench:
     """
 
     def __init__(
-        self, config: str, size: tuple[int, int], images: int, device: str, cfg_options: Mapping | None = None
+        self, config: str, size: tuple[int, int], images: int, device: str, cfg_options: Mapping | None
     ) -> None:
         cfg = Config.fromfile(config)
         cfg.merge_from_dict(dict(cfg_options or {}))
@@ -142,7 +142,7 @@ class Workbench:
     def _student_rois(self) -> list[Tensor]:
         rois: list[Tensor] = []
         with TapSet() as taps:
-            for stage in RCNNAdapter.roi_extractors(self.student.roi_head):
+            for stage in RCNNAdapter.by_stage(self.student.roi_head.bbox_roi_extractor):
                 taps.add(stage, lambda args, kwargs, output: rois.append(args[1]))
             torch.manual_seed(0)
             self.student_alone()

@@ -51,7 +51,7 @@ class ZooConfig:
         )
 
 
-def zoo_configs(only: Sequence[str] = ()) -> list[ZooConfig]:
+def zoo_configs(only: Sequence[str]) -> list[ZooConfig]:
     """All configs of the zoo with a detector in it, trackers' and semi-supervised ones' included.
 
     Args:

@@ -64,7 +64,7 @@ class Findings:
         return "\n".join(out).lstrip("\n")
 
 
-def check_pair(cfg: Config, size: tuple[int, int] | None = None) -> Findings:
+def check_pair(cfg: Config, size: tuple[int, int] | None) -> Findings:
     """Build a pair, load its weights and measure it on generated images. No data set is needed.
 
     Args:

@@ -56,7 +56,7 @@ class TeacherScores:
 
 
 def _classify(adapter: RCNNAdapter, feats: Sequence[Tensor], boxes: Tensor) -> Tensor | None:
-    heads = adapter.bbox_heads(adapter.teacher)
+    heads = adapter.by_stage(adapter.teacher.bbox_head)
     logits = bbox_logits(heads[-1])
     if not len(boxes):
         return boxes.new_zeros(0, logits.num)

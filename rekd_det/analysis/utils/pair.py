@@ -95,7 +95,8 @@ def build_images(cfg: Config, split: str) -> Dataset:
     Raises:
         InputError: if the training pipeline loads no annotations.
     """
-    pipeline = _pipeline(cfg.val_dataloader.dataset)
+    first: Any = next((plain for _, plain in plain_datasets(cfg.val_dataloader.dataset)), {})
+    pipeline = list(first.get("pipeline") or [])
     if not classifies_images(cfg):  # whose labels come with the images
         nodes = config_nodes(cfg.train_dataloader.dataset)
         loading = next((node for node in nodes if type_name(node.get("type")) == "LoadAnnotations"), None)
@@ -153,8 +154,3 @@ def _plain(dataset: Mapping, pipeline: list) -> ConfigDict:
     else:
         plain.pipeline = pipeline
     return plain
-
-
-def _pipeline(dataset: Mapping) -> list:
-    first: Any = next((plain for _, plain in plain_datasets(dataset)), {})
-    return list(first.get("pipeline") or [])

@@ -26,8 +26,8 @@ def draw_boxes(
     boxes: Sequence[Sequence[float]],
     names: Sequence[str],
     colours: Sequence[int],
-    scale: int = 3,
-    title: str = "",
+    scale: int,
+    title: str,
 ) -> np.ndarray:
     """Enlarge an image and draw boxes with their names, by mmdet's visualizer.
 

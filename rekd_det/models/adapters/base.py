@@ -20,7 +20,7 @@ ADAPTERS: dict[type[nn.Module], type[HeadAdapter]] = {}
 #: where a detector keeps the head that classifies, in the order they are looked for
 HEAD_ATTRIBUTES = ("roi_head", "bbox_head", "panoptic_head", "mask_head", "head")
 
-#: heads that can't be distilled, and why; filled by :func:`refuse_head`
+#: heads that can't be distilled, and why: the text continues "Head is not supported: " in the error for such a pair
 REFUSED: dict[type[nn.Module], str] = {}
 
 #: adapters for the heads of packages that need not be installed, by the package
@@ -164,16 +164,6 @@ def register_adapter(
         return adapter
 
     return enter
-
-
-def refuse_head(head: type[nn.Module], reason: str) -> None:
-    """Register why no adapter supports a head class; the error for a pair with this head gives the reason.
-
-    Args:
-        head: the class.
-        reason: continues "Head is not supported: ".
-    """
-    REFUSED[head] = reason
 
 
 def classification_head(detector: nn.Module) -> nn.Module:

@@ -42,7 +42,7 @@ class Layout:
         return f"{self.unit} ({cells}) with {_numbers(self.priors)} per location"
 
 
-def grid_layout(head: Any, num_logits: int, conditional: bool = False) -> Layout:
+def grid_layout(head: Any, num_logits: int, conditional: bool) -> Layout:
     """The layout of a head with anchors or points on the cells of feature maps.
 
     Args:

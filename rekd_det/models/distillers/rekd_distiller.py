@@ -23,7 +23,7 @@ from rekd_det.models.distillers.loss_config import (
     build_loss,
     build_loss_for_any_head,
 )
-from rekd_det.models.distillers.row_weighting import check_row_weighting, check_rows_have_scores, row_weight
+from rekd_det.models.distillers.row_weighting import ROWS, check_rows_have_scores, row_weight
 from rekd_det.models.losses import LogitLoss
 from rekd_det.models.losses.feature_loss import FeatureLoss
 from rekd_det.models.teachers.lean import LeanRun
@@ -68,7 +68,8 @@ class ReKDDistiller(BaseDistiller):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        check_row_weighting(rows)
+        if rows not in ROWS:
+            raise ValueError(f"model.distiller.rows must be one of {', '.join(map(repr, ROWS))}, got {rows!r}")
         self.row_weighting = rows
         if not isinstance(loss, dict) and not (loss is None and (feature_losses or box_loss)):
             raise TypeError(
@@ -119,19 +120,21 @@ class ReKDDistiller(BaseDistiller):
 
     def _fit_loss(self, adapter: HeadAdapter) -> None:
         assert self._loss_cfg is not None and self.loss is not None
-        meaning = adapter.meaning
+        head, meaning = type(adapter.student).__name__, adapter.meaning
         if "activation" not in self._loss_cfg:
-            with about(f"{LOSS}: {type(adapter.student).__name__} classifies by {meaning.activation}"):
+            with about(f"{LOSS}: {head} classifies by {meaning.activation}"):
                 self.loss = build_loss({**self._loss_cfg, "activation": meaning.activation})
-        self._check_meaning(self.loss, adapter)
+        check_rows_have_scores(self.row_weighting, meaning, head)
+        if meaning.activation == "softmax" and self.loss.activation != "softmax":
+            raise ValueError(
+                f"{LOSS}.activation={self.loss.activation!r}: {head} classifies by a softmax over its "
+                f"{adapter.num_logits} logits, so read with {self.loss.activation!r} they are not probabilities. Leave "
+                "the key out, and the head's own activation is used"
+            )
         self.loss.read_meaning(meaning)
         with about(LOSS):
             self.loss.check_num_logits(adapter.num_logits)
-        self._check_labels(adapter.no_labels)
-
-    def _check_labels(self, none_because: str | None) -> None:
-        assert self.loss is not None
-        if none_because is None:
+        if adapter.no_labels is None:
             return
         for wanted, name in (
             (self.loss.needs_labels, f"{LOSS}: {type(self.loss).__name__}"),
@@ -139,19 +142,9 @@ class ReKDDistiller(BaseDistiller):
         ):
             if wanted:
                 raise ValueError(
-                    f"{name} needs one label for each row, and there is none: {none_because}. KDLoss, GDKDLoss and "
-                    "ReKDLoss need no labels, and rows='all' none either"
+                    f"{name} needs one label for each row, and there is none: {adapter.no_labels}. KDLoss, GDKDLoss "
+                    "and ReKDLoss need no labels, and rows='all' none either"
                 )
-
-    def _check_meaning(self, loss: LogitLoss, adapter: HeadAdapter) -> None:
-        head, meaning = type(adapter.student).__name__, adapter.meaning
-        check_rows_have_scores(self.row_weighting, meaning, head)
-        if meaning.activation == "softmax" and loss.activation != "softmax":
-            raise ValueError(
-                f"{LOSS}.activation={loss.activation!r}: {head} classifies by a softmax over its "
-                f"{adapter.num_logits} logits, so read with {loss.activation!r} they are not probabilities. Leave the "
-                "key out, and the head's own activation is used"
-            )
 
     @contextmanager
     def step(self) -> Iterator[None]:

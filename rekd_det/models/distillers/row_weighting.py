@@ -7,13 +7,8 @@ from torch import Tensor
 from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.structures.logit_meaning import LogitMeaning
 
+#: the ways of :func:`row_weight`
 ROWS = ("all", "object", "teacher")
-
-
-def check_row_weighting(row_weighting: str) -> None:
-    """Raise ValueError for what :func:`row_weight` does not know."""
-    if row_weighting not in ROWS:
-        raise ValueError(f"model.distiller.rows must be one of {', '.join(map(repr, ROWS))}, got {row_weighting!r}")
 
 
 def check_rows_have_scores(row_weighting: str, meaning: LogitMeaning, head: str) -> None:

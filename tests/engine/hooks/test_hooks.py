@@ -108,11 +108,6 @@ def data_of(classes):
     return SimpleNamespace(dataset=SimpleNamespace(metainfo=dict(classes=classes) if classes else {}))
 
 
-def test_same_categories_pass(model):
-    model.teacher_classes = tuple("abcdef")
-    PairCheckHook().before_train(runner_of(model, train_dataloader=data_of(list("abcdef"))))
-
-
 @pytest.mark.parametrize(
     ("val", "message"),
     [
@@ -147,10 +142,9 @@ def test_one_category_without_its_comma_is_an_error(model, teacher, val):
         PairCheckHook().before_train(runner_of(model, train_dataloader=data_of("cell"), val_loop=loop))
 
 
-@pytest.mark.parametrize(("data", "teacher"), [(None, ("a",)), (("a",), None)])
-def test_unknown_categories_are_not_an_error(model, data, teacher):
-    model.teacher_classes = teacher
-    PairCheckHook().before_train(runner_of(model, train_dataloader=data_of(data)))
+def test_unknown_categories_are_not_an_error(model):
+    model.teacher_classes = ("a",)
+    PairCheckHook().before_train(runner_of(model, train_dataloader=data_of(None)))
 
 
 def test_hooks_say_when_there_is_nothing_to_distil():

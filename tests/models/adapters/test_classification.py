@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmpretrain.engine.hooks import SwitchRecipeHook
 from mmrazor.registry import MODELS
-from one_step import assert_no_pull, captured_step, distillation
+from one_step import assert_no_pull, distillation, run_step
 from tiny import forward_hooks, perturb, total
 from tiny_classifiers import MODELS_BY_HEAD, NUM_CLASSES, batch, classifier, config, distilled, pair
 
@@ -42,27 +42,27 @@ def moved_teacher(head="LinearClsHead", **kwargs):
 
 def test_an_equal_teacher_gives_equal_rows_and_no_loss(head):
     model = pair(head)
-    losses, rows = captured_step(model, batch(model, labels=labels_for(head)))
-    assert [r.tag for r in rows] == (["conv", "trans"] if head == "ConformerHead" else [""])
-    for entry in rows:
+    step = run_step(model, batch(model, labels=labels_for(head)))
+    assert [r.tag for r in step.rows] == (["conv", "trans"] if head == "ConformerHead" else [""])
+    for entry in step.rows:
         assert entry.student.shape == entry.teacher.shape == (6, NUM_CLASSES)
         assert torch.equal(entry.student, entry.teacher)
         assert entry.teacher.std() > 0.01
         assert not entry.teacher.requires_grad
         assert (entry.labels is None) == (head in SIGMOID)
-    assert_no_pull(model, distillation(losses))
+    assert_no_pull(model, step.distill)
 
 
 def test_another_teacher_answers_with_its_own_weights(head):
     model = pair(head, teacher=moved_teacher(head))
     data = batch(model, labels=labels_for(head))
-    losses, rows = captured_step(model, data)
+    step = run_step(model, data)
     with torch.no_grad():
         by_hand = model.teacher(data["inputs"], mode="tensor")
-    for logits, entry in zip([by_hand] if torch.is_tensor(by_hand) else by_hand, rows, strict=True):
+    for logits, entry in zip([by_hand] if torch.is_tensor(by_hand) else by_hand, step.rows, strict=True):
         assert torch.equal(logits, entry.teacher)
         assert not torch.allclose(entry.student, entry.teacher, atol=1e-3)
-    assert all(torch.isfinite(v) and v > 0 for v in distillation(losses).values())
+    assert all(torch.isfinite(v) and v > 0 for v in step.distill.values())
 
 
 @pytest.mark.parametrize("mixing", [None, *MIXING])
@@ -94,7 +94,7 @@ def test_both_networks_see_the_mixed_images(mixing):
     data = batch(model)
     seed(3)
     mixed = batch(pair())["inputs"]
-    _, rows = captured_step(model, data)
+    rows = run_step(model, data).rows
     assert torch.equal(*seen)
     assert not torch.equal(seen[0], mixed)
     assert rows[0].labels is None
@@ -123,9 +123,9 @@ def test_one_hot_scores_that_nothing_mixed_keep_their_labels():
     one_hot.head.loss = dict(type="CrossEntropyLoss", use_soft=True)
     model = distilled(classifier(one_hot), moved_teacher(), dict(type="DKDLoss"))
     data = batch(model)
-    losses, rows = captured_step(model, data)
-    assert rows[0].labels.tolist() == [int(s.gt_label) for s in data["data_samples"]]
-    assert losses["distill.loss_nckd"] > 0
+    step = run_step(model, data)
+    assert step.rows[0].labels.tolist() == [int(s.gt_label) for s in data["data_samples"]]
+    assert step.losses["distill.loss_nckd"] > 0
 
 
 def test_dkd_refuses_soft_labels_before_training():
@@ -223,7 +223,7 @@ def test_single_label_heads_teach_each_other(student, teacher):
 def test_a_conformer_teaches_others_by_what_it_predicts():
     model = pair(teacher=moved_teacher("ConformerHead"))
     data = batch(model)
-    _, rows = captured_step(model, data)
+    rows = run_step(model, data).rows
     with torch.no_grad():
         conv, trans = model.teacher(data["inputs"], mode="tensor")
     assert torch.equal(rows[0].teacher, conv + trans)

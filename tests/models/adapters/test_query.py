@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 from fast_cases import fast_if
-from one_step import assert_no_pull, beside_plain, captured_step, distillation
+from one_step import assert_no_pull, assert_same_gradients, beside_plain, distillation, fail_in_the_teacher, run_step
 from tiny import NUM_CLASSES, batch, build, build_pair, forward_hooks, perturb, tiny_rcnn, total
 from tiny_queries import FAMILIES, LAYERS, MASK, PANOPTIC, QUERIES, RCNN, SHARED, tiny_query
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -65,24 +65,23 @@ def family(request):
 def test_identical_teacher_gives_equal_rows_and_no_loss(family):
     name, config = family
     model = build_pair(config)
-    losses, rows = captured_step(model, data_for(model, name))
+    step = run_step(model, data_for(model, name))
     layers = LAYERS + name.startswith("mask2former")
     stage = "s" if name in RCNN else "d"
-    assert [r.tag for r in rows] == [f"{stage}{i}" for i in range(layers)]
-    for entry in rows:
+    assert [r.tag for r in step.rows] == [f"{stage}{i}" for i in range(layers)]
+    for entry in step.rows:
         assert entry.student.shape == entry.teacher.shape == (2 * QUERIES, NUM_CLASSES + (name in SOFTMAX))
         assert_same(entry)
         assert entry.student.requires_grad and not entry.teacher.requires_grad
         assert entry.meaning.activation == ("softmax" if name in SOFTMAX else "sigmoid")
-    distill = distillation(losses)
-    assert len(distill) == 2 * layers
-    assert_no_pull(model, distill, tolerance=TOLERANCE)
+    assert len(step.distill) == 2 * layers
+    assert_no_pull(model, step.distill, tolerance=TOLERANCE)
 
 
 def test_rows_are_weighted_as_the_heads_own_loss(family):
     name, config = family
     model = build_pair(config, teacher=perturb(build(config)))
-    _, rows = captured_step(model, data_for(model, name))
+    rows = run_step(model, data_for(model, name)).rows
     for entry in rows:
         objects = entry.labels < NUM_CLASSES
         background = 0.1 if name in SOFTMAX else 1.0
@@ -95,12 +94,11 @@ def test_rows_are_weighted_as_the_heads_own_loss(family):
 def test_other_teacher_gives_finite_losses_and_gradients(family):
     name, config = family
     model = build_pair(config, teacher=perturb(build(config)))
-    losses, rows = captured_step(model, data_for(model, name))
-    for entry in rows:
+    step = run_step(model, data_for(model, name))
+    for entry in step.rows:
         assert not torch.allclose(entry.student, entry.teacher, atol=1e-3)
-    distill = distillation(losses)
-    assert all(torch.isfinite(v) and v > 0 for v in distill.values())
-    total(distill).backward()
+    assert all(torch.isfinite(v) and v > 0 for v in step.distill.values())
+    total(step.distill).backward()
     gradients = {k: p.grad for k, p in model.architecture.named_parameters() if p.grad is not None}
     assert all(torch.isfinite(g).all() for g in gradients.values())
     for part in ("backbone", "decoder", "cls") if name not in RCNN else ("backbone", "fc_cls"):
@@ -113,7 +111,7 @@ def test_matched_teacher_rows_are_its_own_predictions(name):
     config = tiny_query(name)
     model = build_pair(config, teacher=perturb(build(config)))
     data = data_for(model, name)
-    _, rows = captured_step(model, data)
+    rows = run_step(model, data).rows
     with torch.no_grad():
         feats = model.teacher.extract_feat(data["inputs"])
         by_hand = own_predictions(name, model.teacher, feats, data["data_samples"])
@@ -137,7 +135,7 @@ def test_matching_finds_the_teachers_order(name):
         embedding.weight.data = embedding.weight.data[order]
     model = build_pair(config, teacher=teacher)
     model.architecture.load_state_dict(student.state_dict())
-    _, rows = captured_step(model, data_for(model, name))
+    rows = run_step(model, data_for(model, name)).rows
     for entry in rows:
         torch.testing.assert_close(entry.teacher, entry.student, atol=1e-4, rtol=1e-4)
 
@@ -147,9 +145,9 @@ def test_matching_finds_the_teachers_order(name):
 def test_numbers_of_learned_queries_may_differ(name, queries):
     config = tiny_query(name)
     model = build_pair(config, teacher=build(tiny_query(name, queries=queries)))
-    losses, rows = captured_step(model, data_for(model, name))
-    assert all(len(r.student) == len(r.teacher) == len(r.labels) == 2 * min(QUERIES, queries) for r in rows)
-    total(losses).backward()
+    step = run_step(model, data_for(model, name))
+    assert all(len(r.student) == len(r.teacher) == len(r.labels) == 2 * min(QUERIES, queries) for r in step.rows)
+    total(step.losses).backward()
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -172,7 +170,7 @@ def test_shared_teacher_decodes_the_students_places_with_its_own_weights(name):
     data = data_for(model, name)
     seen = {}
     decoder = model.student.decoder.register_forward_hook(lambda m, a, k, o: seen.update(k), with_kwargs=True)
-    _, rows = captured_step(model, data)
+    rows = run_step(model, data).rows
     decoder.remove()
     teacher, samples = model.teacher, data["data_samples"]
     places = seen["reference_points"]
@@ -225,11 +223,11 @@ def test_ddq_compares_the_queries_that_the_student_kept():
     config, student = ddq_that_drops()
     model = build_pair(config, teacher=copy.deepcopy(student))
     model.architecture.load_state_dict(student.state_dict())
-    losses, rows = captured_step(model, data_for(model, "ddq"))
-    assert 2 * QUERIES == len(rows[0].student) > len(rows[2].student) > 2
-    for entry in rows:
+    step = run_step(model, data_for(model, "ddq"))
+    assert 2 * QUERIES == len(step.rows[0].student) > len(step.rows[2].student) > 2
+    for entry in step.rows:
         assert_same(entry, tolerance=1e-3)  # such large weights blow rounding up
-    assert all(v < TOLERANCE for v in distillation(losses).values())
+    assert all(v < TOLERANCE for v in step.distill.values())
     assert "select_distinct_queries" not in vars(model.teacher.decoder)
 
 
@@ -285,11 +283,7 @@ def test_zero_weight_is_plain_mmdet_bit_for_bit(family):
     model.register_forward_hook(lambda *_: after.append(torch.rand(1)))
     ours, plain, theirs = beside_plain(model, data_for(model, name))
     assert torch.equal(*after, torch.rand(1))  # the adapter draws no random numbers
-    total(ours).backward()
-    total(theirs).backward()
-    for (key, p), q in zip(plain.named_parameters(), model.architecture.parameters(), strict=True):
-        ours_grad, theirs_grad = (x.grad if x.grad is not None else torch.zeros(()) for x in (q, p))
-        assert torch.equal(ours_grad.expand_as(p), theirs_grad.expand_as(p)), key
+    assert_same_gradients(ours, model, theirs, plain)
 
 
 def test_the_student_runs_once_and_the_teacher_only_classifies(family):
@@ -339,13 +333,7 @@ def test_nothing_is_left_behind_even_when_the_step_raises(family):
     model(**copy.deepcopy(data), mode="loss")
     assert forward_hooks(model.architecture) == before
     assert nothing_held()
-
-    def boom(*_):
-        raise RuntimeError("boom")
-
-    model.teacher.extract_feat = boom
-    with pytest.raises(RuntimeError, match="boom"):
-        model(**data, mode="loss")
+    fail_in_the_teacher(model, data)
     assert forward_hooks(model.architecture) == before
     assert nothing_held()
     assert not any(p.requires_grad for p in model.teacher.parameters())
@@ -364,10 +352,10 @@ def test_images_without_objects(family):
 def test_an_image_without_objects_beside_one_with(family):
     name, config = family
     model = build_pair(config)
-    losses, rows = captured_step(model, data_for(model, name, num_items=(0, 3)))
-    for entry in rows:
+    step = run_step(model, data_for(model, name, num_items=(0, 3)))
+    for entry in step.rows:
         assert_same(entry)
-    assert all(v < TOLERANCE for v in distillation(losses).values())
+    assert all(v < TOLERANCE for v in step.distill.values())
 
 
 def of_five_levels(family):
@@ -382,19 +370,19 @@ def test_levels_and_widths_of_a_dino_pair_may_differ():
     larger = of_five_levels("dino")
     larger.num_queries = QUERIES + 5
     model = build_pair(tiny_query("dino"), teacher=build(larger))
-    losses, rows = captured_step(model, data_for(model, "dino"))
+    step = run_step(model, data_for(model, "dino"))
     assert "the student's queries" in model.distiller.adapter.describe()
-    assert all(len(r.teacher) == 2 * QUERIES for r in rows)
-    total(losses).backward()
+    assert all(len(r.teacher) == 2 * QUERIES for r in step.rows)
+    total(step.losses).backward()
 
 
 @pytest.mark.parametrize("student,teacher", [("deformable", "dino"), ("dino", "dab"), ("two_stage", "refine")])
 def test_different_kinds_of_detectors_are_matched(student, teacher):
     model = build_pair(tiny_query(student), teacher=build(tiny_query(teacher)))
     assert "matched" in model.distiller.adapter.describe()
-    losses, rows = captured_step(model, data_for(model, student))
-    assert all(r.student.shape == r.teacher.shape == (2 * QUERIES, NUM_CLASSES) for r in rows)
-    total(losses).backward()
+    step = run_step(model, data_for(model, student))
+    assert all(r.student.shape == r.teacher.shape == (2 * QUERIES, NUM_CLASSES) for r in step.rows)
+    total(step.losses).backward()
 
 
 def test_ddq_finds_its_queries_where_autocast_made_the_features_narrower():

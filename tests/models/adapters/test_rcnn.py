@@ -8,7 +8,7 @@ import torch
 from fast_cases import fast_if
 from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
-from one_step import assert_no_pull, beside_plain, captured_step, distillation
+from one_step import assert_no_pull, assert_same_gradients, beside_plain, distillation, fail_in_the_teacher, run_step
 from tiny import (
     CASCADE,
     CASCADE_MASK,
@@ -47,16 +47,15 @@ def family(request):
 def test_identical_teacher_gives_bit_equal_rows_and_no_loss(family):
     name, config = family
     model = build_pair(config)
-    losses, rows = captured_step(model, data_for(model, name))
-    assert len(rows) == (3 if "cascade" in name or name == "htc" else 1)
-    for entry in rows:
+    step = run_step(model, data_for(model, name))
+    assert len(step.rows) == (3 if "cascade" in name or name == "htc" else 1)
+    for entry in step.rows:
         assert entry.student.shape == entry.teacher.shape == (len(entry.labels), NUM_CLASSES + 1)
         assert len(entry.labels) > 10
         assert torch.equal(entry.student, entry.teacher)
         assert not entry.teacher.requires_grad
-    distill = distillation(losses)
-    assert len(distill) == 2 * len(rows)
-    assert_no_pull(model, distill)
+    assert len(step.distill) == 2 * len(step.rows)
+    assert_no_pull(model, step.distill)
 
 
 def test_other_teacher_judges_the_students_rois_with_its_own_weights(family):
@@ -67,9 +66,9 @@ def test_other_teacher_judges_the_students_rois_with_its_own_weights(family):
     forward = roi_head._bbox_forward
     seen = data_for(model, name)
     student_rois = []
-    extractors = RCNNAdapter.roi_extractors(model.student.roi_head)
+    extractors = RCNNAdapter.by_stage(model.student.roi_head.bbox_roi_extractor)
     handles = [e.register_forward_hook(lambda m, a, o: student_rois.append(a[1])) for e in extractors]
-    losses, rows = captured_step(model, seen)
+    step = run_step(model, seen)
     for handle in handles:
         handle.remove()
     with torch.no_grad():
@@ -77,25 +76,20 @@ def test_other_teacher_judges_the_students_rois_with_its_own_weights(family):
         extra = {"semantic_feat": roi_head.semantic_head(feats)[1]} if name == "htc" else {}
         per_stage = student_rois[:: 2 if name == "double" else 1]
         for i, rois in enumerate(per_stage):
-            args = (feats, rois) if len(rows) == 1 else (i, feats, rois)
+            args = (feats, rois) if len(step.rows) == 1 else (i, feats, rois)
             calls.append(forward(*args, **extra)["cls_score"])
-    assert len(calls) == len(rows)
-    for by_hand, entry in zip(calls, rows, strict=True):
+    assert len(calls) == len(step.rows)
+    for by_hand, entry in zip(calls, step.rows, strict=True):
         assert torch.equal(by_hand, entry.teacher)
         assert not torch.allclose(entry.student, entry.teacher, atol=1e-3)
-    distill = distillation(losses)
-    assert all(torch.isfinite(v) and v > 0 for v in distill.values())
+    assert all(torch.isfinite(v) and v > 0 for v in step.distill.values())
 
 
 def test_zero_weight_is_plain_mmdet_bit_for_bit(family):
     name, config = family
     model = build_pair(config, loss=dict(type="ReKDLoss", top_k=3, loss_weight=0.0), teacher=perturb(build(config)))
     ours, plain, theirs = beside_plain(model, data_for(model, name))
-    total(ours).backward()
-    total(theirs).backward()
-    for (key, p), q in zip(plain.named_parameters(), model.architecture.parameters(), strict=True):
-        assert (p.grad is None) == (q.grad is None), key
-        assert p.grad is None or torch.equal(p.grad, q.grad), key
+    assert_same_gradients(ours, model, theirs, plain)
 
 
 def test_only_the_classification_path_of_the_teacher_runs(family):
@@ -114,7 +108,7 @@ def test_only_the_classification_path_of_the_teacher_runs(family):
 def test_stage_weights_are_the_heads(family):
     name, config = family
     model = build_pair(config, teacher=perturb(build(config)))
-    _, rows = captured_step(model, data_for(model, name))
+    rows = run_step(model, data_for(model, name)).rows
     want = [1.0, 0.5, 0.25] if len(rows) == 3 else [1.0]
     assert [r.loss_weight for r in rows] == want
     assert [r.tag for r in rows] == (["s0", "s1", "s2"] if len(rows) == 3 else [""])
@@ -127,13 +121,7 @@ def test_nothing_is_left_behind_even_when_the_step_raises(family):
     before = forward_hooks(model.architecture)
     model(**copy.deepcopy(data), mode="loss")
     assert forward_hooks(model.architecture) == before
-
-    def boom(*_):
-        raise RuntimeError("boom")
-
-    model.teacher.extract_feat = boom
-    with pytest.raises(RuntimeError, match="boom"):
-        model(**data, mode="loss")
+    fail_in_the_teacher(model, data)
     assert forward_hooks(model.architecture) == before
     assert all(s.logits is None and s.rois is None for s in model.distiller.adapter._stages)
 
@@ -162,10 +150,10 @@ def test_an_image_without_proposals_beside_one_with(family):
     extractor = model.student.roi_head.bbox_roi_extractor
     extractor = extractor[0] if isinstance(extractor, torch.nn.ModuleList) else extractor
     extractor.register_forward_hook(lambda m, a, o: rois.append(a[1]))
-    losses, rows = captured_step(model, data)
+    step = run_step(model, data)
     assert set(rois[0][:, 0].tolist()) == {1.0}
-    assert len(rows[0].teacher) == len(rois[0]) > 0
-    total(losses).backward()
+    assert len(step.rows[0].teacher) == len(rois[0]) > 0
+    total(step.losses).backward()
 
 
 @pytest.mark.parametrize(
@@ -185,7 +173,7 @@ def test_no_proposals_at_all(distiller):
 
 def test_one_image_without_objects_beside_one_with():
     model = build_pair(tiny_rcnn(), teacher=perturb(build(tiny_rcnn())))
-    _, rows = captured_step(model, batch(model, num_items=(0, 4)))
+    rows = run_step(model, batch(model, num_items=(0, 4))).rows
     assert len(rows[0].labels) > 24
     assert (rows[0].labels < NUM_CLASSES).any()
 
@@ -244,12 +232,12 @@ def test_detector_without_a_classifier():
 
 def test_the_students_row_weights_reach_the_loss():
     model = build_pair(tiny_rcnn(), teacher=perturb(build(tiny_rcnn())))
-    losses, rows = captured_step(model, batch(model))
-    (entry,) = rows
+    step = run_step(model, batch(model))
+    (entry,) = step.rows
     want, statistics = model.distiller.loss.components(entry.student, entry.teacher, entry.weight, entry.avg_factor)
     assert entry.avg_factor == len(entry.labels)
     for key, value in (want | statistics).items():
-        torch.testing.assert_close(losses[f"distill.{key}"], value)
+        torch.testing.assert_close(step.losses[f"distill.{key}"], value)
 
 
 @pytest.mark.parametrize("path", [FASTER, CASCADE])
@@ -260,8 +248,8 @@ def test_the_heads_class_weight_belongs_to_its_rows(path):
     for head in heads if isinstance(heads, list) else [heads]:
         head.loss_cls.class_weight = weights
     model = build_pair(config)
-    losses, rows = captured_step(model, batch(model))
-    for entry in rows:
+    step = run_step(model, batch(model))
+    for entry in step.rows:
         cost = torch.nn.functional.cross_entropy(entry.student, entry.labels, reduction="none") * entry.weight
         name = f"{entry.tag}.loss_cls" if entry.tag else "loss_cls"
-        torch.testing.assert_close(cost.sum() / entry.avg_factor * entry.loss_weight, losses[name])
+        torch.testing.assert_close(cost.sum() / entry.avg_factor * entry.loss_weight, step.losses[name])

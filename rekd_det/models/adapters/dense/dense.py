@@ -46,6 +46,8 @@ class DenseAdapter(HeadAdapter):
     #: the convolutions of the classification branch and the layer that gives its logits, where the branch depends on
     #: nothing else; the teacher then runs only these. None: the logits are in the output of the whole head
     branch: tuple[str, str] | None = None
+    #: an option of the head with which its logits depend on more than the branch, so that the whole head runs; '': none
+    whole_if = ""
     #: convolutions of the head whose output its class logits do not depend on; the teacher leaves them out
     unread: tuple[str, ...] = ()
     #: whether objectness is separate, so that a class logit is meaningful only if there is an object
@@ -80,7 +82,7 @@ class DenseAdapter(HeadAdapter):
     @classmethod
     def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
         """Run a head on feature maps, as far as its class logits ``(B, A * C, h, w)`` per level need it."""
-        if cls.branch is None:
+        if cls.branch is None or (cls.whole_if and getattr(head, cls.whole_if)):
             with left_out(getattr(head, name) for name in cls.unread):
                 return cls.class_maps(head, head(tuple(feats)))
         convs, predictor = (getattr(head, name) for name in cls.branch)
@@ -288,13 +290,10 @@ class FCOSAdapter(DenseAdapter):
 
 @register_adapter("FoveaHead")
 class FoveaAdapter(DenseAdapter):
-    """FoveaBox; features that are aligned depend on its boxes, and then the whole head runs."""
+    """FoveaBox; features that are aligned depend on its boxes."""
 
-    @classmethod
-    def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
-        if head.with_deform:
-            return super().classify(head, feats)
-        return [head.conv_cls(run_convs(head.cls_convs, x)) for x in feats]
+    branch = ("cls_convs", "conv_cls")
+    whole_if = "with_deform"
 
 
 @register_adapter("YOLOFHead")

@@ -43,12 +43,7 @@ class RTMDetAdapter(QualityAdapter):
     """RTMDet and RTMDet-Ins; where there is an objectness branch it is folded into the logits."""
 
     branch = ("cls_convs", "rtm_cls")
-
-    @classmethod
-    def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
-        if head.with_objectness:
-            return cls.class_maps(head, head(tuple(feats)))
-        return super().classify(head, feats)
+    whole_if = "with_objectness"
 
 
 @register_adapter("RTMDetSepBNHead", "RTMDetInsSepBNHead")
@@ -58,7 +53,7 @@ class RTMDetSepBNAdapter(RTMDetAdapter):
     @classmethod
     def classify(cls, head: Any, feats: Sequence[Tensor]) -> list[Tensor]:
         if head.with_objectness:
-            return cls.class_maps(head, head(tuple(feats)))
+            return super().classify(head, feats)
         levels = zip(head.cls_convs, head.rtm_cls, feats, strict=True)
         return [predictor(run_convs(convs, x)) for convs, predictor, x in levels]
 

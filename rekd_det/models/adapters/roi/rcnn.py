@@ -67,7 +67,7 @@ class RCNNAdapter(HeadAdapter):
 
     def __init__(self, student: Any, teacher: Any) -> None:
         super().__init__(student, teacher)
-        own, other = self.bbox_heads(student), self.bbox_heads(teacher)
+        own, other = self.by_stage(student.bbox_head), self.by_stage(teacher.bbox_head)
         if len(own) != len(other):
             raise ValueError(
                 f"{type(student).__name__} has {len(own)} stages, the teacher's {type(teacher).__name__} has "
@@ -83,16 +83,9 @@ class RCNNAdapter(HeadAdapter):
         self._stages = [_Stage() for _ in own]
 
     @staticmethod
-    def bbox_heads(roi_head: Any) -> list[Any]:
-        """The box heads by stage; one where there are no stages."""
-        head = roi_head.bbox_head
-        return list(head) if isinstance(head, nn.ModuleList) else [head]
-
-    @staticmethod
-    def roi_extractors(roi_head: Any) -> list[Any]:
-        """The box RoI extractors by stage."""
-        extractor = roi_head.bbox_roi_extractor
-        return list(extractor) if isinstance(extractor, nn.ModuleList) else [extractor]
+    def by_stage(part: Any) -> list[Any]:
+        """A RoI head's ``bbox_head`` or ``bbox_roi_extractor`` by stage; one where there are no stages."""
+        return list(part) if isinstance(part, nn.ModuleList) else [part]
 
     @property
     def num_logits(self) -> int:
@@ -104,7 +97,7 @@ class RCNNAdapter(HeadAdapter):
 
     @property
     def num_classes(self) -> int:
-        return self.bbox_heads(self.student)[0].num_classes
+        return self.by_stage(self.student.bbox_head)[0].num_classes
 
     def _check_bbox_head(self, head: Any) -> None:
         kind, supported = type(head), self.supported_bbox_heads
@@ -127,8 +120,8 @@ class RCNNAdapter(HeadAdapter):
         self.clear()
         parts = zip(
             self._stages,
-            self.roi_extractors(self.student),
-            self.bbox_heads(self.student),
+            self.by_stage(self.student.bbox_roi_extractor),
+            self.by_stage(self.student.bbox_head),
             strict=True,
         )
         for stage, extractor, head in parts:
@@ -168,7 +161,7 @@ class RCNNAdapter(HeadAdapter):
         assert stage.rois is not None and stage.logits is not None
         if len(stage.logits) == 0:  # no RoI at all: mmdet's extractors do not accept that everywhere
             return self._logits.read(stage.logits.detach())
-        with _classification_only(self.bbox_heads(self.teacher)[index]):
+        with _classification_only(self.by_stage(self.teacher.bbox_head)[index]):
             return self._logits.read(self.classify(index, feats, stage.rois, **context))
 
     def teacher_context(self, feats: Sequence[Tensor]) -> dict:
