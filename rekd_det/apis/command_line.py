@@ -3,6 +3,7 @@
 import argparse
 import functools
 import logging
+import os
 import os.path as osp
 import sys
 import traceback
@@ -40,8 +41,10 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="what started the processes of a distributed run",
     )
-    # torchrun sets LOCAL_RANK, where mmengine looks; the older torch.distributed.launch passes this option instead.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0)
+    # torchrun sets LOCAL_RANK, where mmengine looks; the older torch.distributed.launch passes this option instead, and
+    # Open MPI has a variable of its own.
+    local_rank = os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0)
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=local_rank)
 
 
 def choose_work_dir(cfg: Config, work_dir: str | None, config_path: str) -> None:
