@@ -80,6 +80,15 @@ def test_every_flag_of_mmdetection_is_there_and_means_the_same(monkeypatch, name
         assert ours[flag] == meaning
 
 
+@pytest.mark.parametrize(("name", "words"), [("train.py", ["c.py"]), ("test.py", ["c.py", "x.pth"])])
+def test_open_mpis_local_rank_reaches_mmengine(monkeypatch, name, words):
+    monkeypatch.delenv("LOCAL_RANK")
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "3")
+    monkeypatch.setattr(sys, "argv", [name, *words, "--launcher", "mpi"])
+    load_tool(TOOLS / name).parse_args()
+    assert os.environ["LOCAL_RANK"] == "3"
+
+
 def test_test_needs_a_checkpoint(monkeypatch, run_tool, tmp_path, pair, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
