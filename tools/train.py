@@ -17,7 +17,7 @@ from rekd_det.apis.command_line import (
 from rekd_det.apis.config_file import read_config
 from rekd_det.apis.evaluator_options import check_evaluators
 from rekd_det.apis.first_weights import check_first_weights
-from rekd_det.apis.hook_options import check_hooks
+from rekd_det.apis.hook_options import check_clip_grad, check_hooks
 from rekd_det.apis.preflight import check_data, check_work_dir
 from rekd_det.engine.runner import ReKDRunner
 from rekd_det.engine.runner.start import decide_start
@@ -95,6 +95,7 @@ def main() -> None:
     note = decide_start(cfg, auto=args.resume == "auto")
     check_first_weights(cfg)
     check_hooks(cfg)
+    check_clip_grad(cfg)
     check_evaluators(cfg, "val")
     check_data(cfg, ("train", "val"))
     # Also for a student alone: it resumes exactly, and sees the images of its pair with the same seed.

@@ -40,6 +40,8 @@ _WELL_KNOWN = {
     ),
     *sys.stdlib_module_names,
 }
+#: keys of a model alone
+_OF_A_DETECTOR = {"backbone", "neck", "head", "bbox_head", "mask_head", "rpn_head", "roi_head", "encoder", "decoder"}
 _UNKNOWN_OPTION = re.compile(r"got an unexpected keyword argument '(\w+)'")
 
 
@@ -84,6 +86,8 @@ def explain_build_error(error: BaseException, always: bool = False) -> BuildErro
         # Of an option that the class itself passes on to something else, its own names say nothing.
         known = options_of(owner) if option in (options or {}) and inspect.isclass(owner) else ()
         message = f"it has no option '{option}'{did_you_mean(option, known)}"
+        if name == "ReKDDistill" and option in _OF_A_DETECTOR:
+            message += "; write _delete_=True in `model`, which has inherited the keys of a model alone"
     return BuildError(f"{name}({given}) can't be built: {message} (raised in {where})")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,11 +12,12 @@ from mmdet.registry import HOOKS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmrazor.engine.hooks import StopDistillHook
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from rekd_det.apis.class_names import dataset_class
 from rekd_det.apis.evaluator_options import COCO_ITEMS, accuracy_top_k, evaluators_of, is_coco
 from rekd_det.utils.config_types import type_class, type_name
-from rekd_det.utils.errors import InputError, closest_or_all
+from rekd_det.utils.errors import InputError, closest_or_all, did_you_mean
 from rekd_det.utils.options import options_of
 
 
@@ -59,6 +61,19 @@ def check_hooks(cfg: Config) -> None:
             )
 
 
+def check_clip_grad(cfg: Config) -> None:
+    """Check the options of ``optim_wrapper.clip_grad``, which torch would refuse at the first step of the optimizer.
+
+    Raises:
+        InputError: for an unknown one.
+    """
+    options = (cfg.get("optim_wrapper") or {}).get("clip_grad") or {}
+    clip = clip_grad_value_ if options.get("type") == "value" else clip_grad_norm_
+    known = inspect.signature(clip).parameters.keys() - {"parameters"}
+    for option in sorted(options.keys() - known - {"type"}):
+        raise InputError(f"optim_wrapper.clip_grad has no option '{option}'{closest_or_all(option, known)}")
+
+
 def _check_optimizer(key: str, wrapper: Any) -> None:
     """Raise InputError if an optimizer's state would have to be saved that lies in parts in several processes."""
     optimizer = wrapper.get("optimizer") if isinstance(wrapper, Mapping) else None
@@ -88,8 +103,18 @@ def _counts_iterations(train_cfg: Mapping) -> bool:
 
 
 def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping, type]]:
-    default = {f"default_hooks.{name}": hook for name, hook in (cfg.get("default_hooks") or {}).items()}
-    custom = {f"custom_hooks.{index}": hook for index, hook in enumerate(cfg.get("custom_hooks") or [])}
+    named, listed = cfg.get("default_hooks") or {}, cfg.get("custom_hooks") or []
+    for name, hook in named.items():
+        if isinstance(hook, Mapping) and "type" not in hook:
+            raise InputError(f"default_hooks.{name} has no `type`{did_you_mean(name, named.keys() - {name})}")
+    for hook in listed:
+        if isinstance(hook, str):
+            raise InputError(
+                f"custom_hooks has the text {hook!r} in place of a dict: --cfg-options takes no list of dicts. Write a "
+                "config that inherits this one, with custom_hooks = [*_base_.custom_hooks, dict(type=...)]"
+            )
+    default = {f"default_hooks.{name}": hook for name, hook in named.items()}
+    custom = {f"custom_hooks.{index}": hook for index, hook in enumerate(listed)}
     for key, hook in {**default, **custom}.items():
         kind = type_class(hook.get("type"), HOOKS) if isinstance(hook, Mapping) else None
         if kind is not None:

@@ -140,6 +140,12 @@ def test_a_pair_is_checked_with_its_teachers_accuracy(folder):
     assert "ImageClassifier" in text and "rows: images, 3 classes" in text
     assert "converted for the teacher (other channel order, other mean or std)" in text
     assert "Teacher on 6 test images" in text and "accuracy/top1" in text
+    checkpoint = torch.load(folder / "teacher.pth", weights_only=True)
+    checkpoint["meta"]["dataset_meta"]["classes"] = CLASSES[::-1]
+    torch.save(checkpoint, folder / "reordered.pth")
+    other = ("--cfg-options", f"model.teacher_ckpt={folder}/reordered.pth")
+    text = tool("check_pair.py", folder / "pair.py", "--limit", 6, *other, cwd=folder, ok=False)
+    assert "category 0 is 'blue' in the data set and 'red' for the teacher: the order differs" in text
 
 
 @pytest.mark.slow

@@ -150,7 +150,10 @@ def _load_student(model: ReKDDistill, path: str) -> str:
 
 def _check_categories(cfg: Config, model: ReKDDistill, found: Findings) -> None:
     data, teacher, heads = _data_classes(cfg), model.teacher_classes, _num_classes(model)
-    found.row("categories", f"data {_some(data)}; teacher {_some(teacher)}; student's head {heads or 'not named'}")
+    found.row(
+        "categories",
+        f"data {_some(data, 'config')}; teacher {_some(teacher, 'checkpoint')}; student's head {heads or '?'}",
+    )
     if data is not None and heads is not None and len(data) != heads:
         found.mistakes.append(
             f"the data set has {len(data)} categories and the student's head num_classes={heads}: set num_classes of "
@@ -317,9 +320,9 @@ def _millions(module: torch.nn.Module) -> str:
     return f"{count_parameters(module) / 1e6:.1f}"
 
 
-def _some(names: tuple[str, ...] | None) -> str:
+def _some(names: tuple[str, ...] | None, where: str) -> str:
     if names is None:
-        return "not named"
+        return f"not named in the {where}"
     return f"{len(names)} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
 
 

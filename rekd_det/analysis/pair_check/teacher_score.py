@@ -19,6 +19,9 @@ from rekd_det.analysis.pair_check.pair_check import Findings
 from rekd_det.analysis.utils.pair import choose
 from rekd_det.apis.command_line import build_runner
 from rekd_det.apis.preflight import check_data
+from rekd_det.engine.categories import named_categories
+from rekd_det.engine.hooks.pair_check_hook import check_categories
+from rekd_det.utils.checkpoint import classes_of, load_checkpoint_file
 from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
@@ -56,6 +59,12 @@ def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
             count = _score_tested_images_only(runner)
             metrics = runner.test()
             classes = runner.test_dataloader.dataset.metainfo.get("classes") or ()
+            trained = classes_of(load_checkpoint_file(cfg.load_from))
+            for tested in named_categories(runner.test_loop.dataloader) if trained is not None else ():
+                try:
+                    check_categories(tuple(tested), trained)
+                except InputError as error:
+                    found.mistakes.append(str(error))
     found.section(f"Teacher on {'the first ' * (not classifies_images(cfg))}{count} test images")
     for name, value in metrics.items():
         found.lines.append(f"{name:<28} {value:>10.4f}")

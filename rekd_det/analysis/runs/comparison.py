@@ -101,7 +101,7 @@ def _metric_section(runs: Sequence[Run], folder: Path) -> list[str]:
             text += [*markdown(header, table), ""]
     return [
         *text,
-        "Each line is one run. It does not show how AP varies between seeds, so a small difference may be chance.",
+        "Each line is one run. It does not show how seeds differ, so a small difference may be chance.",
         "",
     ]
 

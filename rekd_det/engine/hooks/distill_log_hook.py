@@ -38,9 +38,10 @@ class DistillLogHook(Hook):
         """Forget the scalars of a distillation that has just stopped, or that had stopped before a resume."""
         stopped = distillation_of(runner).distillation_stopped
         if stopped and not self._stopped:
-            scalars = runner.message_hub.log_scalars
-            for name in [name for name in scalars if name.startswith("train/distill.")]:
-                del scalars[name]
+            # mmengine warns of a name that was resumed and is not logged any more.
+            for names in (runner.message_hub.log_scalars, runner.message_hub._resumed_keys):
+                for name in [name for name in names if name.startswith("train/distill.")]:
+                    del names[name]
         self._stopped = stopped
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:

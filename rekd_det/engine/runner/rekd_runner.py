@@ -16,6 +16,8 @@ from mmengine.registry import HOOKS, LOOPS, RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 
+from rekd_det.engine.hooks.distill_log_hook import DistillLogHook
+from rekd_det.engine.hooks.pair_check_hook import PairCheckHook
 from rekd_det.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from rekd_det.engine.runner.alone import alone_in
 from rekd_det.engine.runner.categories_hook import CategoriesHook
@@ -57,6 +59,7 @@ class ReKDRunner(Runner):
       of the batches before it; if an epoch now has another length, it continues at the epoch's start;
     * repeats a validation that a kill interrupted;
     * lets the main process decide for all where to resume, and sends the checkpoint to nodes without it;
+    * checks and logs a distillation (``PairCheckHook``, ``DistillLogHook``) even if ``custom_hooks`` lacks these hooks;
     * logs which keys of the config differ from the checkpoint's, and which value applies;
     * writes a checkpoint under a temporary name and renames it, keeps the old one until then, and resumes from the
       newest sound one;
@@ -129,6 +132,17 @@ class ReKDRunner(Runner):
             named = "param_names" in built.optimizer.param_groups[0]
             built.optimizer.add_param_group({"params": connectors if named else [p for _, p in connectors]})
         return built
+
+    def register_hooks(self, default_hooks: dict | None = None, custom_hooks: list | None = None) -> None:
+        """As mmengine's. A distillation has its check and its log also where a config's `custom_hooks` lacks them.
+
+        A config that sets `custom_hooks` replaces those of its base, and the teacher would teach other categories.
+        """
+        super().register_hooks(default_hooks, custom_hooks)
+        if isinstance(self.model.module if is_model_wrapper(self.model) else self.model, ReKDDistill):
+            for kind in (PairCheckHook, DistillLogHook):
+                if not any(isinstance(hook, kind) for hook in self.hooks):
+                    self.register_hook(kind())
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
         """Register mmengine's default hooks, with SafeCheckpointHook in place of CheckpointHook."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -202,7 +203,8 @@ class ReKDDistill(SingleTeacherDistill):
         for key in [k for k in state_dict if k.startswith(prefix + _TEACHER_PREFIX)]:
             del state_dict[key]
         own = {key: value.shape for key, value in self.state_dict().items()}
-        named = [key for key in state_dict if key[len(prefix) :] in own]
+        # Every batch norm has its counter, which fits whatever its weights are.
+        named = [k for k in state_dict if k[len(prefix) :] in own and not k.endswith(".num_batches_tracked")]
         other = [key for key in named if own[key[len(prefix) :]] != getattr(state_dict[key], "shape", None)]
         matched = len(named) - len(other)
         if not matched:
@@ -215,6 +217,7 @@ class ReKDDistill(SingleTeacherDistill):
             f"{matched} of {len(state_dict)} weights in the checkpoint match the student's {len(own)}"
             + (f"; {len(other)} have another shape, among them {other[0]}" if other else ""),
             logger="current",
+            level=logging.WARNING if other else logging.INFO,
         )
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs

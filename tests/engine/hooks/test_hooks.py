@@ -180,6 +180,7 @@ def test_a_stopped_distillation_leaves_the_log(model):
         logged.append(sorted(hub.log_scalars))
     first = ["train/distill.head_mass", "train/distill.loss_tisd", "train/loss"]
     assert logged == [first, ["train/loss"], ["train/loss"]]
+    assert hub.state_dict()["resumed_keys"].keys() == {"train/loss"}  # mmengine would warn of the others at a resume
 
 
 def test_no_warmup_no_scale_in_the_log(model):

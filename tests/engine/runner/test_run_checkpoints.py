@@ -1,5 +1,6 @@
 """What a distillation's checkpoints hold, and what a training may start from."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import RUNNERS
 
 from rekd_det.models.utils.finite_guard import FiniteGuard, NonFiniteLoss
+from rekd_det.utils.checkpoint import CheckpointError
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.read_as_data import load_plain
 
@@ -104,7 +106,17 @@ def test_feature_maps_alone_are_distilled_from_a_teacher_of_other_categories(pai
 
 def test_weights_of_another_shape_are_named(pair, tmp_path):
     train(pair.pair, tmp_path / "run", load_from=str(pair.folder / "teacher.pth"))
-    assert "have another shape, among them architecture.backbone.conv1.weight" in log_of(tmp_path / "run")
+    log = log_of(tmp_path / "run")
+    assert re.search(r"WARNING - .* have another shape, among them architecture\.backbone\.conv1\.weight", log)
+
+
+def test_counters_of_batch_norm_are_no_weights_that_match(pair, tmp_path):
+    weights = load_plain(pair.folder / "teacher.pth")["state_dict"]
+    counters = {k: v if k.endswith("num_batches_tracked") else v[..., None] for k, v in weights.items()}
+    assert any(k.endswith("num_batches_tracked") for k in counters)
+    torch.save(dict(state_dict=counters), tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="none of the checkpoint's weights belongs to the student"):
+        train(pair.pair, tmp_path / "run", load_from=str(tmp_path / "other.pth"))
 
 
 def test_a_constructor_that_knows_a_detectors_layers_gets_the_student(pair, tmp_path):
