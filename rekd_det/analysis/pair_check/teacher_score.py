@@ -60,9 +60,9 @@ def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
             metrics = runner.test()
             classes = runner.test_dataloader.dataset.metainfo.get("classes") or ()
             trained = classes_of(load_checkpoint_file(cfg.load_from))
-            for tested in named_categories(runner.test_loop.dataloader) if trained is not None else ():
+            for tested in named_categories(runner.test_loop.dataloader):
                 try:
-                    check_categories(tuple(tested), trained)
+                    check_categories(tuple(tested), trained or tuple(tested))
                 except InputError as error:
                     found.mistakes.append(str(error))
     found.section(f"Teacher on {'the first ' * (not classifies_images(cfg))}{count} test images")
