@@ -1,5 +1,7 @@
 """tools/check_pair.py: what it measures, what it prints, and the mistakes it finds."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -185,3 +187,16 @@ def test_what_the_distillation_adds(model):
     teacher = detector_cost(model.teacher, batch).feature_flops * 2
     assert teacher < extra < own
     assert not model.distillation_stopped
+
+
+def test_a_teacher_with_fewer_levels_is_a_mistake_and_no_traceback(tmp_path):
+    config = tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
+    teacher = copy.deepcopy(config)
+    teacher.neck.num_outs = 4
+    torch.save(dict(state_dict=build_random(teacher).state_dict()), tmp_path / "teacher.pth")
+    distiller = dict(type="mmrazor.ReKDDistiller", loss=dict(type="mmrazor.ReKDLoss", top_k=2))
+    pair = dict(architecture=config, teacher=teacher, teacher_ckpt=str(tmp_path / "teacher.pth"))
+    cfg = Config(dict(default_scope="mmdet", model=dict(type="mmrazor.ReKDDistill", distiller=distiller, **pair)))
+    (mistake,) = check_pair(cfg, (64, 96)).mistakes
+    assert "of 64 x 96 pixels can't be computed: RetinaHead has logits (1" in mistake
+    assert "model.teacher and model.architecture need the same strides and number of levels (raised in" in mistake

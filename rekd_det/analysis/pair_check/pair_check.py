@@ -6,8 +6,10 @@ import contextlib
 import io
 import logging
 import math
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -98,6 +100,14 @@ def check_pair(cfg: Config, size: tuple[int, int] | None) -> Findings:
         _report_losses(model, batch, found)
     except InputError as error:  # feature maps that do not fit a feature loss
         found.mistakes.append(_one_line(error))
+        return found
+    except (RuntimeError, AssertionError) as error:  # rows that do not correspond, or a detector that needs more
+        raised = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{'/'.join(Path(raised.filename).parts[-3:])}:{raised.lineno}"
+        found.mistakes.append(
+            f"the losses of generated images of {size[0]} x {size[1]} pixels can't be computed: "
+            f"{_one_line(error) or type(error).__name__} (raised in {where}). Are they too small? --size sets others"
+        )
         return found
     _report_cost(cfg, model, batch, found)
     _check_schedule(cfg, found)

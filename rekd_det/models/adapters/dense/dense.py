@@ -123,7 +123,8 @@ class DenseAdapter(HeadAdapter):
         if student.shape != teacher.shape:
             raise RuntimeError(
                 f"{type(self.student).__name__} has logits {tuple(student.shape)}, the teacher's "
-                f"{type(self.teacher).__name__} {tuple(teacher.shape)}: their feature maps have other sizes"
+                f"{type(self.teacher).__name__} {tuple(teacher.shape)}: their feature maps have other sizes. "
+                "model.teacher and model.architecture need the same strides and number of levels"
             )
         labels, weight, avg_factor = self.targets(student, data_samples)
         return [AlignedLogits(student, teacher, labels, weight, avg_factor, self.meaning)]
