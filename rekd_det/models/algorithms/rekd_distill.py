@@ -203,18 +203,18 @@ class ReKDDistill(SingleTeacherDistill):
         for key in [k for k in state_dict if k.startswith(prefix + _TEACHER_PREFIX)]:
             del state_dict[key]
         own = {key: value.shape for key, value in self.state_dict().items()}
-        # Every batch norm has its counter, which fits whatever its weights are.
-        named = [k for k in state_dict if k[len(prefix) :] in own and not k.endswith(".num_batches_tracked")]
+        named = [key for key in state_dict if key[len(prefix) :] in own]
         other = [key for key in named if own[key[len(prefix) :]] != getattr(state_dict[key], "shape", None)]
-        matched = len(named) - len(other)
-        if not matched:
+        matched = set(named).difference(other)
+        # A batch norm's counter fits whatever its weights are.
+        if all(key.endswith(".num_batches_tracked") for key in matched):
             shown = ", ".join(list(state_dict)[:3]) or "no keys at all"
             raise CheckpointError(
                 f"none of the checkpoint's weights belongs to the student ({shown} ...): it is of another "
                 "architecture, or it is not a detector's checkpoint"
             )
         print_log(
-            f"{matched} of {len(state_dict)} weights in the checkpoint match the student's {len(own)}"
+            f"{len(matched)} of {len(state_dict)} weights in the checkpoint match the student's {len(own)}"
             + (f"; {len(other)} have another shape, among them {other[0]}" if other else ""),
             logger="current",
             level=logging.WARNING if other else logging.INFO,
