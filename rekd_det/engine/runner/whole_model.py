@@ -17,8 +17,8 @@ def check_whole(runner: Runner, checkpoint: Mapping, path: str) -> None:
     """Check that a checkpoint has each parameter of the model in its shape, and the config's learning rate schedule.
 
     mmengine would leave such a weight as it was initialised, start the schedule again, give a schedule the state of
-    another, and train on. Buffers may be
-    missing. A missing optimizer state, and averaged weights without EMAHook, are logged.
+    another, and train on. Buffers may be missing. A missing optimizer state, and averaged weights without EMAHook, are
+    logged.
 
     Args:
         runner: that resumes.
@@ -35,7 +35,7 @@ def check_whole(runner: Runner, checkpoint: Mapping, path: str) -> None:
             "epoch_*.pth or iter_*.pth, or start from its weights alone (load_from in place of --resume)"
         )
     own_parts, parts = _parts(runner.param_schedulers), _parts(checkpoint.get("param_schedulers"))
-    if runner.param_schedulers and own_parts != parts:
+    if own_parts != parts:
         raise CheckpointError(
             f"checkpoint '{path}' can't be resumed from: it holds the state of another learning rate schedule. Its "
             f"schedulers have {_told(parts)}; those of param_scheduler have {_told(own_parts)}. Set param_scheduler "
@@ -68,4 +68,4 @@ def _parts(schedulers: Any) -> list[tuple[str, ...]]:
 
 def _told(parts: list[tuple[str, ...]]) -> str:
     counters = {"base_values", "last_step", "_global_step", "_last_value", "verbose", "by_epoch", "begin", "end"}
-    return "; ".join(", ".join(name for name in part if name not in counters) or "no options" for part in parts)
+    return "; ".join(", ".join(name for name in part if name not in counters) for part in parts) or "none"

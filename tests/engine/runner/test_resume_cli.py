@@ -267,8 +267,8 @@ def test_resume_continues_from_the_checkpoint_that_was_named_last(runs):
 
 @pytest.mark.parametrize(
     "schedule",
-    ["[dict(type='MultiStepLR', milestones=[5])]", "[warmup, dict(type='CosineAnnealingLR', T_max=9)]"],
-    ids=["without the warm-up", "of another type"],
+    ["[dict(type='MultiStepLR', milestones=[5])]", "[warmup, dict(type='CosineAnnealingLR', T_max=9)]", "None"],
+    ids=["without the warm-up", "of another type", "none"],
 )
 def test_another_schedule_does_not_get_the_state_of_the_checkpoints(runs, schedule):
     """mmengine pairs them by their order, and the last one would take over the warm-up's end."""
