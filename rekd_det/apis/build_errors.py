@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os.path as osp
 import re
 import sys
 import traceback
@@ -14,7 +13,7 @@ from typing import Any
 from mmengine.registry import build_from_cfg
 from mmengine.runner import Runner
 
-from rekd_det.utils.errors import InputError, did_you_mean
+from rekd_det.utils.errors import InputError, did_you_mean, raised_in
 from rekd_det.utils.options import options_of
 
 #: how mmengine, mmdet and this package refuse a config
@@ -70,7 +69,7 @@ def explain_build_error(error: BaseException, always: bool = False) -> BuildErro
     message = " ".join(str(text).split()) or type(error).__name__
     if message == "need at least one array to concatenate":  # mmengine's BaseDataset, of an empty list
         message = "no image is left in the data set; look at its filter_cfg, indices and metainfo.classes"
-    where = f"{osp.join(*frames[-1].f_code.co_filename.split(osp.sep)[-3:])}:{frames[-1].f_lineno}"
+    where = raised_in(error)
     if not building and parts:
         key = parts[-1].f_code.co_name.removeprefix("build_")
         return BuildError(f"{key}{_types(parts[-1].f_locals.get(key))} can't be built: {message} (raised in {where})")

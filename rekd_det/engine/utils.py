@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -20,13 +21,18 @@ RUNNER_KEYS = (set(inspect.signature(Runner.__init__).parameters) - {"self", "cf
 }
 
 
+def model_of(runner: Runner) -> Any:
+    """A Runner's model without what wraps it for several processes."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
 def distillation_of(runner: Runner) -> ReKDDistill:
     """The runner's model without its DDP wrapper.
 
     Raises:
         TypeError: if it is not a :class:`ReKDDistill`.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = model_of(runner)
     if not isinstance(model, ReKDDistill):
         raise TypeError(
             f"this hook serves a ReKDDistill model, not {type(model).__name__}; remove it from custom_hooks"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os.path as osp
+import traceback
 from collections.abc import Collection, Iterable
 
 #: how many names a message lists
@@ -28,3 +30,9 @@ def listing(names: Collection) -> str:
     """Names in a message, the first of many."""
     first = ", ".join(repr(name) for name in list(names)[:_LISTED])
     return f"{first}, ..." if len(names) > _LISTED else first or "(none)"
+
+
+def raised_in(error: BaseException) -> str:
+    """Where an error was raised, for a message: the end of the file's path, and the line."""
+    raised = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{osp.join(*raised.filename.split(osp.sep)[-3:])}:{raised.lineno}"

@@ -6,10 +6,8 @@ import contextlib
 import io
 import logging
 import math
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +32,7 @@ from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
 from rekd_det.utils.config_types import default_scope, type_class, type_name
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import InputError, raised_in
 from rekd_det.utils.pair_config import classifies_images, is_pair, model_config, resolve_model_config
 from rekd_det.utils.pretrained import drop_pretrained
 
@@ -102,11 +100,10 @@ def check_pair(cfg: Config, size: tuple[int, int] | None) -> Findings:
         found.mistakes.append(_one_line(error))
         return found
     except (RuntimeError, AssertionError) as error:  # rows that do not correspond, or a detector that needs more
-        raised = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{'/'.join(Path(raised.filename).parts[-3:])}:{raised.lineno}"
         found.mistakes.append(
             f"the losses of generated images of {size[0]} x {size[1]} pixels can't be computed: "
-            f"{_one_line(error) or type(error).__name__} (raised in {where}). Are they too small? --size sets others"
+            f"{_one_line(error) or type(error).__name__} (raised in {raised_in(error)}). Are they too small? "
+            "--size sets others"
         )
         return found
     _report_cost(cfg, model, batch, found)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from rekd_det.engine.categories import compare_validation
+from rekd_det.engine.utils import model_of
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images, is_pair
 
@@ -24,7 +24,7 @@ class CategoriesHook(Hook):
         named = compare_validation(runner)
         if not classifies_images(runner.cfg):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = model_of(runner)
         pair = is_pair(runner.cfg.model)
         head = getattr(model.architecture if pair else model, "head", None)
         count = getattr(head, "num_classes", None)

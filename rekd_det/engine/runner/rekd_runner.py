@@ -11,7 +11,6 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, LOOPS, RUNNERS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
@@ -33,6 +32,7 @@ from rekd_det.engine.runner.seeded_loader import SeededLoader
 from rekd_det.engine.runner.start import decide_start
 from rekd_det.engine.runner.whole_model import check_whole
 from rekd_det.engine.runner.wrapping import check_wrapper
+from rekd_det.engine.utils import model_of
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, is_local
@@ -120,7 +120,7 @@ class ReKDRunner(Runner):
         It knows the layers by a detector's names. What else is trained, the connectors of feature losses, is added with
         the optimizer's own options.
         """
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = model_of(self)
         kind = isinstance(optim_wrapper, Mapping) and optim_wrapper.get("constructor")
         if type_name(kind) in ("", "DefaultOptimWrapperConstructor") or not isinstance(model, ReKDDistill):
             return super().build_optim_wrapper(optim_wrapper)
@@ -139,7 +139,7 @@ class ReKDRunner(Runner):
         A config that sets `custom_hooks` replaces those of its base, and the teacher would teach other categories.
         """
         super().register_hooks(default_hooks, custom_hooks)
-        if isinstance(self.model.module if is_model_wrapper(self.model) else self.model, ReKDDistill):
+        if isinstance(model_of(self), ReKDDistill):
             for kind in (PairCheckHook, DistillLogHook):
                 if not any(isinstance(hook, kind) for hook in self.hooks):
                     self.register_hook(kind())

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import EMAHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from rekd_det.engine.runner.generators_hook import warn_inexact
+from rekd_det.engine.utils import model_of
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, weights_of
 
 
@@ -45,10 +45,8 @@ def check_whole(runner: Runner, checkpoint: Mapping, path: str) -> None:
         warn_inexact("the checkpoint has no state of the optimizer; momentum starts anew")
     if "ema_state_dict" in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
         warn_inexact("the checkpoint's weights are EMAHook's average, and the config has no EMAHook any more")
-    model = runner.model
     weights = {name.removeprefix("module."): value for name, value in weights_of(checkpoint).items()}
-    own: Any = model.module if is_model_wrapper(model) else model
-    for name, parameter in own.named_parameters():
+    for name, parameter in model_of(runner).named_parameters():
         found = weights.get(name, weights.get(name.removeprefix(STUDENT_PREFIX)))  # a plain student's
         if found is None or found.shape != parameter.shape:
             has = "lacks it" if found is None else f"has {tuple(found.shape)}"
