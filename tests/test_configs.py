@@ -17,7 +17,8 @@ from one_step import distillation
 from tiny import total
 
 from rekd_det.apis.zoo_models import ZOO
-from rekd_det.testing.tiny_detectors import build_random, needs_masks, pair_of, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, pair_of, tiny_config
+from rekd_det.utils.generated_data import needs_masks
 from rekd_det.utils.pair_config import is_pair, resolve_model_config
 from rekd_det.utils.pretrained import drop_pretrained
 

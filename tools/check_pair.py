@@ -22,7 +22,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="generated images; default: 192 256, for a classifier its training's",
+        help="generated images; default: 192 256, or its training's for a classifier and where the losses need them",
     )
     parser.add_argument("--cfg-options", nargs="+", action=CfgOptions, metavar="KEY=VALUE", help="override keys")
     args = parser.parse_args()

@@ -34,13 +34,11 @@ from support.record import (  # noqa: E402
 from support.zoo import ZooConfig, one_of_each, zoo_configs  # noqa: E402
 
 import rekd_det  # noqa: E402, F401 - registers
-from rekd_det.models.adapters.base import ADAPTERS  # noqa: E402
+from rekd_det.models.adapters.base import ADAPTERS, REFUSED_HEADS  # noqa: E402
 from rekd_det.testing.check_detector import CheckFailed, Facts, NotRunnable, check_detector  # noqa: E402
 
-#: why these are refused, beyond having no adapter
-_REASONS = dict(
-    ATSSVLFusionHead="its logits compare regions with the words of a prompt: there are no fixed classes",
-    GroundingDINOHead="its logits compare queries with the words of a prompt: there are no fixed classes",
+#: why these detectors and heads are refused, beyond having no adapter
+_REASONS = {head.__name__: why for head, why in REFUSED_HEADS.items()} | dict(
     Mask2FormerVideo="its head classifies tubes over the frames of a video",
 )
 

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmdet.models.detectors import FastRCNN
 from mmengine.logging import MessageHub
 from mmengine.runner import set_random_seed
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from rekd_det.models.adapters import HeadAdapter, build_adapter
@@ -119,24 +117,12 @@ def _runnable(config: Mapping) -> tuple[Any, dict]:
         try:
             student = build_random(shrink(config))
             batch = tiny_batch(student, size)
-            if isinstance(student, FastRCNN):
-                _propose(batch["data_samples"])
             _train(copy.deepcopy(student), batch)
         except Exception as error:  # any error that a detector raises at this size
             last = error
             continue
         return student, batch
     raise NotRunnable(f"{type(last).__name__}: {(str(last).strip().splitlines() or [''])[0]}") from last
-
-
-def _propose(samples: list) -> None:
-    """Fast R-CNN takes its proposals from the data."""
-    for sample in samples:
-        height, width = sample.img_shape[:2]
-        corners = torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([width, height] * 2)
-        boxes = torch.cat([corners.view(-1, 2, 2).amin(1), corners.view(-1, 2, 2).amax(1) + 4], dim=1)
-        objects = sample.gt_instances.bboxes
-        sample.proposals = InstanceData(bboxes=torch.cat([getattr(objects, "tensor", objects), boxes]))
 
 
 def _pair(student: Any, teacher: Any) -> Any:

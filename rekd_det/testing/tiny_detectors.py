@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from mmdet.registry import MODELS
-from mmdet.testing import demo_mm_inputs
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import nn
@@ -22,7 +21,7 @@ from torch import nn
 from rekd_det.utils.config_nodes import config_nodes
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.fixed_layers import fix_norms_and_dropout
-from rekd_det.utils.mask_heads import needs_masks
+from rekd_det.utils.generated_data import generated_data
 from rekd_det.utils.pair_config import resolve_model_config
 from rekd_det.utils.pretrained import drop_pretrained
 
@@ -114,19 +113,9 @@ def tiny_batch(model: Any, size: tuple[int, int] = (96, 128), images: int = 2, o
         ``dict(inputs=(B, 3, H, W), data_samples=[...])`` for ``model(**batch, mode='loss')``.
     """
     classes = min(num_classes(model), 6)
-    shapes = [[3, *size] for _ in range(images)]
-    data = demo_mm_inputs(
-        images,
-        shapes,
-        num_items=[objects] * images,
-        num_classes=max(classes, 2),  # mmdet's generator leaves class 0 out
-        with_mask=needs_masks(model),  # not for all: RTMDet's assigner would use them
-        with_semantic=True,
-    )
-    for sample in data["data_samples"]:
-        sample.gt_instances.labels %= classes
+    data = generated_data(model, classes, size, images, objects, with_semantic=True)
     generator = torch.Generator().manual_seed(0)
-    data["inputs"] = [torch.randint(0, 256, tuple(s), generator=generator, dtype=torch.uint8) for s in shapes]
+    data["inputs"] = [torch.randint(0, 256, i.shape, generator=generator, dtype=torch.uint8) for i in data["inputs"]]
     return model.data_preprocessor(data, True)
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
 from tiny import build, build_pair, perturb, tiny_rcnn
 from torch import nn
@@ -62,6 +63,7 @@ def test_a_sound_pair(check, pair):
             ],
             "feature_losses.loss_cwd: ChannelWiseDivergence can't compare level 1",
         ),
+        (["model.distiller.rowz=all"], "ReKDDistiller() can't be built: it has no option 'rowz'; did you mean 'rows'"),
         (["train_dataloader.dataset.metainfo.classes=('a',)"], "the data set has 1 categories, the teacher"),
     ],
 )
@@ -114,22 +116,55 @@ def test_pretrained_weights_of_the_student_are_named_and_not_read(check, pair, t
     assert "student weights  random here; the training starts from new.pth, old.pth" in said
 
 
-def test_a_student_that_learns_masks_in_its_box_head(tmp_path):
-    config = tiny_config("mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py")
-    torch.save(dict(state_dict=build_random(config, seed=1).state_dict()), tmp_path / "teacher.pth")
+def zoo_pair_config(tmp_path, path, changed_neck=None, **changes):
+    """The config of a pair of a tiny detector of the zoo and a teacher of the same kind."""
+    config = tiny_config(f"mmdet::{path}")
+    teacher = copy.deepcopy(config)
+    if changed_neck:
+        teacher.neck.update(changed_neck)
+    torch.save(dict(state_dict=build_random(teacher, seed=1).state_dict()), tmp_path / "teacher.pth")
     distiller = dict(type="mmrazor.ReKDDistiller", loss=dict(type="mmrazor.ReKDLoss", top_k=2))
-    pair = dict(architecture=config, teacher=config, teacher_ckpt=str(tmp_path / "teacher.pth"))
-    cfg = Config(dict(default_scope="mmdet", model=dict(type="mmrazor.ReKDDistill", distiller=distiller, **pair)))
-    found = check_pair(cfg, (64, 96))
+    pair = dict(architecture=config, teacher=teacher, teacher_ckpt=str(tmp_path / "teacher.pth"))
+    model = dict(type="mmrazor.ReKDDistill", distiller=distiller, **pair)
+    return Config(dict(default_scope="mmdet", model=model, **changes))
+
+
+def test_a_student_that_learns_masks_in_its_box_head(tmp_path):
+    found = check_pair(zoo_pair_config(tmp_path, "rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py"), (64, 96))
     assert not found.mistakes
     assert any(line.startswith("loss_mask ") for line in found.lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py", "ssd/ssd300_coco.py"])
+def test_detectors_that_need_proposals_or_the_size_of_their_training(tmp_path, path):
+    pipeline = [dict(type="Resize", scale=(300, 300), keep_ratio=False)]
+    data = dict(dataset=dict(type="CocoDataset", pipeline=pipeline))
+    found = check_pair(zoo_pair_config(tmp_path, path, train_dataloader=data), None)
+    assert not found.mistakes
+    assert any(line.startswith("distill.loss_tisd ") for line in found.lines)
 
 
 def test_an_untrained_teacher_is_seen_on_data(check, pair):
     code, said = check(pair.pair, "--limit", 3)
     assert code == 1
     assert "Teacher on the first 3 test images" in said
-    assert "the teacher's AP on 3 images is 0.0" in said
+    assert "the teacher's coco/bbox_mAP on 3 images is 0.0" in said
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected", "verdict"),
+    [
+        (dict(bbox_AP=0.3, bbox_APr=-1.0), 0, "0 mistakes"),  # LVIS
+        (dict(PQ=1.5, SQ=70.0), 1, "the teacher's coco/PQ on 3 images is 0.015"),  # panoptic, in per cent
+        ({"AR@100": 0.0}, 0, "none of the teacher's metrics is known here"),
+    ],
+)
+def test_the_metrics_of_other_evaluators(check, pair, monkeypatch, metrics, expected, verdict):
+    monkeypatch.setattr(CocoMetric, "compute_metrics", lambda self, results: metrics)
+    code, said = check(pair.pair, "--limit", 3)
+    assert code == expected
+    assert verdict in said
 
 
 def test_annotations_that_are_not_there(check, pair):
@@ -190,13 +225,8 @@ def test_what_the_distillation_adds(model):
 
 
 def test_a_teacher_with_fewer_levels_is_a_mistake_and_no_traceback(tmp_path):
-    config = tiny_config("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py")
-    teacher = copy.deepcopy(config)
-    teacher.neck.num_outs = 4
-    torch.save(dict(state_dict=build_random(teacher).state_dict()), tmp_path / "teacher.pth")
-    distiller = dict(type="mmrazor.ReKDDistiller", loss=dict(type="mmrazor.ReKDLoss", top_k=2))
-    pair = dict(architecture=config, teacher=teacher, teacher_ckpt=str(tmp_path / "teacher.pth"))
-    cfg = Config(dict(default_scope="mmdet", model=dict(type="mmrazor.ReKDDistill", distiller=distiller, **pair)))
+    cfg = zoo_pair_config(tmp_path, "retinanet/retinanet_r50_fpn_1x_coco.py", changed_neck=dict(num_outs=4))
     (mistake,) = check_pair(cfg, (64, 96)).mistakes
-    assert "of 64 x 96 pixels can't be computed: RetinaHead has logits (2322, 80), the teacher" in mistake
-    assert "model.teacher and model.architecture need the same strides and number of levels (raised in" in mistake
+    assert "of 64 x 96 pixels can't be computed: RetinaHead has logits (2322, 80) in 5 calls of its" in mistake
+    assert "model.teacher and model.architecture need the same strides and number of levels, and a head of" in mistake
+    assert "(raised in" in mistake

@@ -26,6 +26,7 @@ from rekd_det.analysis.pair_check.pair_measure import (
     step_seconds,
     synthetic_batch,
 )
+from rekd_det.apis.build_errors import explain_build_error
 from rekd_det.apis.class_names import read_names
 from rekd_det.apis.export import count_parameters
 from rekd_det.engine.hooks.pair_check_hook import check_categories
@@ -69,8 +70,8 @@ def check_pair(cfg: Config, size: tuple[int, int] | None) -> Findings:
 
     Args:
         cfg: the config of a pair.
-        size: (height, width) of the generated images; None: (192, 256) for a detector, for a classifier that of its
-            training.
+        size: (height, width) of the generated images; None: that of the training for a classifier, for a detector
+            (192, 256) or, if its losses can't be computed there, that of the training.
 
     Returns:
         What was found. A pair that can't be built, or whose losses can't be computed, has that as its last mistake.
@@ -86,28 +87,15 @@ def check_pair(cfg: Config, size: tuple[int, int] | None) -> Findings:
     try:
         model = _build(cfg, found)
     except (ValueError, TypeError, KeyError) as error:  # how this package, mmengine's registries and mmdet refuse
-        found.mistakes.append(_one_line(error))
+        found.mistakes.append(_one_line(explain_build_error(error) or error))
         return found
     _check_categories(cfg, model, found)
     _describe_input(model, found)
     torch.manual_seed(0)
-    if size is None:
-        size = _train_scale(cfg)[0][::-1] if classifies_images(cfg) else (192, 256)
-    batch = synthetic_batch(model, _num_classes(model) or len(_data_classes(cfg) or "ab"), size)
-    try:
-        _report_losses(model, batch, found)
-    except InputError as error:  # feature maps that do not fit a feature loss
-        found.mistakes.append(_one_line(error))
-        return found
-    except (RuntimeError, AssertionError) as error:  # rows that do not correspond, or a detector that needs more
-        found.mistakes.append(
-            f"the losses of generated images of {size[0]} x {size[1]} pixels can't be computed: "
-            f"{_one_line(error) or type(error).__name__} (raised in {raised_in(error)}). Are they too small? "
-            "--size sets others"
-        )
-        return found
-    _report_cost(cfg, model, batch, found)
-    _check_schedule(cfg, found)
+    batch = _report_losses_at(_sizes(cfg) if size is None else [size], cfg, model, found)
+    if batch is not None:
+        _report_cost(cfg, model, batch, found)
+        _check_schedule(cfg, found)
     return found
 
 
@@ -186,6 +174,33 @@ def _describe_input(model: ReKDDistill, found: Findings) -> None:
     found.row("normalisation", f"converted for the teacher ({', '.join(changes) or 'other padding'})")
 
 
+def _sizes(cfg: Config) -> list[tuple[int, int]]:
+    """(height, width) of the images to try: small ones, then those of the training, which SSD needs."""
+    trained = _train_scale(cfg)[0][::-1]
+    return [trained] if classifies_images(cfg) else [(192, 256), trained]
+
+
+def _report_losses_at(sizes: list[tuple[int, int]], cfg: Config, model: ReKDDistill, found: Findings) -> dict | None:
+    """Report the losses at the first size at which they can be computed, and return its batch; else a mistake."""
+    mistake = ""
+    for size in sizes:
+        batch = synthetic_batch(model, _num_classes(model) or len(_data_classes(cfg) or "ab"), size)
+        try:
+            _report_losses(model, batch, found)
+            return batch
+        except InputError as error:  # feature maps that do not fit a feature loss
+            mistake = _one_line(error)
+            break
+        except (RuntimeError, AssertionError, ValueError) as error:  # rows that do not correspond, or too few pixels
+            mistake = (
+                f"the losses of generated images of {size[0]} x {size[1]} pixels can't be computed: "
+                f"{_one_line(error) or type(error).__name__} (raised in {raised_in(error)}). Are they too small? "
+                "--size sets others"
+            )
+    found.mistakes.append(mistake)
+    return None
+
+
 def _report_losses(model: ReKDDistill, batch: Mapping, found: Findings) -> None:
     shares, statistics, layers = loss_shares(model, batch)
     found.section(f"Losses at the start (generated images; gradient on the student's {layers})")
@@ -202,10 +217,10 @@ def _report_losses(model: ReKDDistill, batch: Mapping, found: Findings) -> None:
             found.mistakes.append(
                 f"{share.name} is {share.value} at the start: check the teacher's weights and the loss's options"
             )
-    _judge_share([s for s in shares if s.name.startswith("distill.")], whole, found)
+    _judge_share([s for s in shares if s.name.startswith("distill.")], whole, layers, found)
 
 
-def _judge_share(distill: list[LossShare], whole: float, found: Findings) -> None:
+def _judge_share(distill: list[LossShare], whole: float, layers: str, found: Findings) -> None:
     share = sum(s.gradient for s in distill) / whole
     idle = [s.name for s in distill if not s.gradient]
     least, most = _USUAL_SHARE
@@ -216,7 +231,10 @@ def _judge_share(distill: list[LossShare], whole: float, found: Findings) -> Non
         )
         return
     if idle:
-        found.notes.append(f"{', '.join(idle)} has no gradient on the student here: is its weight 0?")
+        found.notes.append(
+            f"{', '.join(idle)} has no gradient on the student's {layers}: is its weight 0? Logits that do not depend "
+            f"on the {layers}, as of a mask transformer's first queries, have none either"
+        )
     if share < least or share > most:
         largest = max(distill, key=lambda s: s.gradient).name
         found.notes.append(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmdet.testing import demo_mm_inputs
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from rekd_det.apis.export import count_parameters
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.models.teachers.lean import LeanRun
+from rekd_det.utils.generated_data import generated_data
 from rekd_det.utils.log_names import is_loss
-from rekd_det.utils.mask_heads import needs_masks
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ class Cost:
 def synthetic_batch(
     model: ReKDDistill, num_classes: int, size: tuple[int, int], images: int = 2, objects: int = 5
 ) -> dict:
-    """A preprocessed batch of noise with random boxes, and masks or semantic maps where the student learns from them.
-
-    The images of a classifier have a random label.
+    """A preprocessed batch of noise with random objects; images of a classifier have a random label.
 
     Args:
         model: the pair.
@@ -77,17 +74,8 @@ def synthetic_batch(
     student = model.student
     if hasattr(student, "head"):
         return model.data_preprocessor(_classified_images(num_classes, size, images), True)
-    data = demo_mm_inputs(
-        images,
-        [[3, *size]] * images,
-        num_items=[objects] * images,
-        num_classes=max(num_classes, 2),  # it leaves label 0 out
-        with_mask=needs_masks(student),
-        with_semantic=any(hasattr(m, "semantic_head") for m in student.modules()) or hasattr(student, "panoptic_head"),
-    )
-    for sample in data["data_samples"]:
-        sample.gt_instances.labels %= num_classes
-    return model.data_preprocessor(data, True)
+    semantic = any(hasattr(m, "semantic_head") for m in student.modules()) or hasattr(student, "panoptic_head")
+    return model.data_preprocessor(generated_data(student, num_classes, size, images, objects, semantic), True)
 
 
 def _classified_images(num_classes: int, size: tuple[int, int], images: int) -> dict:

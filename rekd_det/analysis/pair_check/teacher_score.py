@@ -27,8 +27,10 @@ from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images, teacher_config
 
-#: below this AP a teacher has learned nothing of the data set, or something is wrong
+#: below this AP or PQ a teacher has learned nothing of the data set, or something is wrong
 _LEAST_AP = 0.02
+#: how the name of a metric that judges a detector ends, and its value at best
+_DETECTOR_SCORES = {"mAP": 1.0, "_AP": 1.0, "/PQ": 100.0}
 #: the same of a classifier's top-1 accuracy, in parts of what guessing gives; with few classes 0.1 more than that
 _LEAST_OVER_CHANCE = 3
 
@@ -73,8 +75,17 @@ def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:
         guess = 1 / (len(classes) or getattr(runner.model.head, "num_classes", None) or 1000)
         least = min(_LEAST_OVER_CHANCE * guess, guess + 0.1)
     else:
-        name, least = "AP", _LEAST_AP
-        score = max((value for key, value in metrics.items() if key.endswith("mAP")), default=0.0)
+        least = _LEAST_AP
+        scores = [
+            (value / best, name)
+            for name, value in metrics.items()
+            for end, best in _DETECTOR_SCORES.items()
+            if name.endswith(end)
+        ]
+        if not scores:
+            found.notes.append("none of the teacher's metrics is known here, so they are not judged")
+            return
+        score, name = max(scores)
     if score < least:
         found.mistakes.append(
             f"the teacher's {name} on {count} images is {score:.3f}: its weights, its normalisation or the order of "

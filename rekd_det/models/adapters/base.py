@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmdet.models.dense_heads import ATSSVLFusionHead, GroundingDINOHead
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
@@ -21,7 +22,10 @@ ADAPTERS: dict[type[nn.Module], type[HeadAdapter]] = {}
 HEAD_ATTRIBUTES = ("roi_head", "bbox_head", "panoptic_head", "mask_head", "head")
 
 #: heads that can't be distilled, and why: the text continues "Head is not supported: " in the error for such a pair
-REFUSED: dict[type[nn.Module], str] = {}
+REFUSED_HEADS: dict[type[nn.Module], str] = {
+    head: f"its logits compare {rows} with the words of a prompt: there are no fixed classes"
+    for head, rows in ((ATSSVLFusionHead, "regions"), (GroundingDINOHead, "queries"))
+}
 
 #: adapters for the heads of packages that need not be installed, by the package
 _OPTIONAL = {"mmpretrain": "rekd_det.models.adapters.image"}
@@ -225,8 +229,8 @@ def find_adapter(student: type[nn.Module], teacher: type[nn.Module]) -> type[Hea
 
 def _way_out(head: type[nn.Module]) -> str:
     """Why a head has no adapter, or what its author can do, as the rest of a sentence."""
-    if head in REFUSED:
-        return f": {REFUSED[head]}"
+    if head in REFUSED_HEADS:
+        return f": {REFUSED_HEADS[head]}"
     parent = next((base.__name__ for base in head.__mro__ if base in ADAPTERS), None)
     # MMDetection's own heads without an adapter classify other things than their parents.
     if parent is None or head.__module__.startswith("mmdet."):

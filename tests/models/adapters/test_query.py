@@ -8,12 +8,14 @@ import copy
 import pytest
 import torch
 from fast_cases import fast_if
+from mmdet.models.dense_heads import ATSSVLFusionHead, GroundingDINOHead
 from one_step import assert_no_pull, assert_same_gradients, beside_plain, distillation, fail_in_the_teacher, run_step
 from tiny import NUM_CLASSES, batch, build, build_pair, forward_hooks, perturb, tiny_rcnn, total
 from tiny_queries import FAMILIES, LAYERS, MASK, PANOPTIC, QUERIES, RCNN, SHARED, tiny_query
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rekd_det.models.adapters import ADAPTERS, build_adapter
+from rekd_det.models.adapters.base import find_adapter
 from rekd_det.models.adapters.query.ddq import _rows_of
 
 MATCHED = [f for f in FAMILIES if f not in SHARED]
@@ -414,6 +416,12 @@ def test_pairs_that_do_not_fit_are_refused():
         build_adapter(dab, build(more))
     with pytest.raises(TypeError, match="StandardRoIHead"):
         build_adapter(dab, build(tiny_rcnn()))
+
+
+def test_heads_without_fixed_classes_are_refused_with_the_reason():
+    for head in (ATSSVLFusionHead, GroundingDINOHead):
+        with pytest.raises(TypeError, match=f"{head.__name__} is not supported: .*the words of a prompt"):
+            find_adapter(head, head)
 
 
 def test_a_subclass_nobody_looked_at_is_refused():

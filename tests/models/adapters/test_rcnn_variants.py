@@ -13,7 +13,7 @@ from rekd_det.models.adapters import build_adapter
 from rekd_det.models.adapters.roi.bbox_logits import joint_seesaw_logits
 from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures import LogitMeaning
-from rekd_det.testing.tiny_detectors import build_random, pair_of, tiny_config
+from rekd_det.testing.tiny_detectors import build_random, pair_of, tiny_batch, tiny_config
 
 FAST = dict(
     grid="grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py",
@@ -166,6 +166,24 @@ def test_seesaw_rows_are_the_distribution_that_the_head_predicts_with():
     loss = build_random(config).roi_head.bbox_head.loss_cls
     output = torch.randn(7, loss.num_classes + 2) * 3
     torch.testing.assert_close(joint_seesaw_logits(output).softmax(1), loss.get_activation(output))
+
+
+@pytest.mark.parametrize("taught", ["softmax", "seesaw"])
+def test_seesaw_and_softmax_teach_each_other(taught):
+    configs = dict(seesaw=tiny_config(f"mmdet::{FAST['seesaw']}"))
+    configs["softmax"] = copy.deepcopy(configs["seesaw"])
+    configs["softmax"].roi_head.bbox_head.loss_cls = dict(type="CrossEntropyLoss")
+    student = build_random(configs.pop(taught))
+    (teacher,) = map(build_random, configs.values())
+    model = pair_of(student, teacher.eval())
+    step = run_step(model, tiny_batch(student, (64, 96)))
+    (entry,) = step.rows
+    head = teacher.roi_head.bbox_head
+    assert entry.student.shape == entry.teacher.shape == (len(entry.labels), head.num_classes + 1)
+    seesaw = entry.teacher if taught == "softmax" else entry.student
+    torch.testing.assert_close(seesaw.exp().sum(1), torch.ones(len(seesaw)))  # log-probabilities
+    total(step.losses).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
 def test_v3det_is_sigmoid_over_the_channels_that_its_loss_asks_for():

@@ -122,9 +122,10 @@ class DenseAdapter(HeadAdapter):
         teacher = self.select(flatten_maps(maps, self.num_logits, self.order))
         if student.shape != teacher.shape:
             raise RuntimeError(
-                f"{type(self.student).__name__} has logits {tuple(student.shape)}, the teacher's "
-                f"{type(self.teacher).__name__} {tuple(teacher.shape)}: their feature maps have other sizes. "
-                "model.teacher and model.architecture need the same strides and number of levels"
+                f"{type(self.student).__name__} has logits {tuple(student.shape)} in {len(self._calls)} calls of its "
+                f"classification loss, the teacher's {type(self.teacher).__name__} {tuple(teacher.shape)}: their "
+                "feature maps have other sizes. model.teacher and model.architecture need the same strides and number "
+                "of levels, and a head of your own must give its loss each row once (docs/new_detector.md)"
             )
         labels, weight, avg_factor = self.targets(student, data_samples)
         return [AlignedLogits(student, teacher, labels, weight, avg_factor, self.meaning)]

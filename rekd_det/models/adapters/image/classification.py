@@ -30,17 +30,17 @@ from mmpretrain.models.heads import (
 )
 from torch import Tensor, nn
 
-from rekd_det.models.adapters.base import REFUSED, HeadAdapter, check_same_classes, register_adapter
+from rekd_det.models.adapters.base import REFUSED_HEADS, HeadAdapter, check_same_classes, register_adapter
 from rekd_det.models.utils.taps import TapSet, argument
 from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.structures.logit_meaning import LogitMeaning
 
-REFUSED[ArcFaceClsHead] = (
+REFUSED_HEADS[ArcFaceClsHead] = (
     "in training it subtracts a margin from the label's logit, so its logits are not a prediction for the image that a "
     "teacher's could be compared with. Distil only its features: model.distiller.loss=None with feature_losses of type "
     "mmrazor.L2Loss"
 )
-REFUSED[MultiTaskHead] = "it has a head for each of several tasks; distil the tasks one by one"
+REFUSED_HEADS[MultiTaskHead] = "it has a head for each of several tasks; distil the tasks one by one"
 
 
 @register_adapter(

@@ -79,6 +79,7 @@ class RCNNAdapter(HeadAdapter):
             check_same_classes(type(student).__name__, a.num_classes, b.num_classes)
             check_same_logits(a, b)
         self._logits = bbox_logits(own[0])
+        self._teachers_logits = bbox_logits(other[0])  # may come in another layout: Seesaw
         self._class_weights = [ClassWeight(head.loss_cls) for head in own]
         self._stages = [_Stage() for _ in own]
 
@@ -162,7 +163,7 @@ class RCNNAdapter(HeadAdapter):
         if len(stage.logits) == 0:  # no RoI at all: mmdet's extractors do not accept that everywhere
             return self._logits.read(stage.logits.detach())
         with _classification_only(self.by_stage(self.teacher.bbox_head)[index]):
-            return self._logits.read(self.classify(index, feats, stage.rois, **context))
+            return self._teachers_logits.read(self.classify(index, feats, stage.rois, **context))
 
     def teacher_context(self, feats: Sequence[Tensor]) -> dict:
         """What the teacher computes once per step for all its stages, as keyword arguments of :meth:`classify`."""
