@@ -408,7 +408,7 @@ def test_pairs_that_do_not_fit_are_refused():
         build_adapter(detr, dab)
     deeper = tiny_query("dab")
     deeper.decoder.num_layers = 3
-    with pytest.raises(ValueError, match=r"2 layers, the teacher's 3"):
+    with pytest.raises(ValueError, match=r"queries 2 times, the teacher 3"):
         build_adapter(dab, build(deeper))
     more = tiny_query("dab")
     more.bbox_head.num_classes = NUM_CLASSES + 1

@@ -120,10 +120,10 @@ def _activation(head: Any) -> str:
 
 
 def check_same_layers(owner: str, student: int, teacher: int) -> None:
-    """Raise ValueError unless both decoders have the same number of layers."""
+    """Raise ValueError unless both networks classify their queries equally often."""
     if student != teacher:
         raise ValueError(
-            f"{owner}: the student's decoder has {student} layers, the teacher's {teacher}; each layer learns from "
-            f"its counterpart. Take a teacher with {student}, or set the student's number of decoder layers to "
-            f"{teacher}"
+            f"{owner}: the student classifies its queries {student} times, the teacher {teacher}: after each layer or "
+            "stage of its decoder, and Mask2Former before the first too. Each time learns from its counterpart, so "
+            "both need as many"
         )
