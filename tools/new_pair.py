@@ -103,9 +103,9 @@ def main() -> None:
     base = student.cfg_path if "::" in student.cfg_path else relpath(student.file, out.parent)
     ours = relpath(CONFIGS / "_base_", out.parent)
     config = Config.fromfile(student.file)
-    num_logits = check_heads(config, resolve_model_config(teacher.cfg_path, "teacher"))
+    adapter = check_heads(config, resolve_model_config(teacher.cfg_path, "teacher"))
     _check_targets(out, control, (student, teacher), args.force)
-    _write_pair(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint, num_logits))
+    _write_pair(out, pair_text(config, base, ours, teacher.cfg_path, checkpoint, adapter))
     kept = control.exists() and not args.force and control.read_text(encoding="utf-8") != control_text(config, base)
     if not kept:
         _write(control, control_text(config, base))
@@ -116,7 +116,7 @@ def main() -> None:
     print(f"control     {control}  (the student without distillation: train it too)")
     if kept:
         print("            kept as it was, with other content; --force writes over it")
-    print(f"evidence    {supported_settings(config)}")
+    print(f"evidence    {supported_settings(adapter)}")
     check = Path(__file__).with_name("check_pair.py")
     if args.check:
         sys.exit(subprocess.run([sys.executable, check, out]).returncode)

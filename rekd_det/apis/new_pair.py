@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 
@@ -10,20 +11,20 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from rekd_det.models.adapters import ADAPTERS, QueryAdapter, RCNNAdapter
+from rekd_det.models.adapters import QueryAdapter, RCNNAdapter
 from rekd_det.models.adapters.base import HEAD_ATTRIBUTES, HeadAdapter, build_adapter, find_adapter
 from rekd_det.models.adapters.dense.dense import RetinaAdapter
 from rekd_det.models.adapters.dense.gfl import GFLAdapter
-from rekd_det.models.teachers.teacher import without_init_cfg
 from rekd_det.utils.config_types import default_scope, type_class, type_name
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import classifies_images, is_pair
+from rekd_det.utils.pretrained import drop_pretrained
 
 #: K of `configs/_base_/rekd_distill.py`
 _TOP_K = 5
 
 
-def check_heads(student: Config, teacher: Mapping) -> int:
+def check_heads(student: Config, teacher: Mapping) -> HeadAdapter:
     """Check what needs no weights: whether the teacher's head classifies the student's rows.
 
     Args:
@@ -31,7 +32,7 @@ def check_heads(student: Config, teacher: Mapping) -> int:
         teacher: the teacher's model config.
 
     Returns:
-        How many logits a row has.
+        The adapter of the two heads.
 
     Raises:
         InputError: if the student is an image classifier, no adapter pairs the two heads, or their rows differ.
@@ -47,15 +48,17 @@ def check_heads(student: Config, teacher: Mapping) -> int:
     except TypeError as error:
         raise InputError(str(error)) from error
     init_default_scope(default_scope(student))
-    detectors = [MODELS.build(without_init_cfg(model)) for model in (student.model, teacher)]
+    models = [copy.deepcopy(model) for model in (student.model, teacher)]
+    drop_pretrained(models)
+    detectors = [MODELS.build(model) for model in models]
     try:
-        return build_adapter(*detectors).num_logits
+        return build_adapter(*detectors)
     except (TypeError, ValueError) as error:
         raise InputError(str(error)) from error
 
 
 def pair_text(
-    student: Config, student_base: str, our_bases: str, teacher: str, checkpoint: str, num_logits: int
+    student: Config, student_base: str, our_bases: str, teacher: str, checkpoint: str, adapter: HeadAdapter
 ) -> str:
     """A config that distils ``teacher`` into ``student``.
 
@@ -65,10 +68,12 @@ def pair_text(
         our_bases: the folder of this package's base configs, as the new config names it.
         teacher: the teacher's ``cfg_path``.
         checkpoint: the teacher's checkpoint.
-        num_logits: of a row of the heads.
+        adapter: of the two heads.
     """
     own_hooks = student.get("custom_hooks") is not None
-    base = ("rekd_distill" if own_hooks else "rekd") + ("_sigmoid" if _classifies_by_sigmoids(student) else "")
+    # Of a conditional sigmoid the tail's weight is another question: it is only asked where there is an object.
+    sigmoid = adapter.meaning.activation == "sigmoid" and not adapter.meaning.conditional
+    base = ("rekd_distill" if own_hooks else "rekd") + ("_sigmoid" if sigmoid else "")
     lines = [
         f"_base_ = {json.dumps([student_base, f'{our_bases}/{base}.py'])}",
         *(["custom_hooks = [*_base_.custom_hooks, *_base_.rekd_hooks]"] if own_hooks else []),
@@ -79,7 +84,7 @@ def pair_text(
         f"    teacher=dict(cfg_path={json.dumps(teacher)}),",
         f"    teacher_ckpt={json.dumps(checkpoint)},",
         ")",
-        *_own_top_k(num_logits),
+        *_own_top_k(adapter.num_logits),
         *_own_start(student),
     ]
     return "\n".join(lines) + "\n"
@@ -97,9 +102,9 @@ def control_text(student: Config, student_base: str) -> str:
 
 def _own_top_k(num_logits: int) -> list[str]:
     """A line for heads with so few logits that our K would leave no tail: half of them are the top-K set."""
-    if not 1 < num_logits <= _TOP_K:
+    if num_logits > _TOP_K:
         return []
-    return [f'model["distiller"]["loss"]["top_k"] = {num_logits // 2}  # of {num_logits} logits']
+    return [f'model["distiller"]["loss"]["top_k"] = {max(1, num_logits // 2)}  # of {num_logits} logits']
 
 
 def _own_start(student: Config) -> list[str]:
@@ -108,18 +113,17 @@ def _own_start(student: Config) -> list[str]:
     return lines + (["resume = False", "load_from = None"] if student.get("resume") else [])
 
 
-def supported_settings(student: Config) -> str:
+def supported_settings(adapter: HeadAdapter) -> str:
     """One sentence that says which of the pair's settings a study of this project supports."""
-    adapter = _adapter(student)
-    if issubclass(adapter, (RetinaAdapter, GFLAdapter)):
-        name = "RetinaNet" if issubclass(adapter, RetinaAdapter) else "GFL"
+    if isinstance(adapter, (RetinaAdapter, GFLAdapter)):
+        name = "RetinaNet" if isinstance(adapter, RetinaAdapter) else "GFL"
         return f"for {name}, ReKD with these settings gained as much AP as KD on photographs, no more (docs/study.md)"
-    if issubclass(adapter, QueryAdapter):
+    if isinstance(adapter, QueryAdapter):
         return (
             "a small DINO gained as much AP with KD as with these settings on photographs (one seed, "
             "studies/results/groceries_dino); other query heads were not measured"
         )
-    if issubclass(adapter, RCNNAdapter):
+    if isinstance(adapter, RCNNAdapter):
         return (
             "top_k and beta were chosen for Faster R-CNN on generated images; on photographs ReKD with them was above "
             "KD for a student that overfits, and level with KD for one that was trained with crops (docs/study.md)"
@@ -127,28 +131,11 @@ def supported_settings(student: Config) -> str:
     return "no study of this project has measured this family (docs/study.md): all settings are defaults"
 
 
-def _classifies_by_sigmoids(student: Config) -> bool:
-    """Whether the head's logits are sigmoids that give the probability of an object."""
-    adapter = _adapter(student)
-    if getattr(adapter, "conditional", False):
-        return False
-    loss = _head(student.model).get("loss_cls")
-    return adapter.activation == "sigmoid" or (isinstance(loss, dict) and bool(loss.get("use_sigmoid")))
-
-
-def _adapter(student: Config) -> type[HeadAdapter]:
-    return ADAPTERS[_head_class(student.model, "student")]
-
-
-def _head(model: Mapping) -> Mapping:
-    return next((model[name] for name in HEAD_ATTRIBUTES if model.get(name)), {})
-
-
 def _head_class(model: Mapping, role: str) -> type[nn.Module]:
     if is_pair(model):
         raise InputError(f"the {role}'s config is a pair: give the config of its student alone, its control")
-    head = _head(model)
-    if not head:
+    head = next((model[name] for name in HEAD_ATTRIBUTES if model.get(name)), None)
+    if head is None:
         raise InputError(f"the {role}'s config has no model with one of {', '.join(HEAD_ATTRIBUTES)}")
     kind = type_class(head.get("type"), MODELS)
     if kind is None:

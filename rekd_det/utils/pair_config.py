@@ -32,6 +32,12 @@ def is_pair(model: object) -> bool:
     return isinstance(model, Mapping) and "architecture" in model and "teacher" in model
 
 
+def require_pair(cfg: Config) -> None:
+    """Raise InputError if a config describes no pair."""
+    if not is_pair(cfg.get("model")):
+        raise InputError("this config is not a pair: `model` needs the keys `architecture` and `teacher`")
+
+
 def trained_model(model: Any) -> tuple[str, Any]:
     """The config key of what is trained, the student of a pair or the model itself, and its full config.
 
@@ -136,8 +142,7 @@ def teacher_config(cfg: Config) -> Config:
     Raises:
         InputError: If ``cfg`` describes no pair.
     """
-    if not is_pair(cfg.get("model")):
-        raise InputError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
+    require_pair(cfg)
     cfg = copy.deepcopy(cfg)
     checkpoint = cfg.model.get("teacher_ckpt")
     teacher = with_preprocessor(cfg.model.teacher, cfg.model.get("data_preprocessor"))

@@ -469,3 +469,19 @@ def test_ap_by_category_from_detections(tmp_path):
     assert recompute(tmp_path / "found.json", annotations, "bbox") == dict(cat=pytest.approx(1), dog=0)
     with pytest.raises(InputError, match=r"astray\.json' can't be evaluated against"):
         recompute(tmp_path / "astray.json", annotations, "bbox")
+
+
+def test_ap_by_category_counts_as_many_detections_as_mmdet_does(tmp_path):
+    boxes = [[30 * (i % 15), 30 * (i // 15), 20, 20] for i in range(150)]
+    truth = dict(
+        images=[dict(id=1, width=450, height=300)],
+        categories=[dict(id=1, name="cat")],
+        annotations=[
+            dict(id=i, image_id=1, category_id=1, bbox=b, area=400, iscrowd=0) for i, b in enumerate(boxes, start=1)
+        ],
+    )
+    found = [dict(image_id=1, category_id=1, bbox=b, score=0.9) for b in boxes]
+    for name, content in (("truth", truth), ("found", found)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    ours = recompute(tmp_path / "found.json", str(tmp_path / "truth.json"), "bbox")
+    assert ours == dict(cat=pytest.approx(1))  # 0.67 with the first hundred

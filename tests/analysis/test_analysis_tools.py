@@ -123,6 +123,16 @@ def test_masks_are_padded_like_their_images():
     assert {s.gt_instances.masks.masks.shape[1:] for s in batch["data_samples"]} == {(160, 160)}
 
 
+def test_head_tail_of_one_category_says_that_there_is_no_tail(pair, tool, tmp_path, monkeypatch):
+    def one_logit(model, batch):
+        yield Rows(torch.zeros(4, 1), torch.zeros(4, 1), torch.tensor([0, 0, 1, 1]), 1, "sigmoid")
+
+    # The tool imports it anew.
+    monkeypatch.setattr("rekd_det.analysis.teacher.rows.rows_of", one_logit)
+    with pytest.raises(SystemExit, match="one category and no background: there is no tail"):
+        tool("head_tail", pair.pair, "--limit", 2, "--split", "val", "--workers", 0, "--out", tmp_path / "report")
+
+
 def test_head_tail_writes_a_report_that_stands_alone(pair, tool, tmp_path):
     out = tmp_path / "report"
     arguments = ("--limit", 3, "--split", "val", "--workers", 0, "--checkpoint", pair.folder / "student.pth")
@@ -195,7 +205,7 @@ def test_head_tail_is_repeatable(pair, tool, tmp_path):
 @pytest.mark.parametrize(
     ("config", "arguments", "message"),
     [
-        ("student", (), "this config has no teacher"),
+        ("student", (), "this config is not a pair"),
         ("pair", ("--top-k", 13), "--top-k 13 leaves no tail: the head has 13 logits"),
         ("pair", ("--checkpoint", "none.pth"), "checkpoint 'none.pth' does not exist"),
         ("pair", ("--cfg-options", "train_dataloader.dataset.data_root=nowhere"), "'nowhere.*' does not exist"),
@@ -239,6 +249,13 @@ def test_where_the_gradient_comes_from():
     without = Pull(loss)
     without.add(Rows(teacher, student, None, 3, "softmax"))
     assert not without.table()
+
+
+def test_a_sigmoid_head_that_is_read_as_a_softmax_has_no_cross_entropy():
+    pull = Pull(MODELS.build(dict(type="mmrazor.KDLoss", activation="implicit_bg")))
+    rows = Rows(torch.randn(2, 4), torch.randn(2, 4), torch.tensor([0, 3]), 3, "softmax")
+    pull.add(rows)
+    assert {line[0] for line in pull.table()} == {"loss_kd"}
 
 
 # --- agreement ------------------------------------------------------------------------------

@@ -565,7 +565,7 @@ CASES = [
     # --- the other tools
     Case(
         "test without a pair",
-        "this config has no teacher",
+        "this config is not a pair",
         config="student.py",
         arguments=("--teacher",),
         tool="test.py",

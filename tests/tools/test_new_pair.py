@@ -74,6 +74,24 @@ def test_a_student_of_few_classes_without_hooks(tmp_path, run_tool):
     assert [hook.type for hook in made.custom_hooks] == ["mmrazor.PairCheckHook", "mmrazor.DistillLogHook"]
 
 
+@pytest.mark.parametrize(
+    ("base", "options", "beta", "top_k"),
+    [
+        ("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", "bbox_head=dict(num_classes=1)", 0.25, 1),
+        ("mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py", "", 0.25, 5),  # its loss is in its box heads
+        ("mmdet::detr/detr_r50_8xb2-150e_coco.py", "", 1.0, 5),
+    ],
+    ids=["one category", "sigmoids of a RoI head", "softmax of a query head"],
+)
+def test_the_loss_follows_the_logits_of_the_heads(tmp_path, run_tool, base, options, beta, top_k):
+    for name in ("student", "teacher"):
+        (tmp_path / f"{name}.py").write_text(f"_base_ = '{base}'\nmodel = dict({options})\n")
+    files = (tmp_path / "student.py", tmp_path / "teacher.py", "--checkpoint", "x.pth")
+    run_tool("new_pair.py", *files, "--out", tmp_path / "pair.py")
+    loss = Config.fromfile(tmp_path / "pair.py").model.distiller.loss
+    assert (loss.get("beta", 1.0), loss.top_k) == (beta, top_k)
+
+
 def test_a_pair_is_no_student_and_a_path_may_hold_quotes(tmp_path, run_tool):
     said = refused(
         run_tool, ROOT / "configs/rekd_retina_r101_r18_coco.py", "retinanet_r101_fpn_2x_coco", "--out", "p.py"

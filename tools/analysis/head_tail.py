@@ -64,6 +64,8 @@ def main() -> None:
             for rows in rows_of(model, batch):
                 if found is None:
                     num_logits = rows.teacher.shape[1]
+                    if num_logits == 1:
+                        raise InputError("the student's head has one category and no background: there is no tail")
                     top_k = top_k_of(args.top_k, loss, num_logits)
                     names = class_names(dataset, rows.num_categories)
                     found = HeadTail(names, num_logits, top_k, rows.activation, loss.tau, judges)

@@ -19,10 +19,11 @@ from mmrazor.registry import MODELS as RAZOR_MODELS
 from torch import Tensor
 
 from rekd_det.models.adapters import RCNNAdapter
-from rekd_det.models.teachers.teacher import freeze, without_init_cfg
+from rekd_det.models.teachers.teacher import freeze
 from rekd_det.models.utils.taps import TapSet
 from rekd_det.testing.tiny_detectors import build_random, settle, tiny_batch
 from rekd_det.utils.pair_config import is_pair, resolve_model_config
+from rekd_det.utils.pretrained import drop_pretrained
 
 Step = Callable[[], Tensor]
 
@@ -225,4 +226,6 @@ def _whole_loss(teacher: Any, inputs: Tensor, samples: list) -> None:
 
 
 def _random_detector(spec: Mapping, seed: int) -> Any:
-    return build_random(without_init_cfg(resolve_model_config(spec)), seed)
+    config = resolve_model_config(spec)
+    drop_pretrained(config)
+    return build_random(config, seed)

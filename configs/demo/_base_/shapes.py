@@ -70,7 +70,6 @@ param_scheduler = [
 ]
 default_hooks = dict(
     logger=dict(interval=10),
-    # Two, because the oldest is removed before the next one is complete.
     checkpoint=dict(interval=1, max_keep_ckpts=2),
 )
 randomness = dict(seed=0)

@@ -34,7 +34,7 @@ from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
 from rekd_det.utils.config_types import default_scope, type_class, type_name
 from rekd_det.utils.errors import InputError, raised_in
-from rekd_det.utils.pair_config import classifies_images, is_pair, model_config, resolve_model_config
+from rekd_det.utils.pair_config import classifies_images, model_config, require_pair, resolve_model_config
 from rekd_det.utils.pretrained import drop_pretrained
 
 #: a note is added if the distillation's share of the gradient is outside this range
@@ -79,8 +79,7 @@ def check_pair(cfg: Config, size: tuple[int, int] | None) -> Findings:
     Raises:
         InputError: if the config describes no pair.
     """
-    if not is_pair(cfg.get("model")):
-        raise InputError("this config is not a pair: `model` needs the keys `architecture` and `teacher`")
+    require_pair(cfg)
     found = Findings()
     init_default_scope(default_scope(cfg))
     found.section("Pair")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from rekd_det.apis.export import count_parameters
@@ -135,7 +136,7 @@ def detector_cost(detector: Any, batch: Mapping, lean: LeanRun | None = None) ->
     try:
         with torch.no_grad(), lean.precision(image.device):
             feats: list = []
-            feature_flops = _count_flops(lambda: feats.extend(_tensors(detector.extract_feat(image))))
+            feature_flops = _count_flops(lambda: feats.extend(tree_leaves(detector.extract_feat(image))))
             assert feature_flops is not None
             for hook in hooks:  # an RoI head's outputs do not grow with the image
                 hook.remove()
@@ -149,7 +150,7 @@ def detector_cost(detector: Any, batch: Mapping, lean: LeanRun | None = None) ->
         size=tuple(image.shape[-2:]),
         feature_flops=feature_flops,
         total_flops=total,
-        feature_bytes=sum(f.numel() * 4 for f in feats),
+        feature_bytes=sum(f.numel() * 4 for f in feats if isinstance(f, Tensor)),
         largest_bytes=largest[0],
     )
 
@@ -185,13 +186,6 @@ def step_seconds(model: ReKDDistill, batch: Mapping) -> tuple[float, float]:
 def _part(student: nn.Module, name: str) -> list[nn.Parameter]:
     part = getattr(student, name, None)
     return list(part.parameters()) if isinstance(part, nn.Module) else []
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
-    return [t for item in items for t in _tensors(item)]
 
 
 def _count_flops(run: Callable[[], Any], optional: bool = False) -> int | None:

@@ -34,6 +34,7 @@ def recompute(results: Path, ann_file: str, task: str) -> dict[str, float]:
         except (OSError, ValueError, AssertionError, KeyError, IndexError) as error:
             raise InputError(f"'{results}' can't be evaluated against '{ann_file}': {error}") from error
         evaluation = COCOeval(truth, found, task)
+        evaluation.params.maxDets = [100, 300, 1000]  # as mmdet's CocoMetric, whose AP by category counts the last
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, category

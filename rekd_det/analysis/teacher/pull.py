@@ -28,6 +28,7 @@ class Pull:
     """
 
     def __init__(self, loss: Any) -> None:
+        self._own_softmax = loss.activation == "softmax"  # a sigmoid head can be read as one ('implicit_bg')
         self._loss = copy.copy(loss)
         self._loss.reduction, self._loss.backend = "sum", "eager"
         self._sums: dict[tuple[str, str], float] = defaultdict(float)
@@ -40,7 +41,7 @@ class Pull:
         self._loss.activation = rows.activation  # the rows have their background already
         student = rows.student.detach().requires_grad_()
         parts, _ = self._loss.components(student, rows.teacher, gt_labels=rows.labels)
-        if rows.activation == "softmax" and student.shape[1] > rows.num_categories:
+        if self._own_softmax and student.shape[1] > rows.num_categories:
             parts[OWN] = F.cross_entropy(student, rows.labels, reduction="sum")
         sizes = {name: _size(value, student) for name, value in parts.items()}
         for group in GROUPS:

@@ -23,7 +23,7 @@ from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.fixed_layers import fix_norms_and_dropout
-from rekd_det.utils.pair_config import classifies_images, is_pair, model_config
+from rekd_det.utils.pair_config import classifies_images, model_config, require_pair
 
 SEED = 0
 
@@ -44,8 +44,7 @@ def build_pair(cfg: Config, checkpoint: str | None, device: str) -> Any:
         InputError: if the config is not a pair, or it distils no logits.
         CheckpointError: if the checkpoint does not fit.
     """
-    if not is_pair(cfg.get("model")):
-        raise InputError("this config has no teacher: `model` needs the keys `architecture` and `teacher`")
+    require_pair(cfg)
     init_default_scope(default_scope(cfg))
     torch.manual_seed(SEED)
     config = model_config(cfg)

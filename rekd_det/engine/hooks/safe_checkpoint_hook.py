@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os.path as osp
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -84,8 +86,13 @@ class SafeCheckpointHook(CheckpointHook):
         kept.update(getattr(self, "best_ckpt_path_dict", {}).values())
         for remove, path in later.removals:
             if path not in kept:  # a resumed run may write what it is about to remove
-                with suppress(FileNotFoundError):  # somebody else may have removed it meanwhile
+                try:
                     remove(path)
+                except FileNotFoundError:  # somebody else has removed it meanwhile
+                    pass
+                except OSError as error:
+                    reason = error.strerror or error
+                    print_log(f"The old checkpoint {path} can't be removed: {reason}", "current", logging.WARNING)
 
 
 def _gather_states(runner: Runner) -> None:

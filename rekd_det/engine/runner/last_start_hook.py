@@ -9,7 +9,7 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from rekd_det.engine.runner.latest_checkpoint import earlier_files
+from rekd_det.engine.runner.latest_checkpoint import earlier_files, folder_of_earlier, named_by_last_checkpoint
 from rekd_det.utils.atomic import replace_text
 from rekd_det.utils.checkpoint import is_local
 
@@ -17,30 +17,37 @@ from rekd_det.utils.checkpoint import is_local
 class LastStartHook(Hook):
     """Lets ``--resume`` find this training's checkpoints from now on, though it has written none yet.
 
-    A training that starts anew moves those of an earlier one in its folder into a folder of their own: killed before
-    its first checkpoint, it would otherwise continue the earlier one. One that resumes from a named checkpoint of its
-    folder continues from that one, though the folder may have later ones.
+    A training that starts anew, or resumes from a checkpoint of another folder, moves the checkpoints of an earlier one
+    into a folder of their own: killed before its first checkpoint, it would otherwise continue the earlier one. One
+    that resumes from a named checkpoint continues from that one, though its folder may have later ones.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Move the earlier files, or name the checkpoint that this training continues."""
+        """Move the earlier files, and name the checkpoint that this training continues."""
         barrier()  # a process may be loading its `load_from`, which may be one of these files
         if not is_main_process():
             return
-        folder = osp.abspath(runner.work_dir)
+        folder, source = osp.abspath(runner.work_dir), None
         if runner._resume:
-            path = osp.abspath(osp.expanduser(str(runner._load_from)))
-            if is_local(str(runner._load_from)) and osp.dirname(path) == folder:
-                replace_text(osp.join(folder, "last_checkpoint"), path)
-            return
-        files = earlier_files(folder)
-        if not files:
-            return
-        aside = osp.join(folder, f"earlier_{runner.timestamp}")
-        os.makedirs(aside)
-        for path in files:
-            os.replace(path, osp.join(aside, osp.basename(path)))
-        runner.logger.warning(
-            f"{runner.work_dir} had checkpoints of an earlier training ({osp.basename(files[0])}). This one starts "
-            f"anew, and they are in {aside} now; --resume would have continued the earlier one."
-        )
+            source = str(runner._load_from)
+            source = osp.abspath(osp.expanduser(source)) if is_local(source) else source
+            homes = {folder, osp.dirname(named_by_last_checkpoint(folder) or folder)}  # a CheckpointHook's out_dir
+        if source is None or osp.dirname(source) not in homes:
+            _move_earlier_files(runner, folder, source)
+        if source is not None:
+            replace_text(osp.join(folder, "last_checkpoint"), source)
+
+
+def _move_earlier_files(runner: Runner, folder: str, source: str | None) -> None:
+    files = earlier_files(folder)
+    if not files:
+        return
+    aside = folder_of_earlier(folder, runner.timestamp)
+    os.makedirs(aside)
+    for path in files:
+        os.replace(path, osp.join(aside, osp.basename(path)))
+    runner.logger.warning(
+        f"{runner.work_dir} had checkpoints of an earlier training ({osp.basename(files[0])}). This one "
+        f"{f'continues {source}' if source else 'starts anew'}, and they are in {aside} now; --resume would have "
+        "continued the earlier one."
+    )

@@ -73,6 +73,20 @@ def earlier_files(work_dir: str) -> list[str]:
     return [*training_checkpoints(work_dir), *(path for found in others for path in found)]
 
 
+def folder_of_earlier(work_dir: str, timestamp: str) -> str:
+    """Where a training that starts in a used folder moves :func:`earlier_files`."""
+    return osp.join(work_dir, f"earlier_{timestamp}")
+
+
+def moved_aside(path: str) -> str | None:
+    """Where a later start has moved a checkpoint that is not there any more; None if it is there, or nowhere."""
+    local = osp.expanduser(path)
+    if not is_local(path) or osp.exists(local):
+        return None
+    folder = folder_of_earlier(glob.escape(osp.dirname(local)), "*")
+    return max(glob.glob(osp.join(folder, glob.escape(osp.basename(local)))), default=None)
+
+
 def training_checkpoints(*folders: str) -> list[str]:
     """The periodic checkpoints in some folders, ``epoch_*.pth`` and ``iter_*.pth``, the newest first."""
     files = (p for folder in folders for p in glob.glob(osp.join(glob.escape(folder), "*.pth")))

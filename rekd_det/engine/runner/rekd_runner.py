@@ -92,8 +92,7 @@ class ReKDRunner(Runner):
         if cfg.get("resume"):
             cfg = copy.deepcopy(cfg)
             notes.append(decide_start(cfg))
-            path = cfg["load_from"]
-            if cfg["resume"] and can_be_checked(path):
+            if cfg["resume"] and can_be_checked(path := cfg["load_from"]):
                 meta = check_resumable(path)
                 notes.append(describe_changes(meta, cfg))
                 cfg["randomness"] = {**(cfg.get("randomness") or {}), "seed": meta.get("seed")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import os.path as osp
 import socket
+import warnings
 from typing import Any
 
 import torch
@@ -13,7 +14,12 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object, barrier, broadcast, broadcast_object_list, init_dist, is_main_process
 
 from rekd_det.engine.runner.cpu_dist import start_gloo
-from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint, named_by_last_checkpoint
+from rekd_det.engine.runner.latest_checkpoint import (
+    check_resumable,
+    find_latest_checkpoint,
+    moved_aside,
+    named_by_last_checkpoint,
+)
 from rekd_det.utils.atomic import replacing
 from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, check_checkpoint_file, is_local
 from rekd_det.utils.errors import InputError
@@ -40,6 +46,9 @@ def decide_start(cfg: Config | dict, auto: bool = False) -> str | None:
     """
     _start_group(cfg)
     resume, first = bool(cfg.get("resume")), cfg.get("load_from")
+    if first and (moved := moved_aside(first)):
+        warnings.warn(f"'{first}' was moved when a later training started in its folder: using '{moved}'", stacklevel=2)
+        cfg["load_from"] = first = moved
     if not resume:
         if first:
             in_all(lambda: check_checkpoint_file(first))

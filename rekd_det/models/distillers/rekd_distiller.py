@@ -32,6 +32,7 @@ from rekd_det.models.utils.finite_guard import FiniteGuard
 from rekd_det.models.utils.taps import TapSet
 from rekd_det.structures.aligned_logits import AlignedLogits
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.log_names import is_loss
 
 
 @MODELS.register_module()
@@ -212,7 +213,19 @@ class ReKDDistiller(BaseDistiller):
         for loss, weighting, entry in rows:
             prefix = f"{entry.tag}." if entry.tag else ""
             parts, values = self._components(loss, weighting, entry)
-            losses |= {prefix + name: part * (entry.loss_weight * self.scale) for name, part in parts.items()}
+            for name, part in parts.items():
+                key = prefix + name
+                if key in losses:
+                    raise InputError(
+                        f"{type(self.adapter).__name__} gave two sets of rows tag={entry.tag!r}, so '{key}' of one "
+                        "would replace that of the other: give each a tag of its own"
+                    )
+                if not is_loss(key):
+                    raise InputError(
+                        f"{type(loss).__name__} has a part '{name}', which would be logged and not minimised: its "
+                        "name must contain 'loss'"
+                    )
+                losses[key] = part * (entry.loss_weight * self.scale)
             statistics |= {prefix + name: value for name, value in values.items()}
             agreement = top1_agreement(entry) if loss is self.loss else None
             if agreement is not None:

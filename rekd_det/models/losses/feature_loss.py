@@ -138,6 +138,11 @@ class FeatureLoss(BaseModule):
         total = student[0].new_zeros((), dtype=torch.float32)
         with torch.autocast(student[0].device.type, enabled=False):
             for i, level in enumerate(self._check_levels(len(student), len(teacher))):
+                if len(student[level]) != len(teacher[level]):
+                    raise InputError(
+                        f"{self.key}: the student has level {level} of {len(student[level])} images in training, the "
+                        f"teacher of {len(teacher[level])} (TridentNet makes three of each): no map has a counterpart"
+                    )
                 try:
                     s = self._connect(0, self.student_connectors, i, level, student[level])
                     t = self._connect(1, self.teacher_connectors, i, level, teacher[level])

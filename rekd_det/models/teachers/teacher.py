@@ -20,6 +20,7 @@ from rekd_det.utils.checkpoint import (
 )
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.pair_config import resolve_model_config
+from rekd_det.utils.pretrained import drop_pretrained
 
 
 def build_teacher(
@@ -49,7 +50,8 @@ def build_teacher(
                 "of the teacher's checkpoint"
             )
         # The checkpoint replaces every weight: no ImageNet weights need to be fetched first.
-        teacher = MODELS.build(without_init_cfg(config))
+        drop_pretrained(config)
+        teacher = MODELS.build(config)
     classes = None
     if checkpoint is not None:
         try:
@@ -67,16 +69,6 @@ def freeze(teacher: nn.Module) -> None:
     """Eval mode for every module, no gradient for any parameter."""
     teacher.eval()
     teacher.requires_grad_(False)
-
-
-def without_init_cfg(config: Any) -> Any:
-    """A copy of a model config in which no part names weights of its own."""
-    kind: Any = type(config)
-    if isinstance(config, Mapping):
-        return kind((k, without_init_cfg(v)) for k, v in config.items() if k not in ("init_cfg", "pretrained"))
-    if isinstance(config, (list, tuple)):
-        return kind(without_init_cfg(v) for v in config)
-    return config
 
 
 class TeacherInput:

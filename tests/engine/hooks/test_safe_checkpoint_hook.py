@@ -36,3 +36,15 @@ def test_an_old_checkpoint_that_somebody_else_removed_ends_nothing(tmp_path):
         hook.file_backend.remove(str(old))
         assert old.exists()
         old.unlink()
+
+
+def test_an_old_checkpoint_that_cant_be_removed_ends_nothing(tmp_path, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr("rekd_det.engine.hooks.safe_checkpoint_hook.print_log", lambda text, *_: told.append(text))
+    hook = started(SafeCheckpointHook(interval=1), tmp_path, MessageHub.get_instance("kept"))
+    old = tmp_path / "epoch_1.pth"
+    old.mkdir()  # no file: as where permissions are missing, also for root
+    with hook._removals_later():
+        hook.file_backend.remove(str(old))
+    assert old.exists()
+    assert [text.partition(": ")[0] for text in told] == [f"The old checkpoint {old} can't be removed"]

@@ -10,10 +10,12 @@ from pathlib import Path
 import forked_tool
 import pytest
 import torch
+from mmengine.config import Config
 from same_bits import assert_equal
 from tiny_pair import AUGMENTED
 
 from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
+from rekd_det.engine.runner.rekd_runner import ReKDRunner
 from rekd_det.utils import checkpoint as checkpoints
 from rekd_det.utils.checkpoint import CheckpointError
 from rekd_det.utils.read_as_data import load_plain
@@ -234,6 +236,15 @@ def test_nothing_to_resume_from(tmp_path):
     assert find_latest_checkpoint(str(tmp_path)) is None
     checkpoint(tmp_path, "best_coco_1.pth")
     assert find_latest_checkpoint(str(tmp_path)) is None
+
+
+def test_a_config_without_load_from_that_resumes_from_nothing(pair, tmp_path):
+    """As another program than tools/train.py may give it."""
+    cfg = Config.fromfile(pair.pair)
+    cfg.update(work_dir=str(tmp_path), resume=True)
+    cfg.pop("load_from", None)
+    runner = ReKDRunner.from_cfg(cfg)
+    assert not runner._resume and runner._load_from is None
 
 
 def test_the_named_checkpoint(tmp_path):

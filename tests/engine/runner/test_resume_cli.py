@@ -251,9 +251,27 @@ def test_resume_continues_the_training_that_was_started_last(runs, two_iteration
     assert (earlier / "iter_2.pth").read_bytes() == before
     assert len(list(earlier.glob("best_*.pth"))) == 1 and not list((runs.folder / "run").glob("*.pth"))
     runs.config(_ITERS)
-    assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
-    assert "No checkpoint in run to resume from" in runs.said
+    assert runs.train(*started, "--resume") == [0], runs.said  # as a queue starts a killed job again
+    assert "No checkpoint in run to resume from: the training starts from load_from=" in runs.said
+    assert f"iter_2.pth' was moved when a later training started in its folder: using '{earlier}/iter_2" in runs.said
     assert runs.checkpoint("iter_2.pth")["meta"]["iter"] == 2
+
+
+def test_resume_does_not_continue_another_training_than_the_one_that_was_named_last(runs, two_iterations):
+    """Of another folder, and killed before its first checkpoint."""
+    shutil.copytree(two_iterations, runs.folder / "run")
+    shutil.copytree(two_iterations, runs.folder / "other")
+    named = runs.folder / "other/iter_2.pth"
+    runs.config(_ITERS + "default_hooks = dict(checkpoint=dict(interval=9, save_last=False))\n")
+    longer = ("--cfg-options", "train_cfg.max_iters=3")
+    assert runs.train("--work-dir", "run", "--resume", named, *longer) == [0], runs.said
+    assert f"(iter_2.pth). This one continues {named}, and they are in " in runs.said
+    assert runs.train("--work-dir", "run", "--resume", *longer) == [1]
+    assert f"names '{named}', a checkpoint of another run" in runs.said
+    runs.config(_ITERS)
+    assert runs.train("--work-dir", "run", "--resume", named, *longer) == [0], runs.said
+    assert runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=4") == [0], runs.said
+    assert "iter: 3" in runs.said
 
 
 def test_resume_continues_from_the_checkpoint_that_was_named_last(runs):

@@ -13,6 +13,7 @@ from tiny import batch, build, build_pair, perturb, tiny_rcnn, total
 
 from rekd_det.models.utils import finite_guard
 from rekd_det.models.utils.finite_guard import NonFiniteLoss
+from rekd_det.utils.errors import InputError
 
 
 @pytest.fixture
@@ -41,6 +42,18 @@ def test_losses_are_one_flat_dict(model):
     parsed, log = model.parse_losses(losses)
     torch.testing.assert_close(parsed, total(losses))
     assert "distill.head_mass" in log
+
+
+def test_a_loss_that_would_be_lost_is_an_error(model, monkeypatch):
+    adapter, loss = model.distiller.adapter, model.distiller.loss
+    with monkeypatch.context() as twice:
+        align = adapter.align
+        twice.setattr(adapter, "align", lambda *given: align(*given) * 2)
+        with pytest.raises(InputError, match=r"RCNNAdapter gave two sets of rows tag='', so 'loss_tisd' of one"):
+            model(**batch(model), mode="loss")
+    monkeypatch.setattr(loss, "components", lambda student, *_: ({"kd": student.sum()}, {}))
+    with pytest.raises(InputError, match="ReKDLoss has a part 'kd', which would be logged and not minimised"):
+        model(**batch(model), mode="loss")
 
 
 def test_teacher_is_in_no_checkpoint_optimizer_or_copy(model):

@@ -345,6 +345,13 @@ def test_different_numbers_of_levels_must_be_named():
         loss(maps, maps[:1])
 
 
+def test_maps_of_several_copies_of_an_image_have_no_counterpart():
+    """TridentNet's three branches; some losses would broadcast the teacher's one map to them."""
+    for loss in ("PKDLoss", "mmrazor.L2Loss"):
+        with pytest.raises(ValueError, match=r"level 0 of 3 images in training, the teacher of 1 \(TridentNet"):
+            FeatureLoss("loss_x", dict(type=loss))([torch.rand(3, 4, 8, 8)], [torch.rand(1, 4, 8, 8)])
+
+
 def test_maps_of_other_sizes_are_only_for_losses_that_resize():
     maps = [torch.rand(1, 4, 8, 8)], [torch.rand(1, 4, 4, 4)]
     assert FeatureLoss("loss_pkd", dict(type="PKDLoss"))(*maps) > 0

@@ -53,7 +53,8 @@ class QueryAdapter(DecoderLayersAdapter):
 
         def on_head(args: tuple, kwargs: dict, output: tuple) -> None:
             # Split here, where autograd records; align() runs without it.
-            logits, boxes = (self._matching_queries(x) for x in output[:2])
+            part = self._matching_part(output[0].shape[2])
+            logits, boxes = (x[:, :, part] for x in output[:2])
             self._output = ([*logits], boxes.detach())
 
         taps.add(self.student, on_head)
@@ -74,10 +75,6 @@ class QueryAdapter(DecoderLayersAdapter):
             cost = class_cost(torch.stack(logits).detach(), rows, self.meaning.activation)
             pairs = match(cost + box_cost(boxes, teacher_boxes))
         return [self.entry(i, f"d{i}", x, y, p) for i, (x, y, p) in enumerate(zip(logits, rows, pairs, strict=True))]
-
-    def _matching_queries(self, x: Tensor) -> Tensor:
-        """``(D, B, Q, ...)`` of ``(D, B, N, ...)``, what the student's decoder gave for all its queries."""
-        return x[:, :, self._matching_part(x.shape[2])]
 
     def _matching_part(self, total: int) -> slice:
         """Positions of the matching queries among all queries; DINO's denoising queries come first."""
