@@ -13,7 +13,7 @@ from typing import Any
 from mmengine.registry import build_from_cfg
 from mmengine.runner import Runner
 
-from rekd_det.utils.errors import InputError, did_you_mean, raised_in
+from rekd_det.utils.errors import InputError, did_you_mean, one_line, raised_in
 from rekd_det.utils.options import options_of
 
 #: how mmengine, mmdet and this package refuse a config
@@ -65,8 +65,7 @@ def explain_build_error(error: BaseException, always: bool = False) -> BuildErro
     parts = [f for f in frames if f.f_code in _RUNNER_BUILDERS]
     if not building and not parts and not always:
         return None
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    message = " ".join(str(text).split()) or type(error).__name__
+    message = one_line(error) or type(error).__name__
     if message == "need at least one array to concatenate":  # mmengine's BaseDataset, of an empty list
         message = "no image is left in the data set; look at its filter_cfg, indices and metainfo.classes"
     where = raised_in(error)

@@ -12,7 +12,7 @@ from rekd_det.apis.pair_keys import check_pair_keys, check_pair_options
 from rekd_det.engine.utils import RUNNER_KEYS
 from rekd_det.utils.config_options import merge_into
 from rekd_det.utils.config_types import default_scope
-from rekd_det.utils.errors import InputError, did_you_mean
+from rekd_det.utils.errors import InputError, did_you_mean, one_line
 from rekd_det.utils.pair_config import is_pair, package_config, read_file
 
 #: keys at a config's top level that mmengine or the tools read; others are variables
@@ -51,8 +51,7 @@ def _config_of_file(path: str) -> Config:
     except InputError:
         raise
     except Exception as error:  # a config is a program and may raise any exception
-        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise InputError(f"config '{path}' can't be read: {type(error).__name__}: {reason}") from error
+        raise InputError(f"config '{path}' can't be read: {type(error).__name__}: {one_line(error)}") from error
 
 
 def _warn_of_mistyped_keys(cfg: Config, path: str) -> None:

@@ -16,7 +16,7 @@ from rekd_det.utils.config_nodes import config_nodes
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError, closest_or_all
-from rekd_det.utils.options import options_of
+from rekd_det.utils.options import check_known, options_of
 from rekd_det.utils.pair_config import classifies_images, trained_model
 
 #: the names that ``metric_items`` may list, those of a precision first
@@ -87,9 +87,7 @@ def _check_names(key: str, evaluator: Mapping) -> None:
     kind = type_class(evaluator.get("type"), METRICS)
     if kind is None or (not is_coco(evaluator) and inspect.getfullargspec(kind).varkw):
         return
-    known = options_of(kind)
-    for option in sorted(evaluator.keys() - known - {"type", "_scope_"}):
-        raise InputError(f"{key}.{option}: {kind.__name__} has no option '{option}'{closest_or_all(option, known)}")
+    check_known(f"{key}: {kind.__name__}", evaluator, options_of(kind))
 
 
 def _check_ground_truth(key: str, evaluator: Mapping, split: str, cfg: Config) -> None:

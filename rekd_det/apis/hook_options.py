@@ -18,7 +18,7 @@ from rekd_det.apis.class_names import dataset_class
 from rekd_det.apis.evaluator_options import COCO_ITEMS, accuracy_top_k, evaluators_of, is_coco
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.errors import InputError, closest_or_all, did_you_mean
-from rekd_det.utils.options import options_of
+from rekd_det.utils.options import check_known, options_of
 
 
 def check_hooks(cfg: Config) -> None:
@@ -37,9 +37,7 @@ def check_hooks(cfg: Config) -> None:
     counts_iterations = _counts_iterations(cfg.get("train_cfg") or {})
     for key, hook, kind in _hooks(cfg):
         if issubclass(kind, CheckpointHook):
-            known = options_of(kind)
-            for option in sorted(hook.keys() - known - {"type", "priority", "_scope_"}):
-                raise InputError(f"{key} has no option '{option}'{closest_or_all(option, known)}")
+            check_known(key, hook, options_of(kind) | {"priority"})
             _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
             if counts_iterations and hook.get("by_epoch", True) and hook.get("interval", -1) > 0:
                 warnings.warn(
@@ -69,9 +67,7 @@ def check_clip_grad(cfg: Config) -> None:
     """
     options = (cfg.get("optim_wrapper") or {}).get("clip_grad") or {}
     clip = clip_grad_value_ if options.get("type") == "value" else clip_grad_norm_
-    known = inspect.signature(clip).parameters.keys() - {"parameters"}
-    for option in sorted(options.keys() - known - {"type"}):
-        raise InputError(f"optim_wrapper.clip_grad has no option '{option}'{closest_or_all(option, known)}")
+    check_known("optim_wrapper.clip_grad", options, inspect.signature(clip).parameters.keys() - {"parameters"})
 
 
 def _check_optimizer(key: str, wrapper: Any) -> None:

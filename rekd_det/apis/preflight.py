@@ -19,8 +19,8 @@ from rekd_det.apis.head_classes import check_class_weights, check_head_classes
 from rekd_det.apis.mask_prediction import check_masks_loaded
 from rekd_det.utils.config_types import type_name
 from rekd_det.utils.dataset_configs import plain_datasets
-from rekd_det.utils.errors import InputError, did_you_mean
-from rekd_det.utils.options import options_of
+from rekd_det.utils.errors import InputError
+from rekd_det.utils.options import check_known, options_of
 
 #: MMPretrain's data sets that fetch themselves where they are missing
 _DOWNLOADING = {"CIFAR10", "CIFAR100", "FashionMNIST", "MNIST"}
@@ -52,8 +52,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
                 f"{split}_dataloader has no dataset. To leave this part out, set {split}_dataloader, {split}_cfg and "
                 "the evaluator that belongs to them to None"
             )
-        for option in sorted(loader.keys() - _LOADER_OPTIONS):
-            raise InputError(f"{split}_dataloader has no option '{option}'{did_you_mean(option, _LOADER_OPTIONS)}")
+        check_known(f"{split}_dataloader", loader, _LOADER_OPTIONS)
         datasets = list(plain_datasets(loader["dataset"], f"{split}_dataloader.dataset"))
         if split == "train":
             check_class_weights(cfg.get("model"))

@@ -32,6 +32,12 @@ def listing(names: Collection) -> str:
     return f"{first}, ..." if len(names) > _LISTED else first or "(none)"
 
 
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks; of a KeyError, whose text is a repr, what it was raised with."""
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(str(text).split())
+
+
 def raised_in(error: BaseException) -> str:
     """Where an error was raised, for a message: the end of the file's path, and the line."""
     raised = traceback.extract_tb(error.__traceback__)[-1]

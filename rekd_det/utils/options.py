@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable
 from contextlib import suppress
 
-from rekd_det.utils.errors import did_you_mean
+from rekd_det.utils.errors import InputError, closest_or_all, did_you_mean
 
 
 def options_of(kind: type) -> set[str]:
@@ -19,6 +19,12 @@ def options_of(kind: type) -> set[str]:
             if not any(x.kind == x.VAR_KEYWORD for _, x in parameters):
                 break
     return found
+
+
+def check_known(key: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise InputError for the first of the ``given`` options that is not a known one; ``key`` is what has them."""
+    for option in sorted(set(given) - set(known) - {"type", "_scope_"}):
+        raise InputError(f"{key} has no option '{option}'{closest_or_all(option, known)}")
 
 
 def check_options(kind: type, config: Iterable[str], key: str) -> None:

@@ -313,12 +313,12 @@ CASES = [
     ),
     Case(
         "option of the metric of a later test",
-        "test_evaluator.metrics: CocoMetric has no option 'metrics'; did you mean 'metric'?",
+        "test_evaluator: CocoMetric has no option 'metrics'; did you mean 'metric'?",
         ("test_evaluator.metrics=bbox",),
     ),
     Case(
         "option of the faster metric",
-        "val_evaluator.clas_wise: FasterCocoMetric has no option 'clas_wise'; did you mean 'classwise'?",
+        "val_evaluator: FasterCocoMetric has no option 'clas_wise'; did you mean 'classwise'?",
         ("val_evaluator.type=FasterCocoMetric", "val_evaluator.clas_wise=True"),
     ),
     Case(

@@ -33,7 +33,7 @@ from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
 from rekd_det.utils.config_types import default_scope, type_class, type_name
-from rekd_det.utils.errors import InputError, raised_in
+from rekd_det.utils.errors import InputError, one_line, raised_in
 from rekd_det.utils.pair_config import classifies_images, model_config, require_pair, resolve_model_config
 from rekd_det.utils.pretrained import drop_pretrained
 
@@ -86,7 +86,7 @@ def check_pair(cfg: Config, size: tuple[int, int] | None) -> Findings:
     try:
         model = _build(cfg, found)
     except (ValueError, TypeError, KeyError) as error:  # how this package, mmengine's registries and mmdet refuse
-        found.mistakes.append(_one_line(explain_build_error(error) or error))
+        found.mistakes.append(one_line(explain_build_error(error) or error))
         return found
     _check_categories(cfg, model, found)
     _describe_input(model, found)
@@ -161,7 +161,7 @@ def _check_categories(cfg: Config, model: ReKDDistill, found: Findings) -> None:
         try:
             check_categories(data, teacher)
         except ValueError as error:
-            found.mistakes.append(_one_line(error))
+            found.mistakes.append(one_line(error))
 
 
 def _describe_input(model: ReKDDistill, found: Findings) -> None:
@@ -188,12 +188,12 @@ def _report_losses_at(sizes: list[tuple[int, int]], cfg: Config, model: ReKDDist
             _report_losses(model, batch, found)
             return batch
         except InputError as error:  # feature maps that do not fit a feature loss
-            mistake = _one_line(error)
+            mistake = one_line(error)
             break
         except (RuntimeError, AssertionError, ValueError) as error:  # rows that do not correspond, or too few pixels
             mistake = (
                 f"the losses of generated images of {size[0]} x {size[1]} pixels can't be computed: "
-                f"{_one_line(error) or type(error).__name__} (raised in {raised_in(error)}). Are they too small? "
+                f"{one_line(error) or type(error).__name__} (raised in {raised_in(error)}). Are they too small? "
                 "--size sets others"
             )
     found.mistakes.append(mistake)
@@ -348,8 +348,3 @@ def _some(names: tuple[str, ...] | None, where: str) -> str:
     if names is None:
         return f"not named in the {where}"
     return f"{len(names)} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})"
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split())
