@@ -52,7 +52,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--memory", type=float, default=8.0, help="GiB for one config (default: 8)")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of support.md and support.json")
     parser.add_argument("--accept", action="store_true", help="write the record in spite of regressions")
-    parser.add_argument("--no-write", action="store_true", help="compare with the record, but leave it as it is")
     args = parser.parse_args()
     if args.jobs < 1:
         parser.error("--jobs must be at least 1")
@@ -116,7 +115,7 @@ def main() -> int:
     print(f"{len(records)} configs: {counts}")
     for line in worse:
         print(f"REGRESSION {line.config}: {line.verdict}: {line.reason}", file=sys.stderr)
-    if not args.no_write and (args.accept or not worse):
+    if args.accept or not worse:
         merged = merge(before, records, forks)
         (args.docs / "support.md").write_text(fill_page(page, merged))
         write_records(args.docs / "support.json", merged)

@@ -68,6 +68,7 @@ def main(arguments=None):
     if before == wanted and os.path.exists(VENV_PYTHON):
         return
     create_venv()
+    write_stamp(dict(wanted, inputs=None))  # what was finished before is no longer, until the end
     say(2, "build tools")
     pip(stack, "install", "-q", *BUILD_TOOLS)
     say(3, "torch (the largest part: a CUDA build is some gigabytes)")
@@ -84,9 +85,13 @@ def main(arguments=None):
     pip(stack, "install", "-q", "--no-deps", "--no-build-isolation", "-e", ".", env=environment)
     say(6, "check")
     check_environment(stack, torch)
-    with open(STAMP, "w") as stamp:
-        json.dump(wanted, stamp)
+    write_stamp(wanted)
     print("setup: .venv is ready")
+
+
+def write_stamp(content):
+    with open(STAMP, "w") as stamp:
+        json.dump(content, stamp)
 
 
 def parse_args(arguments):

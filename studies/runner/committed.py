@@ -23,8 +23,6 @@ _NEEDED: dict[str, Any] = {
     "versions": dict,
     "device": str,
 }
-#: parts of a line that belong to the study that wrote it
-_OF_THE_STUDY = ("arm", "seed", "folder")
 
 
 class Committed:
@@ -37,19 +35,18 @@ class Committed:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self.lines: dict[str, dict[str, Any]] = {}
+        self.lines: dict[str, list[dict[str, Any]]] = {}
         for path in sorted(folder.glob(f"*/{RESULTS}")) if folder else []:
             for line in _read(path):
                 if line["status"] == "ok":
-                    self.lines.setdefault(line["digest"], line)
+                    self.lines.setdefault(line["digest"], []).append(line)
 
     def of(self, run: Run) -> dict[str, Any] | None:
         """The line of a run as this study writes it; None where there is none, or other annotations lie here."""
-        line = self.lines.get(run.digest)
-        if line is None or not same_annotations(run, line.get("annotations")):
-            return None
-        own = {key: value for key, value in line.items() if key not in _OF_THE_STUDY}
-        return {"arm": run.arm, "seed": run.seed, **own, "folder": run.folder}
+        for line in self.lines.get(run.digest, ()):
+            if same_annotations(run, line.get("annotations")):
+                return {**line, "arm": run.arm, "seed": run.seed, "folder": run.folder}
+        return None
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,11 +11,11 @@ from mmdet.registry import DATASETS, METRICS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from rekd_det.apis.evaluator_options import check_evaluators, evaluators_of, is_coco
+from rekd_det.apis.evaluator_options import accuracy_top_k, check_evaluators, evaluators_of, is_coco
 from rekd_det.apis.preflight import check_data
 from rekd_det.datasets.synthetic import build_dataset
 from rekd_det.datasets.synthetic.coco_writer import GENERATOR_VERSION
-from rekd_det.utils.config_types import default_scope, type_class
+from rekd_det.utils.config_types import default_scope, type_class, type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.options import options_of
@@ -89,7 +89,11 @@ def _build_data(cfg: Config, run: Run) -> None:
                 DATASETS.build({**dataset, "lazy_init": True})
     if run.tested:
         check_evaluators(cfg, "test")
-        for _, evaluator in evaluators_of(cfg, "test"):
+        evaluators = dict(evaluators_of(cfg, "test"))
+        if not any(is_coco(of) or accuracy_top_k(cfg, of) for of in evaluators.values()):
+            types = ", ".join(f"{key}.type={type_name(of.get('type'))}" for key, of in evaluators.items())
+            raise InputError(f"{types}: a study compares the AP of CocoMetric or the top-k of MMPretrain's Accuracy")
+        for evaluator in evaluators.values():
             METRICS.build(evaluator)
 
 

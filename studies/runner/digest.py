@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ _INDIFFERENT = (
 )
 #: keys anywhere in these whose value is the path or the URL of a checkpoint
 _CHECKPOINTS = ("checkpoint", "load_from", "teacher_ckpt")
+#: hooks that every Runner has, those first without which a training would be another
+_DEFAULT_HOOKS = ("runtime_info", "sampler_seed", "param_scheduler", "timer", "logger", "checkpoint", "visualization")
 #: hooks that only look on
 _ONLOOKERS = ("DistillLogHook", "PairCheckHook", "StepSeedHook")
 
@@ -88,13 +90,18 @@ def decisive_settings(config: Config, without_teacher: bool) -> dict[str, Any]:
     model = dict(settings["model"])
     for key in ("teacher", "teacher_ckpt") if without_teacher else ():
         model.pop(key, None)
-    teacher = model.get("teacher")
-    if teacher is not None and "type" not in teacher and "::" not in teacher.get("cfg_path", "::"):
-        model["teacher"] = resolve_model_config(teacher, "model.teacher")
+    for key in ("architecture", "teacher"):
+        part = {"cfg_path": model[key]} if isinstance(model.get(key), str) else model.get(key)
+        if part is not None and "type" not in part and "::" not in part.get("cfg_path", "::"):
+            model[key] = resolve_model_config(part, f"model.{key}")
     settings["model"] = model
+    hooks = {k: h for k, h in (config.get("default_hooks") or {}).items() if k not in _DEFAULT_HOOKS}
+    hooks |= {k: None for k in _DEFAULT_HOOKS[:3] if (config.get("default_hooks") or {}).get(k, k) is None}
+    if hooks:
+        settings["default_hooks"] = hooks
     if "custom_hooks" in settings:
         settings["custom_hooks"] = [h for h in settings["custom_hooks"] if _name(h) not in _ONLOOKERS]
-    return _plain(settings, sorted(data_roots(settings), key=len, reverse=True))
+    return plain(settings, sorted(data_roots(settings), key=len, reverse=True))
 
 
 def data_roots(config: Any) -> set[str]:
@@ -106,11 +113,18 @@ def _name(hook: Any) -> str:
     return type_name(hook.get("type") if isinstance(hook, Mapping) else type(hook))
 
 
-def _plain(value: Any, roots: list[str], key: str = "") -> Any:
+def plain(value: Any, roots: Sequence[str] = (), key: str = "") -> Any:
+    """A part of a config as plain data without paths, its checkpoints by their content; see :func:`decisive_settings`.
+
+    Args:
+        value: the part.
+        roots: folders that paths lose at their beginning, the longest first.
+        key: that the part has in its config.
+    """
     if isinstance(value, Mapping):
-        return {k: _plain(v, roots, k) for k, v in value.items() if k not in _INDIFFERENT}
+        return {k: plain(v, roots, k) for k, v in value.items() if k not in _INDIFFERENT}
     if isinstance(value, list | tuple):
-        return [_plain(v, roots, key) for v in value]
+        return [plain(v, roots, key) for v in value]
     if isinstance(value, str):
         if key in _CHECKPOINTS:
             name = posixpath.basename(value)

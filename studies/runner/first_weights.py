@@ -15,7 +15,7 @@ from rekd_det.utils.checkpoint import load_checkpoint_file
 from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.errors import InputError
 from studies.runner.builds import digest_of_weights
-from studies.runner.digest import digest_of
+from studies.runner.digest import digest_of, plain
 from studies.runner.run import Run
 
 
@@ -29,7 +29,7 @@ def write_first_weights(run: Run, folder: Path) -> Path:
     Returns:
         The checkpoint, of the student alone; equal for all runs of one student config and seed.
     """
-    student = digest_of(run.student)
+    student = digest_of(plain(run.student))
     path = folder / f"{student[:12]}-seed{run.seed}.pth"
     if path.is_file():
         return path

@@ -40,17 +40,22 @@ def estimate(runs: Sequence[Run], tflops: float, arms: Collection[str]) -> list[
     """
     chosen = [run for run in runs if run.arm in arms]
     students = {digest_of(run.student) for run in chosen}
-    pairs = {digest_of(run.student): run for run in runs if is_pair(run.config.model)}
-    forward = {key: _forward_flops(run.config) for key, run in pairs.items() if key in students}
+    pairs = {digest_of(run.config.model): run for run in runs if is_pair(run.config.model)}
+    wanted = {digest_of(run.config.model) for run in chosen}
+    alone: dict[str, float] = {}
+    added: dict[str, float] = {}
+    for key, run in pairs.items():
+        student = digest_of(run.student)
+        if key in wanted or (student in students and student not in alone):
+            alone[student], added[key] = _forward_flops(run.config)
     rows, total = [], 0.0
     for run in chosen:
-        counted = forward.get(digest_of(run.student))
+        own = alone.get(digest_of(run.student))
         epochs = run.config.train_cfg.get("max_epochs")
-        if counted is None or epochs is None:
+        if own is None or epochs is None:
             rows.append([run.arm, str(run.seed), "-", "-"])
             continue
-        alone, added = counted
-        flops = _FORWARD_AND_BACKWARD * alone + (added if is_pair(run.config.model) else 0)
+        flops = _FORWARD_AND_BACKWARD * own + added.get(digest_of(run.config.model), 0.0)
         hours = flops * IMAGES * epochs / (tflops * 1e12) / 3600
         total += hours
         rows.append([run.arm, str(run.seed), f"{flops / 1e9:.0f}", f"{hours:.1f}"])

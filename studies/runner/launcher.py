@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -63,7 +64,8 @@ class Launcher:
             return ["bash", *script, *arguments], {"PYTHON": sys.executable, "PORT": str(_free_port())}
         of_place = [arguments[1], *arguments[2:]] if tool == "train" else list(arguments)
         script = [str(tools / f"slurm_{tool}.sh"), self.partition, config.parent.name, str(config), *files, *of_place]
-        gpus = {"GPUS": str(self.processes), "GPUS_PER_NODE": str(min(self.processes, 8))}
+        per_node = os.environ.get("GPUS_PER_NODE") or str(min(self.processes, 8))
+        gpus = {"GPUS": str(self.processes), "GPUS_PER_NODE": per_node}
         return ["bash", *script], {"PYTHON": sys.executable, **gpus}
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mmengine.config import Config
 
 from rekd_det.analysis.runs.runs import SIZES
-from rekd_det.apis.evaluator_options import evaluators_of
+from rekd_det.apis.evaluator_options import evaluators_of, is_coco
 
 
 class Task(NamedTuple):
@@ -45,5 +45,5 @@ def read_metrics(found: Mapping[str, float], cfg: Config) -> dict[str, float]:
     metrics = {k.rpartition("/")[2]: v for k, v in found.items() if "mAP" in k}
     metrics |= {k.rpartition("/")[2]: v / 100 for k, v in found.items() if k.startswith("accuracy/")}
     # mmdet's COCO metric writes nothing if nothing was detected at all.
-    kinds = [evaluator.get("metric", "bbox") for _, evaluator in evaluators_of(cfg, "test")]
+    kinds = [evaluator.get("metric", "bbox") for _, evaluator in evaluators_of(cfg, "test") if is_coco(evaluator)]
     return metrics or {f"{kind}_mAP": 0.0 for some in kinds for kind in ([some] if isinstance(some, str) else some)}

@@ -21,12 +21,13 @@ def missing_section(results: Sequence[Mapping[str, Any]]) -> list[str]:
         if line["status"] != "ok":
             left[line["arm"]].append(line)
         elif line["starts"] == 1:
-            seconds[_kind(line)].append(line["wall_s"])
+            for key in (line["arm"], _kind(line)):
+                seconds[key].append(line["wall_s"])
     if not left:
         return []
     rows = []
     for arm, lines in left.items():
-        known = seconds.get(_kind(lines[0]))
+        known = seconds.get(arm) or seconds.get(_kind(lines[0]))
         minutes = f"{sum(known) / len(known) / 60:.0f}" if known else "-"
         states = ", ".join(f"{line['seed']} ({line['status']})" for line in lines)
         rows.append([arm, states, minutes])

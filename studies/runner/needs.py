@@ -46,7 +46,7 @@ class Teachers:
                 )
             of = self._plan(teacher.taught_by, (*pupils, name)) if teacher.taught_by is not None else None
             backbone = self._backbones.of(config)
-            self._known[name] = new_run(self._study, teacher, teacher.seeds[0], config, backbone, of, serves=True)
+            self._known[name] = new_run(self._study, teacher, teacher.seeds[0], config, backbone, of)
         return self._known[name]
 
 
@@ -83,7 +83,7 @@ class Backbones:
             if "in_channels" in own.model.get("head", {}):
                 own.model.head.in_channels = _out_channels(own.model.backbone)
             pretrain = self._study.pretrain
-            self._known[key] = new_run(self._study, pretrain, pretrain.seeds[0], own, serves=True)
+            self._known[key] = new_run(self._study, pretrain, pretrain.seeds[0], own)
         return self._known[key]
 
 

@@ -20,6 +20,8 @@ _CAUSE = re.compile(r"(\[rank\d+\]: )?(error: |(?!.*ChildFailedError)[\w.]+(Erro
 #: seconds without output after which a program counts as hung; a training logs every few dozen iterations
 SILENCE_S = 3600.0
 _LOOK_S = 1.0
+#: seconds that a hung program has to end its own processes; torchrun kills its workers after 30
+_PATIENCE_S = 40.0
 
 
 class RunFailed(RuntimeError):
@@ -67,7 +69,7 @@ class Processes:
                     pass_fds=self._inherited,
                 )
                 self._alive.add(process)
-            status = self._wait(process, file.fileno())
+            status = self._wait(process, output)
             with self._guard:
                 self._alive.discard(process)
                 if self._stopped:
@@ -81,18 +83,22 @@ class Processes:
             how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
             raise RunFailed(f"{how}:\n{_last_words(output, start)}")
 
-    def _wait(self, process: subprocess.Popen, output: int) -> int | None:
+    def _wait(self, process: subprocess.Popen, output: Path) -> int | None:
         """The exit status; None where the program was killed because its output did not grow."""
         size, since = -1, time.monotonic()
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(min(_LOOK_S, self._silence_s))
-            if (now := os.fstat(output).st_size) != size:
+            if (now := output.stat().st_size) != size:
                 size, since = now, time.monotonic()
-            elif time.monotonic() - since >= self._silence_s:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # it may no longer react to SIGTERM
-                process.wait()
+            elif time.monotonic() - since >= self._silence_s and not _is_queued(output):
+                # torchrun and srun end their workers, which are in sessions of their own; a hung program may not react.
+                for number, patience in ((signal.SIGTERM, _PATIENCE_S), (signal.SIGKILL, None)):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, number)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(patience)
+                        break
                 return None
 
     def stop(self) -> None:
@@ -102,6 +108,14 @@ class Processes:
             for process in self._alive:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGTERM)
+
+
+def _is_queued(output: Path) -> bool:
+    """Whether Slurm has not started the program yet: its last word is that the job waits for resources."""
+    with output.open("rb") as file:
+        file.seek(max(output.stat().st_size - 500, 0))
+        last = file.read().decode(errors="replace").strip().rpartition("\n")[2]
+    return last.startswith("srun: job") and "queued" in last
 
 
 def _last_words(output: Path, start: int) -> str:

@@ -117,7 +117,7 @@ def _state(study: Study, results: Sequence[Mapping[str, Any]]) -> list[str]:
     if finished < len(results):
         state.append("**This report is of an unfinished study.**")
     teachers = [line for line in results if line["arm"].partition(".")[0] == TEACHER and line["status"] == "ok"]
-    state += [f"{line['arm'].capitalize()}: {_all_metrics(line['metrics'])}." for line in teachers]
+    state += [f"{line['arm'][:1].upper()}{line['arm'][1:]}: {_all_metrics(line['metrics'])}." for line in teachers]
     if study.data is not None:
         state.append(f"Generated data: {', '.join(f'{k} {v}' for k, v in study.data.items())}.")
     return [" ".join(state)]

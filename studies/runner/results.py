@@ -18,7 +18,7 @@ def collect(plan: list[Run], runs: Path, committed: Committed) -> list[dict[str,
     lines = []
     for run in with_needs(plan):
         stamp = read_stamp(runs / run.folder, run.digest)
-        earlier = committed.of(run) if stamp.result is None else None
+        earlier = committed.of(run) if stamp.result is None and stamp.error is None else None
         if earlier is not None:
             lines.append(earlier)
             continue

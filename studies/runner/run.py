@@ -31,7 +31,6 @@ class Run:
         data: arguments of the generator, or None for the config's own data.
         teacher: the run that trains its teacher, or None.
         backbone: the run that trains its student's backbone, or None.
-        serves: whether others need its checkpoint.
         data_root: folder that takes the place of the config's own ``data_root``.
         validate: epochs between two validations, whose curve its result holds; 0 for none.
     """
@@ -44,7 +43,6 @@ class Run:
     data: Mapping[str, Any] | None = None
     teacher: Run | None = None
     backbone: Run | None = None
-    serves: bool = False
     data_root: Path | None = None
     validate: int = 0
 
@@ -89,17 +87,11 @@ def new_run(
     config: Config,
     backbone: Run | None = None,
     teacher: Run | None = None,
-    serves: bool = False,
 ) -> Run:
-    """A run of an arm's merged config, with its digest.
-
-    Args:
-        study: the arm's.
-        serves: whether others need its checkpoint.
-    """
+    """A run of an arm's merged config, with its digest; ``study`` is the arm's."""
     # Backbones are pre-trained on data of their own.
     data, root = (None, arm.data_root) if isinstance(arm, Pretraining) else (study.data, study.data_root)
     versioned = data and {**data, "version": GENERATOR_VERSION}
     needs = [run.digest for run in (backbone, teacher) if run is not None]
     digest = digest_of(decisive_settings(config, without_teacher=teacher is not None), versioned, seed, needs)
-    return Run(arm.name, arm.config.stem, seed, config, digest, data, teacher, backbone, serves, root, arm.validate)
+    return Run(arm.name, arm.config.stem, seed, config, digest, data, teacher, backbone, root, arm.validate)

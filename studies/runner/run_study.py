@@ -85,7 +85,8 @@ def run_study(
             run_all(left, done, slots, trainer, progress.started, progress.ended, processes.stop, budget)
     report_study(study, root, plan)
     if progress.missing:
-        print(f"{_now()} the budget is spent; {progress.missing} runs are missing: call it again", flush=True)
+        why = "the budget is spent" if deadline and time.monotonic() > deadline else "nothing more fits into the budget"
+        print(f"{_now()} {why}; {progress.missing} runs are missing: call it again", flush=True)
     return progress.failed
 
 
@@ -163,7 +164,7 @@ class _Progress:
         for run in with_needs(self.plan):
             stamp = read_stamp(self.trainer.runs / run.folder, run.digest)
             line = stamp.result if stamp.starts == 1 else None if stamp.result else self.committed.of(run)
-            if line is not None and line.get("starts", 1) == 1:
+            if line is not None and line.get("starts", 1) == 1 and self.trainer.is_like_here(line):
                 self.durations.add(run, line["wall_s"])
 
     @property

@@ -34,7 +34,9 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def _handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in numbers}
+    # `nohup` has a program ignore a signal.
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

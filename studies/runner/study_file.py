@@ -143,8 +143,8 @@ def _teacher(content: object, common: dict, folder: Path, name: str | None = Non
     options = common | _options(keys.get("options"), f"{key}.options")
     seeds = _seeds([keys.get("seed", 0)], f"{key}.seed")
     config, validate = _config(keys, key, folder), _validate(keys, key)
-    name, about = (TEACHER, "teaches all pairs") if name is None else (f"{TEACHER}.{name}", "teaches")
-    return Arm(name, config, options, seeds, about, validate, _name_of(keys, "teacher", key))
+    name = TEACHER if name is None else f"{TEACHER}.{name}"
+    return Arm(name, config, options, seeds, "", validate, _name_of(keys, "teacher", key))
 
 
 def _pair(name: object, content: object, arms: Collection[Arm]) -> Comparable:
@@ -169,7 +169,7 @@ def _pretraining(content: object, common: dict, folder: Path) -> Pretraining:
     options = common | _options(keys.get("options"), f"{PRETRAIN}.options")
     seeds = _seeds([keys.get("seed", 0)], f"{PRETRAIN}.seed")
     config, root = _config(keys, PRETRAIN, folder), _folder(keys.get("data_root"), f"{PRETRAIN}.data_root", folder)
-    return Pretraining(PRETRAIN, config, options, seeds, "trains the backbones", data_root=root)
+    return Pretraining(PRETRAIN, config, options, seeds, data_root=root)
 
 
 def _config(keys: Mapping, key: str, folder: Path) -> Path:

@@ -56,6 +56,10 @@ class Trainer:
         """Whether a finished run still has its checkpoint, for others to build on."""
         return self.is_finished(run) and find_latest_checkpoint(str(self.runs / run.folder)) is not None
 
+    def is_like_here(self, line: Mapping[str, Any]) -> bool:
+        """Whether a result's training took about as long as it would here: the same machine, GPUs and processes."""
+        return (line["hardware"], line.get("processes", 1)) == (hardware(), self.launcher.processes)
+
     def write_first_weights(self, runs: Sequence[Run]) -> None:
         """Write what the runs start from. It builds each student, so that one that can't be built shows at once."""
         self.weights.mkdir(parents=True, exist_ok=True)
@@ -97,7 +101,9 @@ class Trainer:
         """
         folder = self.runs / run.folder
         stamp = read_stamp(folder, run.digest)
-        stamp.starts, stamp.error, stamp.annotations = stamp.starts + 1, None, annotations_of(run)
+        # A finished one whose checkpoint is gone is unfinished until it is trained again.
+        stamp.starts, stamp.result, stamp.error = stamp.starts + 1, None, None
+        stamp.annotations = annotations_of(run)
         stamp.write(folder)
         start = time.monotonic()
         with _failures_stamped(run, folder):
@@ -172,9 +178,10 @@ def _failures_stamped(run: Run, folder: Path) -> Iterator[None]:
 
 
 def curve(folder: Path) -> dict[str, float]:
-    """Box AP by epoch (or iteration) of the validations during a training."""
+    """The main metric by epoch (or iteration) of the validations during a training: box AP, or top-1 accuracy."""
     try:
-        points = read_run(folder, "").val.get("bbox_mAP", Curve())
+        found = read_run(folder, "").val
     except InputError:  # an arm without a log of its own
         return {}
-    return {str(step): value for step, value in zip(points.steps, points.values, strict=True)}
+    points, whole = (found["top1"], 100) if "top1" in found else (found.get("bbox_mAP", Curve()), 1)
+    return {str(step): value / whole for step, value in zip(points.steps, points.values, strict=True)}

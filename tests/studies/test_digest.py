@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from studies.runner.annotations import annotations_of
 from studies.runner.committed import Committed
 from studies.runner.data import settled_data
 from studies.runner.plan import make_plan
+from studies.runner.run import with_needs
 from studies.runner.run_study import report_study, run_study
 from studies.runner.stamp import Stamp
 from studies.runner.study_file import read_study
@@ -49,10 +51,12 @@ def test_a_digest_knows_no_paths(tmp_path):
         "train_dataloader = dict(batch_size=3)",
         "custom_hooks = [dict(type='EMAHook')]",
         "load_from = '/weights/first.pth'",
+        "default_hooks = dict(ema=dict(type='EMAHook'))",
+        "default_hooks = dict(param_scheduler=None)",
     ]
     digests = [digest(tmp_path / "d", f"{student}{text}\n") for text in other]
     assert len({here, *digests}) == 1 + len(other)
-    assert digest(tmp_path / "d", f"{student}load_from = 'https://x/first.pth'\n") == digests[-1]
+    assert digest(tmp_path / "d", f"{student}load_from = 'https://x/first.pth'\n") == digests[4]
 
 
 def test_a_pairs_own_teacher_is_what_its_config_says_wherever_it_lies(tmp_path):
@@ -68,6 +72,19 @@ def test_a_pairs_own_teacher_is_what_its_config_says_wherever_it_lies(tmp_path):
         )
 
     assert pair(tmp_path / "a", 32) == pair(tmp_path / "b", 32) != pair(tmp_path / "c", 64)
+
+
+@pytest.mark.parametrize("named", ["dict(_delete_=True, cfg_path={!r})", "{!r}"])
+@pytest.mark.parametrize("key", ["architecture", "teacher"])
+def test_a_detector_by_file_is_what_the_file_says(tmp_path, key, named):
+    def pair(place: str, width: int) -> str:
+        file = tmp_path / place / "detector.py"
+        file.parent.mkdir(exist_ok=True)
+        base = ROOT / "studies/configs/frcnn_student.py"
+        file.write_text(f"_base_ = {str(base)!r}\nmodel = dict(backbone=dict(base_channels={width}))\n")
+        return digest(tmp_path / place, f"_base_ = {PAIR!r}\nmodel = dict({key}={named.format(str(file))})")
+
+    assert pair("a", 32) == pair("b", 32) != pair("c", 64)
 
 
 def test_a_checkpoint_is_its_content_where_it_is_there(tmp_path):
@@ -97,7 +114,7 @@ def test_a_folder_of_a_run_on_other_annotations_stops_the_study(tmp_path):
     annotations = tmp_path / "data/annotations/instances_train.json"
     os.utime(annotations, ns=(1, 1))  # a clock may be too coarse to tell the two apart
     for call in (lambda: report_study(study, tmp_path / "out"), lambda: run_study(study, tmp_path / "out", tmp_path)):
-        with pytest.raises(InputError, match=f"{run.folder}' was trained on other annotation files .* --out"):
+        with pytest.raises(InputError, match=f"{run.folder}' was trained on other annotation files or images .* --out"):
             call()
 
 
@@ -132,3 +149,17 @@ def test_data_that_is_not_there_shows_before_anything_is_trained(tmp_path):
     ):
         run_study(read_study(path), tmp_path / "out", tmp_path)
     assert not (tmp_path / "out/runs").exists()
+
+
+def test_folders_of_images_are_told_apart_by_their_files(tmp_path, pretrained):
+    def told(missing: str) -> dict:
+        folder = tmp_path / f"without {missing}"
+        shutil.copytree(pretrained.parent / "photographs", folder / "photographs")
+        (folder / "photographs/train/cat" / missing).unlink(missing_ok=True)
+        study = shutil.copy(pretrained, folder / "study.yml")
+        run = with_needs(make_plan(read_study(Path(study))))[0]
+        assert run.arm == "pretrain"
+        return annotations_of(run)
+
+    first, again, other = map(told, ("nothing", "nobody", "3.JPEG"))
+    assert first == again and first["train"] != other["train"] and first["test"] == other["test"]

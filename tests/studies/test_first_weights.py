@@ -7,11 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from study_files import ROOT, shipped_plan
+from study_files import ROOT, STUDENT, shipped_plan, write
 
 from rekd_det.utils.read_as_data import load_plain
 from studies.runner.first_weights import write_first_weights
+from studies.runner.plan import make_plan
 from studies.runner.step_seed import StepSeedHook
+from studies.runner.study_file import read_study
 
 
 def test_arms_of_one_seed_share_their_first_weights(tmp_path):
@@ -36,3 +38,20 @@ def test_a_steps_random_numbers_depend_on_seed_and_step_alone():
     assert draw(0, 0) == first
     others = [draw(0, 1), draw(1, 0)]
     assert all(a != b for other in others for a, b in zip(first, other, strict=True))
+
+
+def test_weights_that_a_student_starts_from_are_read_again_when_they_have_changed(tmp_path):
+    backbone = tmp_path / "backbone.pth"
+    init = dict(type="Pretrained", checkpoint=str(backbone), prefix="backbone.", _delete_=True)
+    config = tmp_path / "student.py"
+    config.write_text(f"_base_ = {STUDENT!r}\nmodel = dict(backbone=dict(init_cfg={init!r}))\n")
+    arms = {"alone": {"config": str(config)}}
+
+    def first_weights(added: float):
+        plain = write_first_weights(shipped_plan(ROOT / "studies/tiny.yml")[0], tmp_path)
+        weights = {k: v + added for k, v in load_plain(plain)["state_dict"].items()}
+        torch.save({"state_dict": weights}, backbone)
+        (run,) = make_plan(read_study(write(tmp_path, arms=arms, seeds=[0])))
+        return load_plain(write_first_weights(run, tmp_path))["state_dict"]["backbone.conv1.weight"]
+
+    torch.testing.assert_close(first_weights(1.0) + 1, first_weights(2.0))

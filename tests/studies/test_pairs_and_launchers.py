@@ -168,7 +168,7 @@ def test_torchrun_starts_as_many_processes(tools):
         assert calls == 2 * [[[config, *files, "--work-dir", "DIR", *rest, "--launcher", "pytorch"], "2"]]
 
 
-def test_slurm_is_asked_for_the_gpus(tools):
+def test_slurm_is_asked_for_the_gpus(tools, monkeypatch):
     srun = tools.parent / "bin/srun"
     srun.parent.mkdir()
     srun.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps([sys.argv[1:], None]))\n")
@@ -182,6 +182,9 @@ def test_slurm_is_asked_for_the_gpus(tools):
         assert call[call.index(str(tools / f"{tool}.py")) + 1] == str(tools.parent / "run/config.py")
         assert set(files) <= set(call)
         assert "--work-dir=DIR" in call or call[call.index("--work-dir") + 1] == "DIR"
+    monkeypatch.setenv("GPUS_PER_NODE", "4")
+    ((call, _),) = told(Launcher("slurm", 16, "fast"), tools, "train", PATH=path)
+    assert {"--ntasks=16", "--ntasks-per-node=4", "--gres=gpu:4"} <= set(call)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +219,15 @@ def test_gpu_hours_count_the_student_and_what_the_distillation_adds(tmp_path, ru
     # hours = images x epochs x operations / (operations per second) / 3600
     assert alone == pytest.approx(IMAGES * 6 * float(found["alone"][2]) * 1e9 / 2e12 / 3600, rel=0.05)
     assert not (tmp_path / "work_dirs").exists()
+
+
+def test_gpu_hours_of_feature_maps_alone_count_no_head_of_the_teacher(tmp_path, run_tool, capsys):
+    pair = str(ROOT / "studies/configs/groceries_retina_pair.py")
+    pkd = {"model.distiller.loss": None, "model.distiller.feature_losses": dict(loss_pkd=dict(type="mmrazor.PKDLoss"))}
+    arms = {"alone": {"config": pair, "options": pkd}, "kd": {"config": pair}}
+    study(tmp_path, arms=arms)
+    found = estimated(run_tool, capsys, tmp_path / "study.yml", 2)
+    assert float(found["alone"][2]) < float(found["kd"][2]) - 2
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import csv
 import pytest
 from study_files import PAIR, STUDENT, line, write
 
+from studies.runner.missing import missing_section
 from studies.runner.report import write_report
 from studies.runner.statistics import deviation, paired_difference
 from studies.runner.study_file import read_study
@@ -104,3 +105,14 @@ def test_a_report_of_some_arms_is_refused(tmp_path, run_tool, capsys):
     with pytest.raises(SystemExit):
         run_tool("study.py", write(tmp_path), "--report", "--only", "kd")
     assert "--report covers all arms; leave out --only" in capsys.readouterr().err
+
+
+def test_a_missing_run_takes_as_long_as_others_of_its_arm():
+    lines = [
+        dict(line("kd", 0, 0.25, folder="pair-seed0-a"), wall_s=600.0),
+        dict(line("kd_54", 0, 0.25, folder="pair-seed0-b"), wall_s=900.0),
+        *(line(arm, 1, None, folder=f"pair-seed1-{arm}") for arm in ("kd_54", "rekd_54")),
+    ]
+    section = "\n".join(missing_section(lines))
+    assert "| kd_54 | 1 (failed) | 15 |" in section  # and not the mean of all pairs
+    assert "| rekd_54 | 1 (failed) | 12 |" in section

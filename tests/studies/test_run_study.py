@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from importlib.metadata import version
@@ -22,7 +23,8 @@ from rekd_det.utils.errors import InputError
 from rekd_det.utils.read_as_data import load_plain
 from studies.runner import slots, trainer
 from studies.runner.eta import Durations, clock, remaining_seconds
-from studies.runner.processes import hold
+from studies.runner.processes import Processes, RunFailed, hold
+from studies.runner.signals import terminable
 
 
 def test_a_study_runs_once(fake, capsys):
@@ -159,6 +161,20 @@ def test_a_teacher_whose_checkpoint_is_gone_is_trained_again_where_a_run_needs_i
     assert [call["kind"] for call in fake.calls()] == ["frcnn_teacher", "frcnn_pair"]
 
 
+def test_a_teacher_that_is_trained_again_teaches_nothing_before_it_is_finished(fake):
+    fake.study()
+    folders = {arm: fake.root / "runs" / line["folder"] for arm, line in fake.results().items()}
+    (folders["teacher"] / "epoch_1.pth").unlink()
+    shutil.rmtree(folders["rekd_pkd"])
+    (fake.tools / "fail").write_text("frcnn_teacher")
+    assert fake.study() == 2  # it fails after its first checkpoint
+    assert fake.results()["teacher"]["status"] == "failed"
+    (fake.tools / "fail").unlink()
+    fake.calls()
+    assert fake.study() == 0
+    assert [(call["kind"], call["resume"]) for call in fake.calls()] == [("frcnn_teacher", True), ("frcnn_pair", False)]
+
+
 def test_without_its_backbone_nothing_is_trained(fake, capsys):
     (fake.tools / "fail").write_text("backbone")
     assert fake.study() == 5
@@ -223,6 +239,45 @@ def test_a_stopped_study_ends_its_programs_and_goes_on(fake):
         {"kind": "frcnn_student", "resume": False, "omp": "1"},
     ]
     assert fake.results()["student"]["status"] == "ok"
+
+
+def test_a_hung_training_ends_its_workers(tmp_path):
+    """They are in sessions of their own, as torchrun's, so that only their parent can end them."""
+    script = tmp_path / "hangs.py"
+    script.write_text(
+        "import signal, subprocess, sys, time\n"
+        "worker = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (worker.kill(), sys.exit(1)))\n"
+        "print('worker', worker.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with pytest.raises(RunFailed, match="hung") as failed:
+        Processes(os.open(tmp_path / "lock", os.O_CREAT), silence_s=3).run(
+            [sys.executable, str(script)], tmp_path / "output.txt", {}
+        )
+    worker = int(re.search(r"worker (\d+)", str(failed.value))[1])
+    assert not Path(f"/proc/{worker}/cmdline").exists() or not Path(f"/proc/{worker}/cmdline").read_bytes()
+
+
+def test_a_job_that_waits_in_slurms_queue_does_not_hang(tmp_path):
+    script = tmp_path / "queued.py"
+    script.write_text(
+        "import time\n"
+        "print('srun: job 7 queued and waiting for resources', flush=True)\n"
+        "time.sleep(5)\n"
+        "print('srun: job 7 has been allocated resources', flush=True)\n"
+    )
+    lock = os.open(tmp_path / "lock", os.O_CREAT)
+    Processes(lock, silence_s=2).run([sys.executable, str(script)], tmp_path / "output.txt", {})
+
+
+def test_nohup_keeps_a_study_alive():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with terminable():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_hung_training_is_killed_and_the_study_goes_on(fake, capsys):

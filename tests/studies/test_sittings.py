@@ -12,12 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from study_files import TOOL
+from study_files import ROOT, TOOL, line, write
 
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.read_as_data import load_plain
+from studies.runner.annotations import annotations_of
+from studies.runner.committed import Committed
 from studies.runner.eta import budget_seconds
 from studies.runner.plan import make_plan
+from studies.runner.study_file import read_study
 
 
 @pytest.fixture
@@ -188,7 +191,7 @@ def test_a_run_that_does_not_fit_into_the_budget_is_not_started(sitting, pretrai
     sitting.calls()
     call("b", "--budget", "1h")  # a pair takes 5000 s
     assert "frcnn_pair" not in [made["kind"] for made in sitting.calls()]
-    assert "the budget is spent; 1 runs are missing" in capsys.readouterr().out
+    assert "nothing more fits into the budget; 1 runs are missing" in capsys.readouterr().out
     report = (sitting.root / "b/tiny/report.md").read_text()
     assert "| rekd_pkd | 1 (not run) | 83 |" in report
     assert "| student: the student alone | 2 of 2 |" in report
@@ -202,3 +205,43 @@ def test_budgets():
     for text in ("", "90", "soon", "0m", "-5m"):
         with pytest.raises(InputError, match="--budget must be a time such as 90m"):
             budget_seconds(text)
+
+
+@pytest.mark.slow
+def test_the_budget_is_not_judged_by_other_machines(sitting):
+    sitting.call("a")
+
+    def slow_elsewhere(lines: list[str]) -> list[str]:
+        found = [json.loads(text) for text in lines]
+        elsewhere = dict(cpu="another", cores=64, gpus=["A100"])
+        return [json.dumps(of | dict(wall_s=9e4, hardware=elsewhere)) for of in found if of["arm"] != "rekd_pkd"]
+
+    sitting.keep("a", slow_elsewhere)
+    sitting.calls()
+    sitting.call("b", "--budget", "1h")
+    assert [call["kind"] for call in sitting.calls()] == ["backbone", "backbone", "frcnn_teacher", "frcnn_pair"]
+
+
+@pytest.mark.slow
+def test_a_committed_teacher_that_can_not_be_trained_again_is_told(sitting):
+    sitting.call("a")
+    sitting.keep("a", lambda lines: [text for text in lines if '"rekd_pkd"' not in text])
+    (sitting.tools / "fail").write_text("frcnn_teacher")
+    with pytest.raises(SystemExit):
+        sitting.call("b")
+    report = (sitting.root / "b/tiny/report.md").read_text()
+    assert "## What failed" in report and "no disk" in report
+
+
+def test_of_two_committed_lines_the_one_of_these_annotations_counts(tmp_path):
+    config = ROOT / "studies/configs/groceries_frcnn_student.py"
+    study = read_study(write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0]))
+    (run,) = make_plan(study)
+    (tmp_path / "data/annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        (tmp_path / f"data/annotations/instances_{split}.json").write_text("{}")
+    for folder, value, told in (("x", 0.25, {"train": "1" * 64, "test": "2" * 64}), ("y", 0.5, annotations_of(run))):
+        (tmp_path / "results" / folder).mkdir(parents=True)
+        text = json.dumps(line("alone", 0, value, digest=run.digest, annotations=told))
+        (tmp_path / "results" / folder / "results.jsonl").write_text(f"{text}\n")
+    assert Committed(tmp_path / "results").of(run)["metrics"]["bbox_mAP"] == 0.5

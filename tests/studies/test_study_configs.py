@@ -47,3 +47,11 @@ def test_a_curve_is_read_over_interruptions(tmp_path):
         text = "".join(json.dumps({key: value, "step": step}) + "\n" for key, value, step in entries)
         (tmp_path / name / "vis_data/scalars.json").write_text(text + '{"coco/bbox')
     assert curve(tmp_path) == {"2": 0.1, "4": 0.2}
+
+
+def test_a_classifiers_curve_is_its_accuracy(tmp_path):
+    (tmp_path / "20260101_000000/vis_data").mkdir(parents=True)
+    entries = [{"loss": 3.0, "step": 1}, {"accuracy/top1": 25.0, "accuracy/top5": 60.0, "step": 2}]
+    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    (tmp_path / "20260101_000000/vis_data/scalars.json").write_text(text)
+    assert curve(tmp_path) == {"2": 0.25}

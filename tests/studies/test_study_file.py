@@ -41,7 +41,7 @@ def test_committed_results_are_those_of_the_shipped_studies(path):
 
 def test_studies_share_equal_runs():
     plans = [shipped_plan(ROOT / f"studies/groceries_{name}.yml") for name in ("frcnn", "schedule")]
-    served, others = ({run.folder for run in with_needs(plan) if run.serves} for plan in plans)
+    served, others = ({run.folder for run in with_needs(plan)} - {run.folder for run in plan} for plan in plans)
     assert others == served and len(served) == 3  # the teacher and two backbones
     folders, again = ({(run.arm, run.seed): run.folder for run in plan} for plan in plans)
     for arm, same in (("student", "epochs_36"), ("kd", "kd_36"), ("rekd", "rekd_36")):
@@ -186,6 +186,10 @@ def test_a_teacher_of_a_detector_that_learns_alone_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            {"test_evaluator": dict(type="VOCMetric", _delete_=True)},
+            "test_evaluator.type=VOCMetric: a study compares the AP",
+        ),
         ({"test_evaluator.metric": "bbx"}, "arm 'alone': .*CocoMetric.* can't be built: metric should be one of"),
         ({"test_dataloader.dataset.test_mod": True}, "arm 'alone': .*no option 'test_mod'; did you mean 'test_mode'"),
         ({"train_dataloader.dataset.pipeline.0.type": "Load"}, "arm 'alone': .*Load is not in the"),

@@ -210,6 +210,18 @@ def test_a_second_call_does_nothing_until_a_pin_changes(setup_env, machine, monk
     assert here.calls()
 
 
+def test_a_set_up_that_failed_is_not_taken_for_the_one_before(setup_env, machine, monkeypatch):
+    here = machine()
+    setup_env.main([])
+    with monkeypatch.context() as broken:
+        broken.setattr(setup_env, "install_mmcv", lambda *_: (_ for _ in ()).throw(setup_env.SetupError("no compiler")))
+        with pytest.raises(setup_env.SetupError, match="no compiler"):
+            setup_env.main(["--torch", "cpu"])
+    here.calls()
+    setup_env.main([])  # as `make test` does
+    assert any("download.pytorch.org/whl/cpu" in words for words, _ in here.calls())
+
+
 def test_the_default_says_which_torch_it_took(setup_env, machine, capsys):
     here = machine()
     setup_env.main([])
