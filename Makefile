@@ -1,7 +1,7 @@
 # `make test` and `make demo` set everything up first; a second call skips this.
 # Choose the Python with PYTHON=..., and your own wheels with PIP_FIND_LINKS=FOLDER.
 
-# The first of these that is a tested version; the pins were tested on 3.11.
+# The first of these that is a tested version; the pins were tested on 3.11, and with the fast tests on 3.12.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
 	&& echo $$p && exit; done; echo python3)

@@ -70,7 +70,7 @@ def test_without_the_adapter_the_pair_is_refused_as_the_page_says(folder):
     without.write_text(config.replace(', "cell_adapter"', ', "cell_detector"'))
     result = python(folder, "step.py", str(without))
     assert result.returncode != 0
-    message = re.search(r"^TypeError: .*", PAGE, re.M)[0].removesuffix(", ...")
+    message = re.search(r"^error: .* can't be built: (.*), \.\.\.$", PAGE, re.M)[1]
     assert message in result.stderr
     assert "docs/new_detector.md" in result.stderr
 

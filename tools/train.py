@@ -23,6 +23,7 @@ from rekd_det.engine.runner import ReKDRunner
 from rekd_det.engine.runner.start import decide_start
 from rekd_det.utils.config_types import type_name
 from rekd_det.utils.errors import InputError
+from rekd_det.utils.options import check_known
 
 #: what mmengine's AmpOptimWrapper takes that neither OptimWrapper nor BF16OptimWrapper does
 _FP16_OPTIONS = ("loss_scale", "dtype", "use_fsdp")
@@ -74,6 +75,7 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
         )
     if args.auto_scale_lr:
         scaling = cfg.get("auto_scale_lr") or {}
+        check_known("auto_scale_lr", scaling, ("enable", "base_batch_size"))
         if "base_batch_size" not in scaling:
             raise InputError(f"--auto-scale-lr: '{args.config}' needs auto_scale_lr = dict(base_batch_size=...)")
         cfg.auto_scale_lr.enable = True

@@ -30,6 +30,7 @@ def check_annotations(
     images: str | None = None,
     objects: bool = True,
     classes: ClassNames | None = None,
+    polygons: bool = False,
 ) -> dict[Any, str] | None:
     """Check one annotation file; files larger than 64 MiB are not checked.
 
@@ -40,12 +41,14 @@ def check_annotations(
         images: the local folder that the images' names start at; None: not looked into.
         objects: whether the file must have annotations. A test set's need not.
         classes: what the config names, which must be in the file in the same order; None: not compared.
+        polygons: whether objects are ignored whose mask is no polygon (``LoadAnnotations(poly2mask=False)``).
 
     Returns:
         The images' file names by their ids; None of a file that is not checked.
 
     Raises:
-        InputError: if it is not COCO-format JSON, has no object, has invalid entries, or has other classes.
+        InputError: if it is not COCO-format JSON, has no object that counts, has invalid entries, or has other
+            classes.
     """
     if osp.getsize(path) > LARGEST_BYTES:
         return None
@@ -59,9 +62,10 @@ def check_annotations(
     if missing:
         raise InputError(f"{key}: '{path}' is not in COCO's format: it has no list `{'`, `'.join(missing)}`")
     annotations = content.get("annotations", [])
-    if objects and not annotations:
+    if objects and not (annotations and content["images"]):
         purpose = "learn" if key.startswith("train") else "evaluate against"
-        raise InputError(f"{key}: '{path}' has {len(content['images'])} images and no object: nothing to {purpose}")
+        count = f"{len(annotations)} objects" if annotations else "no object"
+        raise InputError(f"{key}: '{path}' has {len(content['images'])} images and {count}: nothing to {purpose}")
     try:
         sizes = _check_images(content["images"])
         _check_entries(content["categories"], "category", lambda c: isinstance(c.get("name"), str) or "has no name")
@@ -72,6 +76,8 @@ def check_annotations(
         _check_entries(annotations, "annotation", lambda ann: _fault(ann, sizes, categories, masks))
         if images is not None:
             _check_files(content["images"], images)
+        if objects:
+            _check_objects(annotations, sizes, polygons)
     except InputError as fault:
         raise InputError(f"{key}: '{path}': {fault}") from fault
     degenerate = [ann["id"] for ann in annotations if min(ann["bbox"][2:]) < 1 or ann["area"] <= 0]
@@ -99,6 +105,27 @@ def check_annotations(
             stacklevel=2,
         )
     return {image["id"]: image["file_name"] for image in content["images"]}
+
+
+def _check_objects(annotations: list, sizes: Mapping, polygons: bool) -> None:
+    """Raise InputError if mmdet would leave out or ignore every object, without a word."""
+    known = [ann for ann in annotations if ann["image_id"] in sizes]
+    if not known:
+        raise InputError(
+            f"no object belongs to one of its images: image_id is {annotations[0]['image_id']!r} in annotation "
+            f"{annotations[0]['id']}, and the images' ids are {listing(sizes)}"
+        )
+    counting = [ann for ann in known if not ann.get("iscrowd")]
+    if not counting:
+        raise InputError(f"all {len(known)} objects are crowds (iscrowd=1), which are ignored")
+    if not polygons:
+        return
+    ignored = sum(not isinstance(ann.get("segmentation"), list) for ann in counting)
+    told = "masks are no polygons, and LoadAnnotations(poly2mask=False) ignores such objects: set poly2mask=True"
+    if ignored == len(counting):
+        raise InputError(f"all {ignored} {told}")
+    if ignored:
+        warnings.warn(f"{ignored} of {len(counting)} {told}", stacklevel=3)
 
 
 def _is_outside(ann: Mapping, sizes: Mapping) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmdet.engine.hooks import PipelineSwitchHook, YOLOXModeSwitchHook
-from mmdet.registry import HOOKS
+from mmdet.registry import HOOKS, MODELS
 from mmengine.config import Config
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmrazor.engine.hooks import StopDistillHook
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
@@ -24,8 +24,9 @@ from rekd_det.utils.options import check_known, options_of
 def check_hooks(cfg: Config) -> None:
     """Check options of hooks that mmengine reads late.
 
-    ``CheckpointHook`` hands what it does not know on to the first save; it and ``EarlyStoppingHook`` look for their
-    metric after the first validation. A metric's name is checked where CocoMetric or MMPretrain's Accuracy evaluates.
+    ``CheckpointHook`` hands what it does not know on to the first save, ``EMAHook`` to the averaged model. The metric
+    of ``CheckpointHook`` and ``EarlyStoppingHook`` is looked for after the first validation; its name is checked where
+    CocoMetric or MMPretrain's Accuracy evaluates.
 
     Args:
         cfg: the config of a run.
@@ -47,6 +48,10 @@ def check_hooks(cfg: Config) -> None:
                 )
             if hook.get("save_optimizer", True):
                 _check_optimizer(key, cfg.get("optim_wrapper"))
+        elif kind is EMAHook:
+            average = type_class(hook.get("ema_type", "ExponentialMovingAverage"), MODELS)
+            if average is not None:
+                check_known(key, hook, options_of(kind) | {"priority"} | options_of(average) - {"model"})
         elif issubclass(kind, EarlyStoppingHook):
             _check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
         elif kind in (PipelineSwitchHook, YOLOXModeSwitchHook):

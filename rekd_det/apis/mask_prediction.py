@@ -41,20 +41,24 @@ def predicts_masks(model: Any) -> bool | None:
 
 
 def check_masks_loaded(model: Any, datasets: Iterable[tuple[str, Mapping]]) -> None:
-    """Raise InputError if an R-CNN's mask head would get no masks: mmdet fails at the first step then.
+    """Raise InputError if a mask head of an R-CNN or RTMDet-Ins would get no masks: mmdet fails at the first step then.
 
     Args:
         model: the config of a detector, or of a pair, whose student is meant.
         datasets: config key and config of each training set.
     """
     key, model = trained_model(model)
-    if not isinstance(model, Mapping) or not (model.get("roi_head") or {}).get("mask_head"):
+    if not isinstance(model, Mapping):
+        return
+    kind = type_class((model.get("bbox_head") or {}).get("type"), MODELS)
+    learns = "bbox_head" if kind is RTMDetInsHead else "roi_head.mask_head"
+    if learns == "roi_head.mask_head" and not (model.get("roi_head") or {}).get("mask_head"):
         return
     for name, dataset in datasets:
         steps = [step for step in dataset.get("pipeline") or [] if isinstance(step, Mapping)]
         loading = [step for step in steps if type_name(step.get("type")) == "LoadAnnotations"]
         if loading and not any(step.get("with_mask") for step in loading):
             raise InputError(
-                f"{name}.pipeline: LoadAnnotations loads no masks, and {key}.roi_head.mask_head learns from them: set "
+                f"{name}.pipeline: LoadAnnotations loads no masks, and {key}.{learns} learns from them: set "
                 "with_mask=True"
             )

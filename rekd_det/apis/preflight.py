@@ -131,11 +131,14 @@ def _check_dataset(key: str, dataset: Mapping, split: str) -> tuple[str, dict[An
     full = osp.join(root, ann_file) if isinstance(ann_file, str) else ""
     if not full.endswith(".json") or not _is_local(full, dataset) or not reads_as_coco(dataset):
         return None
-    masks = any(isinstance(t, Mapping) and t.get("with_mask") for t in dataset.get("pipeline") or [])
+    loading = [t for t in dataset.get("pipeline") or [] if isinstance(t, Mapping) and t.get("with_mask")]
+    polygons = split == "train" and any(t.get("poly2mask") is False for t in loading)
     images = prefixes.get("img")
     images = osp.join(root, images) if isinstance(images, str) else None
     classes = class_names(dataset, key)
-    found = check_annotations(full, f"{key}.ann_file", masks, images, objects=split != "test", classes=classes)
+    found = check_annotations(
+        full, f"{key}.ann_file", bool(loading), images, objects=split != "test", classes=classes, polygons=polygons
+    )
     return full, found
 
 

@@ -125,6 +125,20 @@ def test_masks_are_checked_where_they_are_read(tmp_path, mask, sound):
             check_annotations(str(path), "key", masks=True)
 
 
+def test_masks_that_are_ignored_beside_polygons_are_counted(tmp_path):
+    file = content([0, 0, 5, 5], [1, 1, 4, 4])
+    counts = dict(size=[8, 9], counts=[0, 8, 64])
+    for ann, mask in zip(file["annotations"], ([[0, 0, 5, 0, 5, 5]], counts), strict=True):
+        ann["segmentation"] = mask
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(file))
+    check_annotations(str(path), "key", masks=True)
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 masks are no polygons, and LoadAnnotations\(poly2mask=False\) ignores"
+    ):
+        check_annotations(str(path), "key", masks=True, polygons=True)
+
+
 def test_images_that_are_not_there_are_counted(tmp_path):
     file = content([0, 0, 5, 5])
     file["images"] += [dict(file["images"][0], id=i, file_name=f"sub/{i}.jpg") for i in (2, 3)]

@@ -122,6 +122,13 @@ def _write_annotations(pair: TinyPair) -> None:
     reordered = content["categories"][1::-1] + content["categories"][2:]
     (pair.folder / "reordered.json").write_text(json.dumps({**content, "categories": reordered}))
     (pair.folder / "objectless.json").write_text(json.dumps({**content, "annotations": []}))
+    (pair.folder / "imageless.json").write_text(json.dumps({**content, "images": []}))
+    for name, changes in (
+        ("text_ids", lambda ann: {"image_id": str(ann["image_id"])}),
+        ("crowds", lambda _: {"iscrowd": 1}),
+    ):
+        anns = [{**ann, **changes(ann)} for ann in content["annotations"]]
+        (pair.folder / f"{name}.json").write_text(json.dumps({**content, "annotations": anns}))
     for ann in content["annotations"]:
         ann["bbox"] = [x / 128 for x in ann["bbox"]]
     (pair.folder / "relative.json").write_text(json.dumps(content))
@@ -257,6 +264,18 @@ CASES = [
         ("model.teacher_ckpt={folder}/reordered_teacher.pth",),
         config="own_hooks.py",
     ),
+    Case(
+        "option of the averaged weights",
+        "custom_hooks.0 has no option 'momentun'; did you mean 'momentum'?",
+        ("custom_hooks.0.momentun=0.1",),
+        config="own_hooks.py",
+    ),
+    Case(
+        "option of the learning rate's scaling",
+        "auto_scale_lr has no option 'base_batchsize'; did you mean 'base_batch_size'?",
+        ("auto_scale_lr.base_batchsize=1",),
+        arguments=("--auto-scale-lr",),
+    ),
     Case("class of a hook", "NoSuchHook is not in the mmdet::hook registry", config="hook.py"),
     Case("class of the model", "ReKDDistil is not in the", ("model.type=mmrazor.ReKDDistil",)),
     Case(
@@ -298,6 +317,11 @@ CASES = [
         "masks that are not loaded",
         "train_dataloader.dataset.pipeline: LoadAnnotations loads no masks, and model.architecture.roi_head.mask_head",
         ("model.architecture.roi_head.mask_head.type=FCNMaskHead",),
+    ),
+    Case(
+        "masks that RTMDet-Ins learns from",
+        "train_dataloader.dataset.pipeline: LoadAnnotations loads no masks, and model.architecture.bbox_head",
+        ("model.architecture.bbox_head.type=RTMDetInsHead",),
     ),
     Case(
         "masks of a teacher without them, in a test",
@@ -492,6 +516,16 @@ CASES = [
     annotations("annotations no JSON", "text.json", " is not a JSON file"),
     annotations("annotations no COCO", "list.json", " is not in COCO's format: it has no list `images`"),
     annotations("annotations without objects", "objectless.json", " has 8 images and no object: nothing to learn"),
+    annotations("annotations without images", "imageless.json", " has 0 images and "),
+    annotations(
+        "annotations of other images", "text_ids.json", ": no object belongs to one of its images: image_id is '"
+    ),
+    annotations("annotations of crowds", "crowds.json", ": all 29 objects are crowds (iscrowd=1), which are ignored"),
+    Case(
+        "masks that the pipeline ignores",
+        "masks are no polygons, and LoadAnnotations(poly2mask=False) ignores such objects: set poly2mask=True",
+        (f"{TRAIN_SET}.pipeline.1.with_mask=True", f"{TRAIN_SET}.pipeline.1.poly2mask=False"),
+    ),
     Case(
         "annotations of the validation without objects",
         "objectless.json' has 8 images and no object: nothing to evaluate against",
