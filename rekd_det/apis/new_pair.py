@@ -71,7 +71,7 @@ def pair_text(
         adapter: of the two heads.
     """
     own_hooks = student.get("custom_hooks") is not None
-    # Of a conditional sigmoid the tail's weight is another question: it is only asked where there is an object.
+    # The rows of a conditional sigmoid are those of objects alone: no background weighs on its tail.
     sigmoid = adapter.meaning.activation == "sigmoid" and not adapter.meaning.conditional
     base = ("rekd_distill" if own_hooks else "rekd") + ("_sigmoid" if sigmoid else "")
     lines = [

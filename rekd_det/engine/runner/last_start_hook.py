@@ -31,11 +31,17 @@ class LastStartHook(Hook):
         if runner._resume:
             source = str(runner._load_from)
             source = osp.abspath(osp.expanduser(source)) if is_local(source) else source
-            homes = {folder, osp.dirname(named_by_last_checkpoint(folder) or folder)}  # a CheckpointHook's out_dir
-        if source is None or osp.dirname(source) not in homes:
+            last = named_by_last_checkpoint(folder) or ""  # it may be in the out_dir of a CheckpointHook
+            own = _folder_of(source) in (osp.realpath(folder), _folder_of(last))
+        if source is None or not own:
             _move_earlier_files(runner, folder, source)
         if source is not None:
             replace_text(osp.join(folder, "last_checkpoint"), source)
+
+
+def _folder_of(path: str) -> str:
+    """For comparing: two names of a folder may differ by a link."""
+    return osp.realpath(osp.dirname(path)) if is_local(path) else osp.dirname(path)
 
 
 def _move_earlier_files(runner: Runner, folder: str, source: str | None) -> None:
