@@ -64,6 +64,7 @@ def run_tool(monkeypatch):
         path = TOOLS / tool
         monkeypatch.syspath_prepend(str(path.parent))
         monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        monkeypatch.setenv("LOCAL_RANK", "0")  # which the tools export
         load_tool(path).main()
 
     return run

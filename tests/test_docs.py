@@ -39,6 +39,10 @@ def test_every_command_is_run_by_a_test_or_says_what_it_needs(page, match):
             test += (ROOT / "docs/quickstart.ipynb").read_text()
         tools = [Path(path).name for path in named if path.startswith("tools/")]
         made = [line for line in commands if line.startswith("make ")]
+        for line in made:
+            recipe = re.search(rf"(?m)^{line.split()[1]}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
+            assert recipe, f"{page.name}: the Makefile has no target of `{line}`"
+            tools += re.findall(r"tools/(\S+\.py)", recipe[1])
         assert tools or made
         for name in tools:
             assert name in test, f"{value} does not run {name}"

@@ -667,7 +667,6 @@ def files(folder: Path) -> set[str]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_refused_with_one_message(case, pair, unformatted_configs, tmp_path, monkeypatch, run_tool, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOCAL_RANK", "0")
     for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     config = case.config if "::" in case.config else str(pair.folder / case.config)
@@ -683,6 +682,7 @@ def test_refused_with_one_message(case, pair, unformatted_configs, tmp_path, mon
     assert "Traceback" not in left.value.code
     assert files(pair.folder) == before
     assert not files(tmp_path)
+    assert not any("(train)" in path.read_text() for path in tmp_path.rglob("*.log"))  # not one iteration
 
 
 @pytest.mark.slow

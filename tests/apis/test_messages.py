@@ -56,7 +56,6 @@ def pair(tmp_path_factory) -> TinyPair:
 def train(pair, tmp_path, monkeypatch, run_tool, capfd):
     """Run the tool; returns how it ended and what it wrote to stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.syspath_prepend(str(pair.folder))
 
     def call(config: str, *arguments: str) -> tuple[BaseException, str]:

@@ -1,6 +1,7 @@
 """A forged checkpoint, whatever way it comes to the command line: refused by name, or read without running it."""
 
 import os
+import shutil
 from collections import Counter, OrderedDict
 from pathlib import Path
 
@@ -35,7 +36,6 @@ def pair(tmp_path_factory) -> TinyPair:
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setattr("mmengine.runner.loops.time.sleep", lambda seconds: None)
     return tmp_path
 
@@ -58,6 +58,11 @@ WAYS = {
     "test a teacher": ("test.py", "pair", ["{code}", "--teacher"]),
     "test a teacher by its config": ("test.py", "pair", ["--teacher", "--cfg-options", "model.teacher_ckpt={code}"]),
     "check": ("check_pair.py", "pair", ["--cfg-options", "model.teacher_ckpt={code}"]),
+    "analyse": (
+        "analysis/head_tail.py",
+        "pair",
+        ["--checkpoint", "{code}", "--limit", "1", "--workers", "0", "--out", "report"],
+    ),
     "export": ("export_student.py", None, ["{code}", "-o", "x.pth"]),
 }
 
@@ -77,6 +82,15 @@ def test_refused_by_name(way, by, name, carried, pair, here, run_tool, capsys):
     said = f"{left.value.code}\n{capsys.readouterr().out}"
     assert f"checkpoint '{code}' carries code ({carried})" in said
     assert left.value.code != 0
+    assert not Path(TRACE).exists()
+
+
+def test_a_checkpoint_that_a_resume_finds_is_refused(pair, here, run_tool, capsys):
+    (here / "run").mkdir()
+    shutil.copy(pair.folder / "site/code.pth", here / "run/iter_2.pth")
+    with pytest.raises(SystemExit) as left:
+        run_tool("train.py", pair.pair, "--work-dir", "run", "--resume")
+    assert "checkpoint 'run/iter_2.pth' carries code (posix.mkdir)" in f"{left.value.code}\n{capsys.readouterr().out}"
     assert not Path(TRACE).exists()
 
 

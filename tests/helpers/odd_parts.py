@@ -8,13 +8,18 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from filelock import FileLock, Timeout
 from mmdet.registry import DATASETS
 from mmengine.dist import is_main_process
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, loops
+from torch import nn
 from torch.utils.data import IterableDataset
+
+from rekd_det.engine.utils import model_of
+from rekd_det.models.utils.finite_guard import FiniteGuard
 
 loops.time = SimpleNamespace(sleep=lambda seconds: None)  # mmengine sleeps 2 s after each round of the data
 
@@ -84,6 +89,44 @@ class SavesOnRankZero(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if is_main_process():
             runner.save_checkpoint(runner.work_dir, "mine.pth")
+
+
+@HOOKS.register_module()
+class TriesTheLock(Hook):
+    """Fails if another process could train in this folder now."""
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        try:
+            FileLock(os.path.join(runner.work_dir, ".training.lock")).acquire(timeout=0)
+        except Timeout:
+            return
+        raise AssertionError("the folder is not locked")
+
+
+@HOOKS.register_module()
+class Precision(Hook):
+    """Writes down in which precision a layer of the student and one of the teacher compute."""
+
+    def before_train(self, runner: Runner) -> None:
+        for role in ("student", "teacher"):
+            model = getattr(model_of(runner), role)
+            layer = next(m for m in model.backbone.modules() if isinstance(m, nn.Conv2d))
+            layer.register_forward_hook(lambda *given, role=role: self._note(runner, f"{role} {given[2].dtype}\n"))
+
+    @staticmethod
+    def _note(runner: Runner, line: str) -> None:
+        with open(os.path.join(runner.work_dir, "precision.txt"), "a") as file:
+            file.write(line)
+
+
+@HOOKS.register_module()
+class DivergesOnRankOne(Hook):
+    """One process's student is NaN in the second iteration, and no count of that arrives in time, as on a GPU."""
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        FiniteGuard._arrived = lambda *_: None
+        if runner.iter == 1 and not is_main_process():
+            model_of(runner).student.roi_head.bbox_head.fc_cls.bias.data.fill_(float("nan"))
 
 
 @DATASETS.register_module()

@@ -79,10 +79,10 @@ class Watch:
         self.on = True
         try:
             yield
-        finally:
+        finally:  # also where the file was refused in the end
             self.on = False
-        if self.seen or Path(TRACE).exists():
-            raise Executed(f"{self.seen} {TRACE}: {Path(TRACE).exists()}")
+            if self.seen or Path(TRACE).exists():
+                raise Executed(f"{self.seen} {TRACE}: {Path(TRACE).exists()}")
 
 
 def calls() -> list[Any]:

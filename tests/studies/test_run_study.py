@@ -69,19 +69,18 @@ def test_a_run_gets_its_own_config(fake):
 def test_detectors_start_from_their_trained_backbones(fake):
     fake.study()
     folders = {line["arm"]: fake.root / "runs" / line["folder"] for line in fake.results().values()}
+    pretrained = [load_plain(path)["state_dict"] for path in fake.root.glob("runs/*backbone*/epoch_1.pth")]
+    assert len(pretrained) == 2
     for arm in ("teacher", "student"):
         cfg = Config.fromfile(folders[arm] / "config.py")
-        backbone = load_plain(folders["pretrain"] / "epoch_1.pth")["state_dict"]
         start = load_plain(cfg.load_from)["state_dict"]
         others = load_plain(re.sub("-backbone.*", ".pth", cfg.load_from))["state_dict"]
         assert start.keys() == others.keys()
         own = {k for k in start if k.startswith("backbone.")}
         assert all(torch.equal(start[k], others[k]) for k in start.keys() - own)
-        # Of the two backbones one has the student's width.
-        fits = [k for k in own if start[k].shape == backbone[k].shape]
-        if len(fits) == len(own):
-            assert all(torch.equal(start[k], backbone[k]) for k in own)
-            assert not all(torch.equal(start[k], others[k]) for k in own)
+        (backbone,) = (b for b in pretrained if all(start[k].shape == b[k].shape for k in own))
+        assert all(torch.equal(start[k], backbone[k]) for k in own)
+        assert not all(torch.equal(start[k], others[k]) for k in own)
 
 
 def test_only_some_arms(fake):

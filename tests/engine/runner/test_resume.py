@@ -1,6 +1,7 @@
 """A run that is killed and resumed equals one that was not, to the last bit on the CPU."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -92,6 +93,13 @@ def losses(work_dir: Path) -> dict[int, dict]:
     return {int(number): ast.literal_eval(rest) for number, rest in (line.split(" ", 1) for line in lines)}
 
 
+def last_averages(work_dir: Path) -> dict:
+    """The losses in the last line of the training's log, which are means over several iterations."""
+    lines = [json.loads(x) for file in sorted(work_dir.glob("*/vis_data/scalars.json")) for x in file.open()]
+    last = [line for line in lines if "loss" in line][-1]
+    return {name: value for name, value in last.items() if "loss" in name or name.startswith("distill.")}
+
+
 def last_checkpoint(work_dir: Path) -> dict:
     path = find_latest_checkpoint(str(work_dir))
     assert path is not None
@@ -113,8 +121,11 @@ def test_a_killed_run_resumes_exactly(whole, tmp_path, kill):
     train(config, tmp_path, "--resume")
     assert_same_run(tmp_path, uninterrupted)
     assert sorted(p.name for p in tmp_path.glob("iter_*.pth")) == ["iter_6.pth"]
-    (best,) = tmp_path.glob("best_*.pth")
+    (best,), (expected,) = tmp_path.glob("best_*.pth"), uninterrupted.glob("best_*.pth")
+    assert best.name == expected.name
     assert all(k.startswith("architecture.") for k in load_plain(best)["state_dict"])
+    assert_equal(load_plain(best)["state_dict"], load_plain(expected)["state_dict"], "best")
+    assert last_averages(tmp_path) == last_averages(uninterrupted)
     assert not list(tmp_path.glob(".*.partial"))
 
 

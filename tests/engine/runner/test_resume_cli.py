@@ -154,23 +154,61 @@ train_cfg = dict(max_iters=6, val_interval=3, val_begin=1)
 {AUGMENTED}
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(optimizer=dict(momentum=0.9))
-custom_hooks.append(dict(type='EMAHook', momentum=0.1))
+custom_hooks += [dict(type='EMAHook', momentum=0.1), dict(type='Precision')]
+# A loss with a connector, which is trained with the student.
+connector = dict(type='mmrazor.ConvModuleConnector', in_channel=16, out_channel=16, act_cfg=None)
+pkd = dict(type='mmrazor.PKDLoss', levels=[0], student_connector=connector)
+model = dict(distiller=dict(feature_losses=dict(loss_pkd=pkd)))
 """
 
 
-def test_two_killed_processes_end_with_the_bits_of_two_that_were_not(runs):
+@pytest.mark.parametrize(("amp", "precision"), [((), "float32"), (("--amp",), "bfloat16")])
+def test_two_killed_processes_end_with_the_bits_of_two_that_were_not(runs, amp, precision):
     runs.config(_RANDOM)
-    assert runs.train("--work-dir", "whole", processes=2) == [0, 0], runs.said
+    assert runs.train("--work-dir", "whole", *amp, processes=2) == [0, 0], runs.said
     runs.config(_RANDOM + "custom_hooks.append(dict(type='Watched'))\n")
-    assert -signal.SIGKILL in runs.train("--work-dir", "run", processes=2, KILL="val 3"), runs.said
+    assert -signal.SIGKILL in runs.train("--work-dir", "run", *amp, processes=2, KILL="val 3"), runs.said
     assert not (runs.folder / "run/iter_4.pth").exists()
     runs.config(_RANDOM)
-    assert runs.train("--work-dir", "run", "--resume", processes=2) == [0, 0], runs.said
+    assert runs.train("--work-dir", "run", "--resume", *amp, processes=2) == [0, 0], runs.said
     assert "resumed epoch: 0, iter: 2" in runs.said and "not exact" not in runs.said
     whole, run = runs.checkpoint("iter_6.pth", "whole"), runs.checkpoint("iter_6.pth")
     assert len(run["generator_states"]) == 2
+    assert any(key.startswith("distiller.feature_losses.loss_pkd.") for key in run["state_dict"])
     for key in ("state_dict", "ema_state_dict", "optimizer", "generator_states"):
         assert_equal(run[key], whole[key], key)
+    trained = (runs.folder / "whole/precision.txt").read_text().splitlines()
+    # The validation computes in fp32, and the teacher takes no part in it.
+    assert {line for line in trained if "teacher" in line} == {f"teacher torch.{precision}"}
+    assert f"student torch.{precision}" in trained
+
+
+def test_a_distillation_that_was_stopped_stays_so(runs):
+    stop = _EPOCHS + "custom_hooks.append(dict(type='mmrazor.StopDistillHook', stop_epoch=1))\n"
+    runs.config(stop.replace("max_epochs=2", "max_epochs=3"))
+    assert runs.train("--work-dir", "whole", processes=2) == [0, 0], runs.said
+    distilled = {m[1]: "distill." in m[0] for m in re.finditer(r"\[(\d)\]\[\d/2\].*", runs.said)}
+    assert distilled == {"1": True, "2": False, "3": False}
+    runs.config(stop)
+    assert runs.train("--work-dir", "run", processes=2) == [0, 0], runs.said
+    runs.config(stop.replace("max_epochs=2", "max_epochs=3"))
+    assert runs.train("--work-dir", "run", "--resume", processes=2) == [0, 0], runs.said
+    assert "[3][2/2]" in runs.said and "distill." not in runs.said.partition("[3][1/2]")[2]
+    whole, run = runs.checkpoint("epoch_3.pth", "whole"), runs.checkpoint("epoch_3.pth")
+    for key in ("state_dict", "optimizer", "generator_states"):
+        assert_equal(run[key], whole[key], key)
+
+
+def test_a_student_that_is_nan_in_one_process_ends_all(runs):
+    runs.config(_ITERS + "custom_hooks.append(dict(type='DivergesOnRankOne'))\n")
+    assert runs.train("--work-dir", "run", processes=2) == [1, 1], runs.said
+    assert runs.said.count("the distillation loss became NaN or infinite in an earlier step") >= 2
+    assert not list((runs.folder / "run").glob("*.pth"))
+
+
+def test_a_training_locks_its_folder(runs):
+    runs.config(_ITERS + "custom_hooks.append(dict(type='TriesTheLock'))\n")
+    assert runs.train("--work-dir", "run") == [0], runs.said
 
 
 # --- where to start
@@ -420,6 +458,17 @@ custom_hooks.append(dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP'))
     assert codes == [0], runs.said
     assert "not exact: CachedMosaic, CachedMixUp mix images that earlier samples have left" in runs.said
     assert "not exact: EarlyStoppingHook counts its validations anew" in runs.said
+
+
+def test_statistics_of_a_dynamic_head_are_named(runs):
+    dynamic = dict(iou_topk=75, beta_topk=10, update_iter_interval=100, initial_iou=0.4, initial_beta=1.0)
+    loss = dict(_delete_=True, type="SmoothL1Loss", beta=1.0)
+    head = dict(type="DynamicRoIHead", bbox_head=dict(loss_bbox=loss))
+    student = dict(roi_head=head, train_cfg=dict(rcnn=dict(dynamic_rcnn=dynamic)))
+    runs.config(f"{_ITERS}model = dict(architecture={student!r})\n")
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    assert runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3") == [0], runs.said
+    assert re.search("not exact: .*DynamicRoIHead", runs.said)
 
 
 def test_without_the_students_loss_ddp_trains(runs):

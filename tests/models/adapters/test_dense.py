@@ -232,7 +232,7 @@ def rows_with_a_target(targets, _):
 
 
 # What docs/dense_heads.md says a head's rows are divided by, from its own loss's targets and from the rows' labels.
-# The other heads' divisors are proved by their recomputed loss, in the test above.
+# The other heads' divisors are proved by their recomputed loss, in the test above, or by the tests below.
 DIVISORS = (
     dict.fromkeys(("gfl", "ld", "fsaf", "ddod", "ghm", "yolox"), positives)
     | dict.fromkeys(("rtmdet", "rtmdet_ins", "tood"), target_qualities)
@@ -258,6 +258,32 @@ def test_divisor_and_weights_are_those_of_the_heads_own_loss(family):
         own = torch.cat([w.flatten() for w in weights])
         own = own.view(len(entry.weight), -1).amax(1)  # one number per row, or one per class
         assert torch.equal(entry.weight, own)
+
+
+@pytest.mark.slow
+def test_autoassign_is_divided_by_its_center_priors():
+    model, batch = zoo_pair(FAMILIES["autoassign"][0], (96, 96))
+    priors = []
+    model.architecture.bbox_head.center_prior.register_forward_hook(
+        lambda m, a, out: priors.append(float(out[0].sum()))
+    )
+    (entry,) = run_step(model, batch).rows
+    assert len(priors) == 2 and sum(priors) > 1
+    assert float(entry.avg_factor) == pytest.approx(sum(priors), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cornernet", "centripetal"])
+def test_a_heatmap_of_corners_is_divided_by_its_corners(name):
+    path, size, *_ = FAMILIES[name]
+    model, batch = zoo_pair(path, (size, size))
+    calls = []
+    model.architecture.bbox_head.loss_heatmap.register_forward_pre_hook(lambda m, a: calls.append(a[:2]))
+    (entry,) = run_step(model, batch).rows
+    # The head takes the mean of the losses of its two corners.
+    own = [torch.full((p[:, 0].numel(),), 0.5 / max(1, int(target.eq(1).sum()))) for p, target in calls]
+    torch.testing.assert_close(entry.weight, torch.cat(own))
+    assert entry.avg_factor == 1 and int(calls[0][1].eq(1).sum()) > 1
 
 
 def test_zero_scale_is_plain_mmdet(family):

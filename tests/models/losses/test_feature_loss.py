@@ -267,7 +267,6 @@ def test_a_copy_for_ema_taps_its_own_student():
 
 WRONG = dict(
     unknown_loss=(dict(loss_x=dict(type="PKDLos")), TypeError, r"feature_losses\.loss_x\.type='PKDLos' is not in"),
-    unknown_option=(dict(loss_x=dict(type="PKDLoss", weight=1)), TypeError, r"loss_x has no option weight; PKDLoss"),
     logit_loss=(dict(loss_x=dict(type="ReKDLoss")), TypeError, r"set it as model\.distiller\.loss"),
     other_arguments=(dict(loss_x=dict(type="mmrazor.CRDLoss", neg_num=1, sample_n=9, dim_out=4)), TypeError, "forward"),
     no_type=(dict(loss_x=dict(loss_weight=1)), TypeError, "with a type"),

@@ -113,11 +113,6 @@ def test_mask_and_index_mean_the_same():
         assert torch.equal(a, b)
 
 
-def test_ties_go_to_the_lowest_index():
-    logits = torch.tensor([[1.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
-    assert topk_index(logits, 2).tolist() == [[1, 2], [0, 1]]
-
-
 @pytest.mark.parametrize("k", [0, -1, 5])
 def test_topk_out_of_range(k):
     with pytest.raises(ValueError, match=r"top_k must be in 1\.\.4"):
