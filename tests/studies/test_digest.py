@@ -136,9 +136,10 @@ def test_a_result_on_other_annotations_does_not_count(tmp_path):
     for split in ("train", "val"):
         (tmp_path / f"data/annotations/instances_{split}.json").write_text("{}")
     assert Committed(tmp_path / "results").of(run) is None
-    told["annotations"] = annotations_of(run)
-    (tmp_path / "results/x/results.jsonl").write_text(json.dumps(told) + "\n")
-    assert Committed(tmp_path / "results").of(run)["metrics"] == told["metrics"]
+    here = line("alone", 0, 0.5, digest=run.digest, annotations=annotations_of(run))
+    (tmp_path / "results/y").mkdir()  # read after the other one of the same digest
+    (tmp_path / "results/y/results.jsonl").write_text(json.dumps(here) + "\n")
+    assert Committed(tmp_path / "results").of(run)["metrics"] == here["metrics"]
 
 
 def test_data_that_is_not_there_shows_before_anything_is_trained(tmp_path):

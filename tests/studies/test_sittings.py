@@ -12,15 +12,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from study_files import ROOT, TOOL, line, write
+from study_files import TOOL
 
 from rekd_det.utils.errors import InputError
 from rekd_det.utils.read_as_data import load_plain
-from studies.runner.annotations import annotations_of
-from studies.runner.committed import Committed
 from studies.runner.eta import budget_seconds
 from studies.runner.plan import make_plan
-from studies.runner.study_file import read_study
 
 
 @pytest.fixture
@@ -231,17 +228,3 @@ def test_a_committed_teacher_that_can_not_be_trained_again_is_told(sitting):
         sitting.call("b")
     report = (sitting.root / "b/tiny/report.md").read_text()
     assert "## What failed" in report and "no disk" in report
-
-
-def test_of_two_committed_lines_the_one_of_these_annotations_counts(tmp_path):
-    config = ROOT / "studies/configs/groceries_frcnn_student.py"
-    study = read_study(write(tmp_path, data_root="data", arms={"alone": {"config": str(config)}}, seeds=[0]))
-    (run,) = make_plan(study)
-    (tmp_path / "data/annotations").mkdir(parents=True)
-    for split in ("train", "val"):
-        (tmp_path / f"data/annotations/instances_{split}.json").write_text("{}")
-    for folder, value, told in (("x", 0.25, {"train": "1" * 64, "test": "2" * 64}), ("y", 0.5, annotations_of(run))):
-        (tmp_path / "results" / folder).mkdir(parents=True)
-        text = json.dumps(line("alone", 0, value, digest=run.digest, annotations=told))
-        (tmp_path / "results" / folder / "results.jsonl").write_text(f"{text}\n")
-    assert Committed(tmp_path / "results").of(run)["metrics"]["bbox_mAP"] == 0.5
