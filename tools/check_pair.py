@@ -39,7 +39,11 @@ def main() -> None:
         raise InputError(f"--size {args.size[0]} {args.size[1]}: at least {least} pixels are needed")
     found = check_pair(cfg, None if args.size is None else tuple(args.size))
     if args.limit is not None and not found.mistakes:
-        add_teacher_score(cfg, args.limit, found)
+        try:
+            add_teacher_score(cfg, args.limit, found)
+        except InputError as error:  # a teacher of feature maps may know other categories than the data set
+            alone = cfg.model.distiller.get("loss") is None
+            (found.notes if alone else found.mistakes).append(f"--limit: the teacher has no score: {error}")
     print(found.text())
     if found.mistakes:
         sys.exit(1)

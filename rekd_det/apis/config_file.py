@@ -51,7 +51,8 @@ def _config_of_file(path: str) -> Config:
     except InputError:
         raise
     except Exception as error:  # a config is a program and may raise any exception
-        raise InputError(f"config '{path}' can't be read: {type(error).__name__}: {one_line(error)}") from error
+        reason = one_line(error) or "no reason given; mmengine's new style can't call what a config imports"
+        raise InputError(f"config '{path}' can't be read: {type(error).__name__}: {reason}") from error
 
 
 def _warn_of_mistyped_keys(cfg: Config, path: str) -> None:

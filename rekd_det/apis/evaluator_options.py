@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import CocoMetric, VOCMetric
 from mmdet.registry import METRICS
 from mmengine.config import Config
 
@@ -52,6 +52,8 @@ def check_evaluators(cfg: Config, run: str) -> None:
                 continue
             if top_k := accuracy_top_k(cfg, evaluator):
                 _check_top_k(key, evaluator, max(top_k), model_key, model)
+            if type_class(evaluator.get("type"), METRICS) is VOCMetric:
+                _check_ground_truth(key, evaluator, split, cfg)
             if not is_coco(evaluator) or evaluator.get("format_only"):
                 continue
             _check_ground_truth(key, evaluator, split, cfg)
@@ -91,16 +93,22 @@ def _check_names(key: str, evaluator: Mapping) -> None:
 
 
 def _check_ground_truth(key: str, evaluator: Mapping, split: str, cfg: Config) -> None:
-    """Raise InputError if ``CocoMetric`` has neither a file of annotations nor those that a pipeline loads."""
+    """Raise InputError if an evaluator has neither a file of annotations nor those that a pipeline loads and packs."""
     if evaluator.get("ann_file"):
         return
     where = f"{split}_dataloader.dataset"
     for name, dataset in plain_datasets((cfg.get(f"{split}_dataloader") or {}).get("dataset"), where):
-        steps = [type_name(node.get("type")) for node in config_nodes(dataset.get("pipeline"))]
+        steps = {type_name(node.get("type")): node for node in config_nodes(dataset.get("pipeline"))}
         if steps and not any("Annotations" in step for step in steps):
             raise InputError(
                 f"{key}.ann_file is not set, and {name}.pipeline loads no annotations, so there is nothing to compare "
-                f"with: set {key}.ann_file"
+                f"with: {f'set {key}.ann_file' if is_coco(evaluator) else 'add LoadAnnotations'}"
+            )
+        packing = steps.get("PackDetInputs")
+        if is_coco(evaluator) and packing is not None and "instances" not in packing.get("meta_keys", ()):
+            raise InputError(
+                f"{key}.ann_file is not set, and {name}.pipeline does not pack the annotations: set {key}.ann_file, or "
+                "add 'instances' to meta_keys of PackDetInputs"
             )
 
 

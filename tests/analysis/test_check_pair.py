@@ -169,7 +169,28 @@ def test_the_metrics_of_other_evaluators(check, pair, monkeypatch, metrics, expe
 
 def test_annotations_that_are_not_there(check, pair):
     options = ("--limit", 2, "--cfg-options", "test_dataloader.dataset.ann_file=no.json")
-    assert "does not exist" in str(check(pair.pair, *options)[0])
+    code, said = check(pair.pair, *options)
+    assert code == 1
+    assert "does not exist" in said.split("Mistakes\n--------\n")[1] and "distill.loss_tisd" in said
+
+
+def test_a_teacher_of_feature_maps_may_know_other_categories(check, pair, tmp_path):
+    (tmp_path / "teacher.py").write_text(
+        f"_base_ = ['{pair.teacher}']\nmodel = dict(roi_head=dict(bbox_head=dict(num_classes=3)))\n"
+    )
+    teacher = build_random(Config.fromfile(tmp_path / "teacher.py").model)
+    torch.save(dict(state_dict=teacher.state_dict()), tmp_path / "teacher.pth")
+    pkd = dict(loss_pkd=dict(type="mmrazor.PKDLoss"))
+    (tmp_path / "features.py").write_text(
+        f"_base_ = ['{pair.pair}']\n"
+        f"model = dict(teacher=dict(_delete_=True, cfg_path='{tmp_path}/teacher.py'), "
+        f"teacher_ckpt='{tmp_path}/teacher.pth', calculate_student_loss=False, "
+        f"distiller=dict(loss=None, feature_losses={pkd!r}))\n"
+    )
+    code, said = check(tmp_path / "features.py", "--limit", 2)
+    assert code == 0 and "0 mistakes" in said
+    assert "--limit: the teacher has no score: model.roi_head.bbox_head.num_classes=3" in said
+    assert "of the gradient at the start" not in said  # it is all there is
 
 
 # --- the measurements

@@ -87,6 +87,8 @@ def _write_configs(folder: Path) -> None:
         "two_schedulers": "param_scheduler = [dict(type='LinearLR', end=1), dict(type='MultiStepLR', milestones=[1])]",
         "switch": f"{_REPEATED}custom_hooks = [dict(type='PipelineSwitchHook', switch_epoch=1, switch_pipeline=[])]",
         "yolox_switch": f"{_REPEATED}custom_hooks = [dict(type='YOLOXModeSwitchHook')]",
+        "voc": "val_evaluator = dict(_delete_=True, type='VOCMetric')",
+        "rows": f"model = dict(distiller=dict(loss=None, rows='teacher', feature_losses=dict(loss_cwd={_CWD})))",
         "masks": "model = dict(architecture=dict(roi_head=dict(mask_head=dict(type='FCNMaskHead'))))",
         "untested": "test_dataloader = test_evaluator = test_cfg = None",
         "preprocessor": "data_preprocessor = {{_base_.model.architecture.data_preprocessor}}",
@@ -350,6 +352,18 @@ CASES = [
         "val_evaluator.ann_file is not set, and val_dataloader.dataset.pipeline loads no annotations",
         ("val_evaluator.ann_file=None", "val_dataloader.dataset.pipeline.1.type=Resize"),
     ),
+    Case(
+        "annotations that are loaded and not packed",
+        "val_dataloader.dataset.pipeline does not pack the annotations: set val_evaluator.ann_file, or add 'instances'",
+        ("val_evaluator.ann_file=None",),
+    ),
+    Case(
+        "nothing to compare detections with, as VOC does",
+        "val_dataloader.dataset.pipeline loads no annotations, so there is nothing to compare with: add LoadAnn",
+        ("val_dataloader.dataset.pipeline.1.type=Resize",),
+        config="voc.py",
+    ),
+    Case("rows of no loss", "model.distiller.rows='teacher' weighs the rows of model.distiller.loss", config="rows.py"),
     Case("no data set", "val_dataloader has no dataset", config="no_dataset.py"),
     Case("no interval", "train_cfg.val_interval=0 is no interval", ("train_cfg.val_interval=0",)),
     Case(

@@ -216,10 +216,11 @@ def _report_losses(model: ReKDDistill, batch: Mapping, found: Findings) -> None:
             found.mistakes.append(
                 f"{share.name} is {share.value} at the start: check the teacher's weights and the loss's options"
             )
-    _judge_share([s for s in shares if s.name.startswith("distill.")], whole, layers, found)
+    distill = [s for s in shares if s.name.startswith("distill.")]
+    _judge_share(distill, whole, layers, len(distill) == len(shares), found)
 
 
-def _judge_share(distill: list[LossShare], whole: float, layers: str, found: Findings) -> None:
+def _judge_share(distill: list[LossShare], whole: float, layers: str, alone: bool, found: Findings) -> None:
     share = sum(s.gradient for s in distill) / whole
     idle = [s.name for s in distill if not s.gradient]
     least, most = _USUAL_SHARE
@@ -234,11 +235,12 @@ def _judge_share(distill: list[LossShare], whole: float, layers: str, found: Fin
             f"{', '.join(idle)} has no gradient on the student's {layers}: is its weight 0? Logits that do not depend "
             f"on the {layers}, as of a mask transformer's first queries, have none either"
         )
-    if share < least or share > most:
+    if share < least or (share > most and not alone):
         largest = max(distill, key=lambda s: s.gradient).name
         found.notes.append(
             f"the distillation makes {share:.1%} of the gradient at the start, most of it {largest}: "
-            f"{'raise' if share < least else 'lower'} its weight (alpha and beta of ReKDLoss) if that is not meant"
+            f"{'raise' if share < least else 'lower'} its weight (loss_weight; ReKDLoss: alpha and beta) if that is "
+            "not meant"
         )
 
 

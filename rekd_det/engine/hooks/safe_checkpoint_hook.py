@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from rekd_det.utils.atomic import remove_partials, replace_text
 from rekd_det.utils.checkpoint import CheckpointError, is_local
+from rekd_det.utils.errors import InputError, closest_or_all
 from rekd_det.utils.shadow import shadowed
 
 
@@ -70,6 +71,12 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         _gather_states(runner)
+        for name in getattr(self, "key_indicators", None) or ():
+            if metrics and name != "auto" and name not in metrics:
+                raise InputError(
+                    f"default_hooks.checkpoint.save_best: the validation gave no metric '{name}'"
+                    f"{closest_or_all(name, metrics)}. Correct it, and continue with --resume"
+                )
         with self._removals_later():
             super()._save_best_checkpoint(runner, metrics)
 

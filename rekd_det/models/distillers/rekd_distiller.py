@@ -76,6 +76,8 @@ class ReKDDistiller(BaseDistiller):
             raise TypeError(
                 f"{LOSS} must be a config dict (or None with feature_losses or box_loss), got {type(loss).__name__}"
             )
+        if loss is None and rows != "all":
+            raise ValueError(f"model.distiller.rows={rows!r} weighs the rows of {LOSS}, which is None: leave it out")
         self._loss_cfg = None if loss is None else dict(loss)
         self.loss = None if self._loss_cfg is None else build_loss_for_any_head(self._loss_cfg)
         self.box_loss = None if box_loss is None else build_box_loss(box_loss)

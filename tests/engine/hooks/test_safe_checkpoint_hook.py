@@ -6,6 +6,7 @@ import pytest
 from mmengine.logging import MessageHub
 
 from rekd_det.engine.hooks import SafeCheckpointHook
+from rekd_det.utils.errors import InputError
 
 
 def started(hook, folder, hub):
@@ -48,3 +49,10 @@ def test_an_old_checkpoint_that_cant_be_removed_ends_nothing(tmp_path, monkeypat
         hook.file_backend.remove(str(old))
     assert old.exists()
     assert [text.partition(": ")[0] for text in told] == [f"The old checkpoint {old} can't be removed"]
+
+
+def test_a_metric_that_the_validation_does_not_give_is_named(tmp_path):
+    hook = SafeCheckpointHook(interval=1, save_best="coco/bbox_mAP", rule="greater")
+    started(hook, tmp_path, MessageHub.get_instance("voc"))
+    with pytest.raises(InputError, match=r"no metric .coco/bbox_mAP.: it has pascal_voc/mAP.* continue with --resume"):
+        hook._save_best_checkpoint(SimpleNamespace(), {"pascal_voc/mAP": 0.5})
