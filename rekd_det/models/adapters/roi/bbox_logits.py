@@ -47,8 +47,8 @@ def bbox_logits(head: Any) -> BBoxLogits:
     if sigmoid:
         raise TypeError(
             f"{type(head).__name__} with a sigmoid {type(loss).__name__} does not classify by a softmax over its "
-            "classes and a background; take a softmax for loss_cls, as CrossEntropyLoss with use_sigmoid=False, or a "
-            "loss that says its channels (custom_cls_channels)"
+            "classes and a background; take a loss that can, as CrossEntropyLoss, with loss_cls.use_sigmoid=False, or "
+            "one that says its channels (custom_cls_channels)"
         )
     return BBoxLogits(softmax, head.num_classes + 1, _as_is)
 
