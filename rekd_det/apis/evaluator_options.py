@@ -52,11 +52,12 @@ def check_evaluators(cfg: Config, run: str) -> None:
                 continue
             if top_k := accuracy_top_k(cfg, evaluator):
                 _check_top_k(key, evaluator, max(top_k), model_key, model)
-            if type_class(evaluator.get("type"), METRICS) is VOCMetric:
-                _check_ground_truth(key, evaluator, split, cfg)
-            if not is_coco(evaluator) or evaluator.get("format_only"):
+            if evaluator.get("format_only"):
                 continue
-            _check_ground_truth(key, evaluator, split, cfg)
+            if is_coco(evaluator) or type_class(evaluator.get("type"), METRICS) is VOCMetric:
+                _check_ground_truth(key, evaluator, split, cfg)
+            if not is_coco(evaluator):
+                continue
             for item in evaluator.get("metric_items") or []:
                 if item not in COCO_ITEMS:
                     listed = closest_or_all(str(item), COCO_ITEMS)

@@ -50,9 +50,11 @@ def check_masks_loaded(model: Any, datasets: Iterable[tuple[str, Mapping]]) -> N
     key, model = trained_model(model)
     if not isinstance(model, Mapping):
         return
-    kind = type_class((model.get("bbox_head") or {}).get("type"), MODELS)
-    learns = "bbox_head" if kind is RTMDetInsHead else "roi_head.mask_head"
-    if learns == "roi_head.mask_head" and not (model.get("roi_head") or {}).get("mask_head"):
+    if (model.get("roi_head") or {}).get("mask_head"):
+        learns = "roi_head.mask_head"
+    elif type_class((model.get("bbox_head") or {}).get("type"), MODELS) is RTMDetInsHead:
+        learns = "bbox_head"
+    else:
         return
     for name, dataset in datasets:
         steps = [step for step in dataset.get("pipeline") or [] if isinstance(step, Mapping)]

@@ -29,10 +29,10 @@ from rekd_det.utils.pair_config import classifies_images, teacher_config
 
 #: below this AP or PQ a teacher has learned nothing of the data set, or something is wrong
 _LEAST_AP = 0.02
-#: how the name of a metric that judges a detector ends, and its value at best
-_DETECTOR_SCORES = {"mAP": 1.0, "_AP": 1.0, "/PQ": 100.0}
 #: the same of a classifier's top-1 accuracy, in parts of what guessing gives; with few classes 0.1 more than that
 _LEAST_OVER_CHANCE = 3
+#: how the name of a metric that judges a detector ends, and its value at best
+_DETECTOR_SCORES = {"mAP": 1.0, "_AP": 1.0, "/PQ": 100.0}
 
 
 def add_teacher_score(cfg: Config, limit: int, found: Findings) -> None:

@@ -27,13 +27,13 @@ class LastStartHook(Hook):
         barrier()  # a process may be loading its `load_from`, which may be one of these files
         if not is_main_process():
             return
-        folder, source = osp.abspath(runner.work_dir), None
+        folder, source, own = osp.abspath(runner.work_dir), None, False
         if runner._resume:
             source = str(runner._load_from)
             source = osp.abspath(osp.expanduser(source)) if is_local(source) else source
             last = named_by_last_checkpoint(folder) or ""  # it may be in the out_dir of a CheckpointHook
             own = _folder_of(source) in (osp.realpath(folder), _folder_of(last))
-        if source is None or not own:
+        if not own:
             _move_earlier_files(runner, folder, source)
         if source is not None:
             replace_text(osp.join(folder, "last_checkpoint"), source)
