@@ -50,7 +50,7 @@ def reads_as_coco(dataset: Mapping) -> bool:
 
 
 def class_names(dataset: Mapping, key: str) -> ClassNames | None:
-    """The names of a data set that :func:`reads_as_coco`; None where the config does not say them.
+    """The names of a data set that takes them from ``metainfo`` or its class; None where neither says them.
 
     Args:
         dataset: its config.

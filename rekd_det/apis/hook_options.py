@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmdet.engine.hooks import PipelineSwitchHook, YOLOXModeSwitchHook
-from mmdet.registry import HOOKS, MODELS
+from mmdet.evaluation import VOCMetric
+from mmdet.registry import HOOKS, METRICS, MODELS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmrazor.engine.hooks import StopDistillHook
@@ -26,7 +27,7 @@ def check_hooks(cfg: Config) -> None:
 
     ``CheckpointHook`` hands what it does not know on to the first save, ``EMAHook`` to the averaged model. The metric
     of ``CheckpointHook`` and ``EarlyStoppingHook`` is looked for after the first validation; its name is checked where
-    CocoMetric or MMPretrain's Accuracy evaluates.
+    CocoMetric, VOCMetric or MMPretrain's Accuracy evaluates.
 
     Args:
         cfg: the config of a run.
@@ -35,7 +36,8 @@ def check_hooks(cfg: Config) -> None:
         InputError: for a mistyped one, or an optimizer that can't be saved; it names the config key.
     """
     metrics = _metric_names(cfg)
-    counts_iterations = _counts_iterations(cfg.get("train_cfg") or {})
+    train_cfg = cfg.get("train_cfg") or {}
+    counts_iterations = _counts_iterations(train_cfg)
     for key, hook, kind in _hooks(cfg):
         if issubclass(kind, CheckpointHook):
             check_known(key, hook, options_of(kind) | {"priority"})
@@ -56,12 +58,8 @@ def check_hooks(cfg: Config) -> None:
             _check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
         elif kind in (PipelineSwitchHook, YOLOXModeSwitchHook):
             _check_switchable(key, kind, cfg.get("train_dataloader") or {})
-        elif issubclass(kind, StopDistillHook) and counts_iterations:
-            warnings.warn(
-                f"{key}: StopDistillHook counts epochs, and this config's train_cfg counts iterations, so the "
-                "distillation never stops; remove the hook, or train by epochs (type='EpochBasedTrainLoop')",
-                stacklevel=2,
-            )
+        elif issubclass(kind, StopDistillHook):
+            _warn_of_no_stop(key, hook.get("stop_epoch"), train_cfg)
 
 
 def check_clip_grad(cfg: Config) -> None:
@@ -99,6 +97,23 @@ def _check_switchable(key: str, hook: type, loader: Mapping) -> None:
         )
 
 
+def _warn_of_no_stop(key: str, stop: Any, train_cfg: Mapping) -> None:
+    """Warn of a ``StopDistillHook`` that never stops the distillation."""
+    last = train_cfg.get("max_epochs")
+    if _counts_iterations(train_cfg):
+        warnings.warn(
+            f"{key}: StopDistillHook counts epochs, and this config's train_cfg counts iterations, so the "
+            "distillation never stops; remove the hook, or train by epochs (type='EpochBasedTrainLoop')",
+            stacklevel=3,
+        )
+    elif isinstance(stop, int) and isinstance(last, int) and stop >= last:
+        warnings.warn(
+            f"{key}.stop_epoch={stop} is not before the end of the training, train_cfg.max_epochs={last}, so the "
+            "distillation never stops",
+            stacklevel=3,
+        )
+
+
 def _counts_iterations(train_cfg: Mapping) -> bool:
     return type_name(train_cfg.get("type")) == "IterBasedTrainLoop" or train_cfg.get("by_epoch") is False
 
@@ -126,6 +141,12 @@ def _metric_names(cfg: Config) -> set[str] | None:
     """The names of the validation's metrics; None where they are not known beforehand."""
     names = set()
     for _, evaluator in evaluators_of(cfg, "val"):
+        if type_class(evaluator.get("type"), METRICS) is VOCMetric and evaluator.get("metric", "mAP") == "mAP":
+            thresholds = evaluator.get("iou_thrs", 0.5)
+            thresholds = [thresholds] if isinstance(thresholds, float) else thresholds
+            prefix = evaluator.get("prefix") or "pascal_voc"
+            names |= {f"{prefix}/{name}" for name in ("mAP", *(f"AP{int(iou * 100):02d}" for iou in thresholds))}
+            continue
         top_k = accuracy_top_k(cfg, evaluator)
         if top_k and "thrs" not in evaluator:
             names |= {f"{evaluator.get('prefix') or 'accuracy'}/top{k}" for k in top_k}

@@ -17,6 +17,7 @@ from rekd_det.apis.class_names import class_names, reads_as_coco
 from rekd_det.apis.evaluator_options import evaluators_of, is_coco
 from rekd_det.apis.head_classes import check_class_weights, check_head_classes
 from rekd_det.apis.mask_prediction import check_masks_loaded
+from rekd_det.apis.xml_classes import check_xml_classes, reads_as_xml
 from rekd_det.utils.config_types import type_name
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError
@@ -41,7 +42,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
     Raises:
         InputError: If a path is missing, an evaluator has other images than its data set, or a head another
             number of classes; it names the config key.
-        InputError: If a file of COCO's format can't be used, or has other classes than the config.
+        InputError: If a file of COCO's format can't be used, or the files have other classes than the config.
     """
     for split in splits:
         loader = cfg.get(f"{split}_dataloader")
@@ -59,7 +60,7 @@ def check_data(cfg: Config, splits: Iterable[str]) -> None:
             check_masks_loaded(cfg.get("model"), datasets)
         checked = dict(filter(None, (_check_dataset(key, dataset, split) for key, dataset in datasets)))
         for key, dataset in datasets:
-            if reads_as_coco(dataset):
+            if reads_as_coco(dataset) or reads_as_xml(dataset):
                 check_head_classes(cfg.get("model"), class_names(dataset, key))
         for evaluator_key, evaluator in evaluators_of(cfg, split):
             key = f"{evaluator_key}.ann_file"
@@ -129,6 +130,8 @@ def _check_dataset(key: str, dataset: Mapping, split: str) -> tuple[str, dict[An
             _check_exists(key, name, osp.join(root, path), dataset, exists)
     ann_file = dataset.get("ann_file")
     full = osp.join(root, ann_file) if isinstance(ann_file, str) else ""
+    if full and _is_local(full, dataset) and reads_as_xml(dataset):
+        check_xml_classes(dataset, key)
     if not full.endswith(".json") or not _is_local(full, dataset) or not reads_as_coco(dataset):
         return None
     loading = [t for t in dataset.get("pipeline") or [] if isinstance(t, Mapping) and t.get("with_mask")]

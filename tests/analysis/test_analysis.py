@@ -247,6 +247,13 @@ def test_no_row_no_suggestion():
     assert "no K can be suggested" in suggestion_text(collected(0, 0))
 
 
+def test_two_logits_leave_one_k():
+    found = HeadTail(["a"], 2, 1, "softmax", 1.0, ("teacher",))
+    logits = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+    found.add(Rows(logits, logits, torch.zeros(2, dtype=torch.long), 1, "softmax"))
+    assert suggestion_text(found).startswith("K is 1")
+
+
 def test_rows_without_labels_are_one_group():
     found = HeadTail(["a", "b"], 3, 1, "softmax", 1.0, ("teacher",))
     logits = torch.randn(200, 3)

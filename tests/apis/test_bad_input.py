@@ -43,6 +43,10 @@ def pair(tmp_path_factory) -> TinyPair:
     (folder / "run/last_checkpoint").write_text("http://127.0.0.1:9/iter_2.pth")
     _write_configs(folder)
     _write_annotations(pair)
+    (folder / "xml" / "Annotations").mkdir(parents=True)
+    (folder / "xml" / "train.txt").write_text("1\n")
+    objects = "".join(f"<object><name>{name}</name></object>" for name in (f"{a}s", b, *others))
+    (folder / "xml" / "Annotations" / "1.xml").write_text(f"<annotation>{objects}</annotation>")
     return pair
 
 
@@ -88,6 +92,10 @@ def _write_configs(folder: Path) -> None:
         "switch": f"{_REPEATED}custom_hooks = [dict(type='PipelineSwitchHook', switch_epoch=1, switch_pipeline=[])]",
         "yolox_switch": f"{_REPEATED}custom_hooks = [dict(type='YOLOXModeSwitchHook')]",
         "voc": "val_evaluator = dict(_delete_=True, type='VOCMetric')",
+        "xml": (
+            f"train_dataloader = dict(dataset=dict(type='VOCDataset', data_root='{folder}/xml', ann_file='train.txt', "
+            "data_prefix=dict(_delete_=True, sub_data_root='')))"
+        ),
         "rows": f"model = dict(distiller=dict(loss=None, rows='teacher', feature_losses=dict(loss_cwd={_CWD})))",
         "masks": "model = dict(architecture=dict(roi_head=dict(mask_head=dict(type='FCNMaskHead'))))",
         "untested": "test_dataloader = test_evaluator = test_cfg = None",
@@ -361,6 +369,13 @@ CASES = [
         "nothing to compare detections with, as VOC does",
         "val_dataloader.dataset.pipeline loads no annotations, so there is nothing to compare with: add LoadAnn",
         ("val_dataloader.dataset.pipeline.1.type=Resize",),
+        config="voc.py",
+    ),
+    Case("class of XML files", "no object of the XML files is 'circle'; did you mean 'circles'?", config="xml.py"),
+    Case(
+        "metric of VOC",
+        "save_best: the validation gives no metric 'coco/bbox_mAP': it has pascal_voc/AP50, pascal_voc/mAP",
+        ("default_hooks.checkpoint.save_best=coco/bbox_mAP",),
         config="voc.py",
     ),
     Case("rows of no loss", "model.distiller.rows='teacher' weighs the rows of model.distiller.loss", config="rows.py"),

@@ -110,3 +110,38 @@ def test_data_sets_that_number_labels_as_coco_does(base, compared):
 def test_crowd_human_and_unknown_classes_are_not_compared():
     for name in ("CrowdHumanDataset", "NoSuchDataset"):
         assert not reads_as_coco(dict(type=name))
+
+
+@pytest.fixture
+def xml_config(tmp_path):
+    """A config of VOC's files, in which an image has a cat and a horse."""
+    folder = tmp_path / "VOC2007" / "Annotations"
+    folder.mkdir(parents=True)
+    objects = "".join(f"<object><name>{name}</name></object>" for name in ("cat", "horse"))
+    (folder / "1.xml").write_text(f"<annotation>{objects}</annotation>")
+    (tmp_path / "train.txt").write_text("1\n")
+    prefix = dict(sub_data_root="VOC2007")
+    dataset = dict(type="VOCDataset", data_root=str(tmp_path), ann_file="train.txt", data_prefix=prefix)
+    return Config(dict(test_cfg={}, test_dataloader=dict(dataset=dataset)))
+
+
+def test_xml_objects_of_each_class_pass(xml_config, recwarn):
+    for names in (("horse", "cat"), ("cat",)):
+        xml_config.test_dataloader.dataset.metainfo = dict(classes=names)
+        check_data(xml_config, ("test",))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("names", "left_out"), [(("cat", "dog"), ", and 'horse' will be left out"), (None, "")])
+def test_a_class_without_xml_objects_is_told(xml_config, names, left_out):
+    if names:
+        xml_config.test_dataloader.dataset.metainfo = dict(classes=names)
+    with pytest.warns(UserWarning, match=rf"metainfo.classes: no object of the XML files is 'dog'{left_out}$"):
+        check_data(xml_config, ("test",))
+
+
+def test_a_head_with_fewer_classes_than_xml_files_is_refused(xml_config):
+    xml_config.test_dataloader.dataset.metainfo = dict(classes=("cat", "horse"))
+    xml_config.model = dict(type="RetinaNet", bbox_head=dict(type="RetinaHead", num_classes=1))
+    with pytest.raises(InputError, match=r"bbox_head.num_classes=1, but .*metainfo.classes has 2 classes"):
+        check_data(xml_config, ("test",))

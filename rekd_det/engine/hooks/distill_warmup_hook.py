@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
@@ -38,9 +39,15 @@ class DistillWarmupHook(Hook):
         self.iters, self.epochs = iters, epochs
 
     def before_train(self, runner: Runner) -> None:
-        """Learn how many iterations an epoch has."""
+        """Learn how many iterations an epoch has, and warn of a training that ends before the weight is 1."""
         if self.epochs is not None:
             self.iters = self.epochs * _iters_of_an_epoch(runner.train_dataloader)
+        if self.iters is not None and self.iters > runner.max_iters:
+            warnings.warn(
+                f"DistillWarmupHook raises the distillation's weight for {self.iters} iterations, and the training "
+                f"ends after {runner.max_iters}, at a weight of {runner.max_iters / self.iters:.2g}",
+                stacklevel=2,
+            )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         """Set this iteration's weight."""

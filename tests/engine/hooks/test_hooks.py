@@ -56,7 +56,7 @@ def test_warmup_scales_losses_but_not_statistics(model):
 
 def test_warmup_over_epochs(model):
     hook = DistillWarmupHook(epochs=2)
-    hook.before_train(runner_of(model, train_dataloader=range(5)))
+    hook.before_train(runner_of(model, train_dataloader=range(5), max_iters=10))
     for step, scale in ((0, 0.1), (4, 0.5), (9, 1.0), (20, 1.0)):
         hook.before_train_iter(runner_of(model, iter=step), step)
         assert model.distiller.scale == pytest.approx(scale)
@@ -67,8 +67,14 @@ def test_warmup_over_epochs_of_several_processes(model):
     hook = DistillWarmupHook(epochs=2)
     sampler = InfiniteSampler(data)
     sampler.world_size = 2  # 10 samples for each process, whatever the sampler's own length says
-    hook.before_train(runner_of(model, train_dataloader=DataLoader(data, batch_size=2, sampler=sampler)))
+    loader = DataLoader(data, batch_size=2, sampler=sampler)
+    hook.before_train(runner_of(model, train_dataloader=loader, max_iters=10))
     assert hook.iters == 2 * 5
+
+
+def test_a_warmup_that_outlasts_the_training_is_told(model):
+    with pytest.warns(UserWarning, match=r"for 20 iterations, and the training ends after 5, at a weight of 0\.25"):
+        DistillWarmupHook(iters=20).before_train(runner_of(model, max_iters=5))
 
 
 @pytest.mark.parametrize("options", [{}, dict(iters=3, epochs=2)])
@@ -101,6 +107,13 @@ def test_a_stop_hook_that_never_stops_is_told(train_cfg):
     with pytest.warns(
         UserWarning, match=r"default_hooks\.checkpoint\.by_epoch is True, .*no checkpoint is saved before"
     ):
+        check_hooks(cfg)
+
+
+def test_a_stop_behind_the_end_is_told():
+    cfg = Config(dict(custom_hooks=[dict(type="mmrazor.StopDistillHook", stop_epoch=12)]))
+    cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=12)
+    with pytest.warns(UserWarning, match=r"custom_hooks\.0\.stop_epoch=12 is not before the end .*max_epochs=12"):
         check_hooks(cfg)
 
 
