@@ -8,17 +8,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmdet.engine.hooks import PipelineSwitchHook, YOLOXModeSwitchHook
-from mmdet.evaluation import VOCMetric
-from mmdet.registry import HOOKS, METRICS, MODELS
+from mmdet.registry import HOOKS, MODELS
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook
 from mmrazor.engine.hooks import StopDistillHook
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from rekd_det.apis.class_names import dataset_class
-from rekd_det.apis.evaluator_options import COCO_ITEMS, accuracy_top_k, evaluators_of, is_coco
+from rekd_det.apis.metric_names import check_metrics, metric_names
 from rekd_det.utils.config_types import type_class, type_name
-from rekd_det.utils.errors import InputError, closest_or_all, did_you_mean
+from rekd_det.utils.errors import InputError, did_you_mean
 from rekd_det.utils.options import check_known, options_of
 
 
@@ -35,13 +34,13 @@ def check_hooks(cfg: Config) -> None:
     Raises:
         InputError: for a mistyped one, or an optimizer that can't be saved; it names the config key.
     """
-    metrics = _metric_names(cfg)
+    metrics = metric_names(cfg)
     train_cfg = cfg.get("train_cfg") or {}
     counts_iterations = _counts_iterations(train_cfg)
     for key, hook, kind in _hooks(cfg):
         if issubclass(kind, CheckpointHook):
             check_known(key, hook, options_of(kind) | {"priority"})
-            _check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
+            check_metrics(f"{key}.save_best", hook.get("save_best"), metrics)
             if counts_iterations and hook.get("by_epoch", True) and hook.get("interval", -1) > 0:
                 warnings.warn(
                     f"{key}.by_epoch is True, and this config's train_cfg counts iterations, so no checkpoint is saved "
@@ -55,7 +54,7 @@ def check_hooks(cfg: Config) -> None:
             if average is not None:
                 check_known(key, hook, options_of(kind) | {"priority"} | options_of(average) - {"model"})
         elif issubclass(kind, EarlyStoppingHook):
-            _check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
+            check_metrics(f"{key}.monitor", hook.get("monitor"), metrics)
         elif kind in (PipelineSwitchHook, YOLOXModeSwitchHook):
             _check_switchable(key, kind, cfg.get("train_dataloader") or {})
         elif issubclass(kind, StopDistillHook):
@@ -135,33 +134,3 @@ def _hooks(cfg: Config) -> Iterator[tuple[str, Mapping, type]]:
         kind = type_class(hook.get("type"), HOOKS) if isinstance(hook, Mapping) else None
         if kind is not None:
             yield key, hook, kind
-
-
-def _metric_names(cfg: Config) -> set[str] | None:
-    """The names of the validation's metrics; None where they are not known beforehand."""
-    names = set()
-    for _, evaluator in evaluators_of(cfg, "val"):
-        if type_class(evaluator.get("type"), METRICS) is VOCMetric and evaluator.get("metric", "mAP") == "mAP":
-            thresholds = evaluator.get("iou_thrs", 0.5)
-            thresholds = [thresholds] if isinstance(thresholds, float) else thresholds
-            prefix = evaluator.get("prefix") or "pascal_voc"
-            names |= {f"{prefix}/{name}" for name in ("mAP", *(f"AP{int(iou * 100):02d}" for iou in thresholds))}
-            continue
-        top_k = accuracy_top_k(cfg, evaluator)
-        if top_k and "thrs" not in evaluator:
-            names |= {f"{evaluator.get('prefix') or 'accuracy'}/top{k}" for k in top_k}
-            continue
-        kinds = evaluator.get("metric", "bbox") if is_coco(evaluator) else "proposal"
-        kinds = [kinds] if isinstance(kinds, str) else kinds
-        if evaluator.get("metric_items") or not {"bbox", "segm"} >= set(kinds):
-            return None
-        prefix = evaluator.get("prefix") or "coco"
-        names |= {f"{prefix}/{metric}_{item}" for metric in kinds for item in COCO_ITEMS[:6]}
-    return names or None
-
-
-def _check_metrics(key: str, named: Any, known: set[str] | None) -> None:
-    for name in [named] if isinstance(named, str) else named or []:
-        # CocoMetric(classwise=True) gives '<category>_precision' in addition.
-        if known and name != "auto" and not name.endswith("_precision") and name not in known:
-            raise InputError(f"{key}: the validation gives no metric '{name}'{closest_or_all(name, known)}")
