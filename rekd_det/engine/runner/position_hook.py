@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from rekd_det.engine.runner.epoch_loop import ResumableEpochLoop
@@ -63,8 +63,6 @@ class PositionHook(Hook):
         """Bring the data to the checkpoint's position; the loop already has its epoch and iteration."""
         loop, loader = runner.train_loop, runner.train_loop.dataloader
         seeded = isinstance(loader, SeededLoader)
-        if any(isinstance(hook, EarlyStoppingHook) for hook in runner.hooks):
-            warn_inexact("EarlyStoppingHook counts its validations anew, so the training may end later")
         if not seeded:
             warn_inexact("its training data can't be seeded by sample (an iterable data set, or no batch sampler)")
         elif names := stateful_transforms(loader.dataset):

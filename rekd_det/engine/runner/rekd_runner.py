@@ -21,6 +21,7 @@ from rekd_det.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from rekd_det.engine.runner.alone import alone_in
 from rekd_det.engine.runner.categories_hook import CategoriesHook
 from rekd_det.engine.runner.config_changes import describe_changes
+from rekd_det.engine.runner.early_stopping_state_hook import EarlyStoppingStateHook
 from rekd_det.engine.runner.epoch_loop import ResumableEpochLoop
 from rekd_det.engine.runner.full_disk import full_disk_explained
 from rekd_det.engine.runner.generators_hook import GeneratorsHook, warn_inexact
@@ -67,9 +68,8 @@ class ReKDRunner(Runner):
 
     It is exact on the CPU, and on a GPU if its kernels are deterministic (``randomness.deterministic``). As with
     mmengine's own Runner, these are lost, and the log says so: the running statistics of ``DynamicRoIHead``, the images
-    in the caches of ``CachedMosaic`` and ``CachedMixUp``, gradients accumulated so far, the count of
-    ``EarlyStoppingHook``. With several processes, a third-party hook that saves a checkpoint itself gets one without
-    the states of the random generators.
+    in the caches of ``CachedMosaic`` and ``CachedMixUp``, gradients accumulated so far. With several processes, a
+    third-party hook that saves a checkpoint itself gets one without the states of the random generators.
     """
 
     # mmengine assigns these in methods that mypy does not look into.
@@ -154,6 +154,7 @@ class ReKDRunner(Runner):
         self.register_hook(self._generators)
         self.register_hook(self._position)
         self.register_hook(CategoriesHook(), priority="VERY_HIGH")
+        self.register_hook(EarlyStoppingStateHook())
         self.register_hook(LastStartHook())
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:

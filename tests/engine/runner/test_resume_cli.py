@@ -450,14 +450,34 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-custom_hooks.append(dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP'))
 """
     runs.config(_ITERS + pipeline)
     assert runs.train("--work-dir", "run") == [0], runs.said
     codes = runs.train("--work-dir", "run", "--resume", "--cfg-options", "train_cfg.max_iters=3")
     assert codes == [0], runs.said
     assert "not exact: CachedMosaic, CachedMixUp mix images that earlier samples have left" in runs.said
-    assert "not exact: EarlyStoppingHook counts its validations anew" in runs.said
+
+
+@pytest.mark.parametrize("stopped_at", [1, 2, 3])
+def test_early_stopping_counts_on(runs, stopped_at):
+    # No AP is 2 above another, so the second validation after the first ends it, the first having the best checkpoint.
+    stopping = "dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP', min_delta=2, patience=2)"
+    every = "default_hooks = dict(checkpoint=dict(by_epoch=False, interval=1, save_best='auto'))\n"
+    runs.config(f"train_cfg = dict(max_iters=9, val_interval=1, val_begin=1)\n{every}custom_hooks.append({stopping})\n")
+    assert runs.train("--work-dir", "run", "--cfg-options", f"train_cfg.max_iters={stopped_at}") == [0], runs.said
+    assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
+    assert "not exact" not in runs.said
+    assert (runs.folder / "run/iter_3.pth").exists() and not (runs.folder / "run/iter_4.pth").exists()
+
+
+def test_what_early_stopping_has_ended_says_so(runs):
+    stopping = "dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP', stopping_threshold=-1)"
+    config = _ITERS.replace("100", "1") + "default_hooks = dict(checkpoint=dict(interval=1, save_best='auto'))\n"
+    runs.config(f"{config}custom_hooks.append({stopping})\n")
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
+    assert "EarlyStoppingHook(coco/bbox_mAP) had ended this training: it goes on only with another st" in runs.said
+    assert not (runs.folder / "run/iter_2.pth").exists()
 
 
 def test_statistics_of_a_dynamic_head_are_named(runs):

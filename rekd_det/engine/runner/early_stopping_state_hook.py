@@ -1,0 +1,42 @@
+"""The counts of EarlyStoppingHooks in checkpoints, so that a resumed training ends where it would have ended."""
+
+from __future__ import annotations
+
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
+from mmengine.runner import Runner
+
+_KEY = "early_stopping"
+
+
+class EarlyStoppingStateHook(Hook):
+    """Carries through checkpoints the best value of each monitored metric, and for how long it has not improved."""
+
+    def before_run(self, runner: Runner) -> None:
+        """Let the hooks count a validation before a best checkpoint is written of it."""
+        stopping = _stopping(runner)
+        others = [hook for hook in runner.hooks if hook not in stopping]
+        saving = next((i for i, hook in enumerate(others) if isinstance(hook, CheckpointHook)), len(others))
+        runner._hooks = [*others[:saving], *stopping, *others[saving:]]
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Write the counts."""
+        checkpoint[_KEY] = [(hook.wait_count, float(hook.best_score)) for hook in _stopping(runner)]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Restore the counts of a checkpoint that is resumed from, and end the training if one has ended it."""
+        if not runner._resume:
+            return
+        for hook, (waited, best) in zip(_stopping(runner), checkpoint.get(_KEY, []), strict=False):
+            hook.wait_count, hook.best_score = waited, best
+            threshold = hook.stopping_threshold
+            reached = threshold is not None and hook.rule_map[hook.rule](best, threshold)
+            if reached or waited >= hook.patience:
+                runner.train_loop.stop_training = True
+                runner.logger.warning(
+                    f"EarlyStoppingHook({hook.monitor}) had ended this training: it goes on only with another "
+                    f"{'stopping_threshold' if reached else 'patience'}"
+                )
+
+
+def _stopping(runner: Runner) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
