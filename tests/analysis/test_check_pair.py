@@ -9,8 +9,9 @@ from mmengine.config import Config
 from tiny import build, build_pair, perturb, tiny_rcnn
 from torch import nn
 
-from rekd_det.analysis.pair_check.pair_check import _train_scale, check_pair
+from rekd_det.analysis.pair_check.pair_check import check_pair
 from rekd_det.analysis.pair_check.pair_measure import detector_cost, loss_shares, step_flops, synthetic_batch
+from rekd_det.analysis.pair_check.training_data import train_scale
 from rekd_det.testing.tiny_detectors import build_random, tiny_config
 
 
@@ -91,11 +92,11 @@ def test_a_learning_rate_for_less_than_one_gpu_is_doubted(check, pair):
 )
 def test_the_size_of_training_images(pipeline, scale):
     cfg = Config(dict(train_dataloader=dict(dataset=dict(dataset=dict(pipeline=pipeline)))))
-    assert _train_scale(cfg) == ((1333, 800) if scale is None else scale, scale is not None)
+    assert train_scale(cfg) == ((1333, 800) if scale is None else scale, scale is not None)
     cfg = Config(dict(train_dataloader=dict(dataset=dict(dataset=dict(datasets=[dict(pipeline=pipeline)])))))
-    assert _train_scale(cfg)[1] is (scale is not None)
+    assert train_scale(cfg)[1] is (scale is not None)
     mixed = dict(dataset=dict(pipeline=pipeline, dataset=dict(pipeline=[dict(type="Resize", scale=(5, 4))])))
-    assert _train_scale(Config(dict(train_dataloader=dict(dataset=mixed))))[1] is (scale is not None)
+    assert train_scale(Config(dict(train_dataloader=dict(dataset=mixed))))[1] is (scale is not None)
 
 
 def test_a_teacher_in_low_precision_is_measured_as_well(check, pair):

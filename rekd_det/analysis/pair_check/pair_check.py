@@ -5,64 +5,28 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from mmdet.registry import DATASETS, MODELS
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
-from rekd_det.analysis.pair_check.pair_measure import (
-    Cost,
-    LossShare,
-    detector_cost,
-    loss_shares,
-    step_flops,
-    step_seconds,
-    synthetic_batch,
-)
+from rekd_det.analysis.pair_check.cost_report import report_cost
+from rekd_det.analysis.pair_check.findings import Findings
+from rekd_det.analysis.pair_check.loss_report import report_losses
+from rekd_det.analysis.pair_check.pair_measure import synthetic_batch
+from rekd_det.analysis.pair_check.training_data import data_classes, train_scale
 from rekd_det.apis.build_errors import explain_build_error
-from rekd_det.apis.class_names import read_names
 from rekd_det.apis.export import count_parameters
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
-from rekd_det.utils.config_types import default_scope, type_class, type_name
+from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.errors import InputError, one_line, raised_in
 from rekd_det.utils.pair_config import classifies_images, model_config, require_pair, resolve_model_config
 from rekd_det.utils.pretrained import drop_pretrained
-
-#: a note is added if the distillation's share of the gradient is outside this range
-_USUAL_SHARE = 0.01, 0.9
-
-
-@dataclass
-class Findings:
-    """What a check found: lines to print, mistakes that make a training worthless, and notes that may be intended."""
-
-    lines: list[str] = field(default_factory=list)
-    mistakes: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def section(self, title: str) -> None:
-        self.lines += ["", title, "-" * len(title)]
-
-    def row(self, name: str, value: object) -> None:
-        self.lines.append(f"{name:<16} {value}")
-
-    def text(self) -> str:
-        """Everything as text; the mistakes come last, where a reader looks first."""
-        out = list(self.lines)
-        for title, entries in (("Notes", self.notes), ("Mistakes", self.mistakes)):
-            if entries:
-                out += ["", title, "-" * len(title), *(f"* {entry}" for entry in entries)]
-        out += ["", f"{len(self.mistakes)} mistakes, {len(self.notes)} notes"]
-        return "\n".join(out).lstrip("\n")
 
 
 def check_pair(cfg: Config, size: tuple[int, int] | None) -> Findings:
@@ -93,7 +57,7 @@ def check_pair(cfg: Config, size: tuple[int, int] | None) -> Findings:
     torch.manual_seed(0)
     batch = _report_losses_at(_sizes(cfg) if size is None else [size], cfg, model, found)
     if batch is not None:
-        _report_cost(cfg, model, batch, found)
+        report_cost(cfg, model, batch, found)
         _check_schedule(cfg, found)
     return found
 
@@ -143,7 +107,7 @@ def _load_student(model: ReKDDistill, path: str) -> str:
 
 
 def _check_categories(cfg: Config, model: ReKDDistill, found: Findings) -> None:
-    data, teacher, heads = _data_classes(cfg), model.teacher_classes, _num_classes(model)
+    data, teacher, heads = data_classes(cfg), model.teacher_classes, _num_classes(model)
     found.row(
         "categories",
         f"data {_some(data, 'config')}; teacher {_some(teacher, 'checkpoint')}; student's head {heads or '?'}",
@@ -175,7 +139,7 @@ def _describe_input(model: ReKDDistill, found: Findings) -> None:
 
 def _sizes(cfg: Config) -> list[tuple[int, int]]:
     """(height, width) of the images to try: small ones, then those of the training, which SSD needs."""
-    trained = _train_scale(cfg)[0][::-1]
+    trained = train_scale(cfg)[0][::-1]
     return [trained] if classifies_images(cfg) else [(192, 256), trained]
 
 
@@ -183,9 +147,9 @@ def _report_losses_at(sizes: list[tuple[int, int]], cfg: Config, model: ReKDDist
     """Report the losses at the first size at which they can be computed, and return its batch; else a mistake."""
     mistake = ""
     for size in sizes:
-        batch = synthetic_batch(model, _num_classes(model) or len(_data_classes(cfg) or "ab"), size)
+        batch = synthetic_batch(model, _num_classes(model) or len(data_classes(cfg) or "ab"), size)
         try:
-            _report_losses(model, batch, found)
+            report_losses(model, batch, found)
             return batch
         except InputError as error:  # feature maps that do not fit a feature loss
             mistake = one_line(error)
@@ -198,84 +162,6 @@ def _report_losses_at(sizes: list[tuple[int, int]], cfg: Config, model: ReKDDist
             )
     found.mistakes.append(mistake)
     return None
-
-
-def _report_losses(model: ReKDDistill, batch: Mapping, found: Findings) -> None:
-    shares, statistics, layers = loss_shares(model, batch)
-    found.section(f"Losses at the start (generated images; gradient on the student's {layers})")
-    whole = sum(s.gradient for s in shares) or 1.0
-    found.lines.append(f"{'':<28} {'loss':>10} {'gradient':>10} {'share':>7}")
-    for share in shares:
-        found.lines.append(
-            f"{share.name:<28} {share.value:>10.4f} {share.gradient:>10.4f} {share.gradient / whole:>7.1%}"
-        )
-    for name, value in statistics.items():
-        found.lines.append(f"{name:<28} {value:>10.4f}")
-    for share in shares:
-        if not math.isfinite(share.value):
-            found.mistakes.append(
-                f"{share.name} is {share.value} at the start: check the teacher's weights and the loss's options"
-            )
-    distill = [s for s in shares if s.name.startswith("distill.")]
-    _judge_share(distill, whole, layers, len(distill) == len(shares), found)
-
-
-def _judge_share(distill: list[LossShare], whole: float, layers: str, alone: bool, found: Findings) -> None:
-    share = sum(s.gradient for s in distill) / whole
-    idle = [s.name for s in distill if not s.gradient]
-    least, most = _USUAL_SHARE
-    if not share:
-        found.mistakes.append(
-            "the distillation has no gradient on the student: are alpha, beta or loss_weight of "
-            "model.distiller.loss 0, or are teacher and student the same weights?"
-        )
-        return
-    if idle:
-        found.notes.append(
-            f"{', '.join(idle)} has no gradient on the student's {layers}: is its weight 0? Logits that do not depend "
-            f"on the {layers}, as of a mask transformer's first queries, have none either"
-        )
-    if share < least or (share > most and not alone):
-        largest = max(distill, key=lambda s: s.gradient).name
-        found.notes.append(
-            f"the distillation makes {share:.1%} of the gradient at the start, most of it {largest}: "
-            f"{'raise' if share < least else 'lower'} its weight (loss_weight; ReKDLoss: alpha and beta) if that is "
-            "not meant"
-        )
-
-
-def _report_cost(cfg: Config, model: ReKDDistill, batch: Mapping, found: Findings) -> None:
-    (width, height), said = _train_scale(cfg)
-    student = detector_cost(model.student, batch)
-    teacher = detector_cost(model.teacher, batch, model.distiller.lean)
-    area = width * height / math.prod(student.size)
-    found.section("Cost")
-    size = f"{width}x{height}" if said else f"{width}x{height} (assumed: the training pipeline names no size)"
-    for name, cost in (("student", student), ("teacher", teacher)):
-        found.row(name, _describe_cost(cost, area, size))
-    alone, both = step_seconds(model, batch)
-    shape = f"{student.size[1]}x{student.size[0]}, {len(batch['inputs'])} images, on this machine's CPU"
-    found.row("step, measured", f"{alone:.2f} s alone, {both:.2f} s distilled ({both / alone - 1:+.0%}) at {shape}")
-    own, extra = (flops / len(batch["inputs"]) for flops in step_flops(model, batch))
-    # The rest of a dense head grows with the image; an RoI head keeps its number of RoIs.
-    rest = 1.0 if hasattr(model.student, "roi_head") else area
-    own = student.feature_flops * area + (own - student.feature_flops) * rest
-    extra = teacher.feature_flops * area + (extra - teacher.feature_flops) * rest
-    # A backward pass costs about twice its forward pass, and the teacher has none.
-    found.row("time, estimated", f"{extra / (3 * own):+.0%} per step at {width}x{height}, from the operations")
-    images = (cfg.get("train_dataloader") or {}).get("batch_size", 2)
-    maps = images * area * (teacher.feature_bytes + 2 * teacher.largest_bytes)
-    weights = f"{4 * teacher.parameters / 2**20:.0f} MiB for the teacher's weights"
-    shape = f"{images} images of {width}x{height} per GPU, fp32"
-    found.row("memory, estimated", f"{weights} and at most {maps / 2**20:.0f} MiB for its maps ({shape})")
-
-
-def _describe_cost(cost: Cost, area: float, scale: str) -> str:
-    text = f"{cost.parameters / 1e6:.1f} M parameters, {cost.feature_flops * area / 1e9:.3g} GFLOPs for backbone and "
-    text += f"neck at {scale} (scaled by area)"
-    if cost.total_flops is not None:
-        text += f", {cost.total_flops / 1e9:.3g} GFLOPs in all at {cost.size[1]}x{cost.size[0]}"
-    return text
 
 
 def _check_schedule(cfg: Config, found: Findings) -> None:
@@ -296,50 +182,12 @@ def _check_schedule(cfg: Config, found: Findings) -> None:
         found.notes.append(f"with runner_type='{runner}' a resumed training is not exact; 'rekd_det.ReKDRunner' is")
 
 
-def _data_classes(cfg: Config) -> tuple[str, ...] | None:
-    dataset: Any = (cfg.get("train_dataloader") or {}).get("dataset")
-    while isinstance(dataset, Mapping):
-        names = (dataset.get("metainfo") or {}).get("classes")
-        if names is None:
-            kind = dataset.get("type")
-            if isinstance(kind, str) and "." not in kind:
-                kind = f"{default_scope(cfg)}.{kind}"
-            names = getattr(type_class(kind, DATASETS), "METAINFO", {}).get("classes")
-        if names is not None:
-            return tuple(read_names(names, "train_dataloader.dataset"))
-        dataset = _inside(dataset)
-    return None
-
-
-def _inside(wrapper: Mapping) -> Any:
-    """The data set in a wrapper's config, or the first of those that it joins; None if it wraps nothing."""
-    return wrapper.get("dataset") or next(iter(wrapper.get("datasets") or []), None)
-
-
 def _num_classes(model: ReKDDistill) -> int | None:
     if model.distiller.adapter is not None and model.distiller.adapter.num_classes is not None:
         return model.distiller.adapter.num_classes
     counts = [getattr(m, "num_classes", None) for n, m in model.student.named_modules() if n.endswith("bbox_head")]
     counts += [getattr(m, "num_classes", None) for n, m in model.student.named_modules() if "bbox_head." in n]
     return next((c for c in counts if isinstance(c, int)), None)
-
-
-def _train_scale(cfg: Config) -> tuple[tuple[int, int], bool]:
-    """(width, height) that the training pipeline resizes or crops to at last, and whether it says so at all."""
-    dataset: Any = (cfg.get("train_dataloader") or {}).get("dataset") or {}
-    # A wrapper that mixes images has a pipeline of its own, which comes last.
-    while isinstance(dataset, Mapping) and "pipeline" not in dataset:
-        dataset = _inside(dataset)
-    found = None
-    for step in (dataset or {}).get("pipeline") or []:
-        if not isinstance(step, Mapping):
-            continue
-        cropped = "crop_size" in step and step.get("crop_type", "absolute") == "absolute"
-        scale = step["crop_size"] if cropped else step.get("scale")
-        scale = (scale, scale) if isinstance(scale, int) and classifies_images(cfg) else scale
-        if isinstance(scale, (tuple, list)) and len(scale) == 2 and all(isinstance(x, int) for x in scale):
-            found = max(scale), min(scale)
-    return found or ((224, 224) if classifies_images(cfg) else (1333, 800)), found is not None
 
 
 def _millions(module: torch.nn.Module) -> str:

@@ -15,7 +15,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from rekd_det.analysis.pair_check.pair_check import Findings
+from rekd_det.analysis.pair_check.findings import Findings
 from rekd_det.analysis.utils.pair import choose
 from rekd_det.apis.command_line import build_runner
 from rekd_det.apis.preflight import check_data
