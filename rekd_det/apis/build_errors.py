@@ -16,8 +16,11 @@ from mmengine.runner import Runner
 from rekd_det.utils.errors import InputError, did_you_mean, one_line, raised_in
 from rekd_det.utils.options import options_of
 
-#: how mmengine, mmdet and this package refuse a config
-_KINDS = (ValueError, TypeError, KeyError, AssertionError, OSError, ImportError, RuntimeError)
+#: how mmengine, mmdet and this package refuse a config, and what a value of another type or length leads to
+_KINDS = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(AssertionError, OSError, ImportError, RuntimeError),
+)
 #: options that name what an object reads
 _SOURCES = ("ann_file", "data_root", "checkpoint", "img_folder", "cfg_path")
 #: what the Runner builds with more than a registry

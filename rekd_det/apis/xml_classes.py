@@ -31,32 +31,38 @@ def check_xml_classes(dataset: Mapping, key: str) -> None:
         key: its config key.
 
     Raises:
-        InputError: if a class has none, and the files name a similar one.
+        InputError: if a class has none, and the files name a similar one, or if a file is not XML.
     """
     classes = class_names(dataset, key)
     if classes is None:
         return
     unseen = dict.fromkeys(classes.names)
     others: dict[str, None] = {}
-    for name in _object_names(dataset):
+    for name in _object_names(dataset, key):
         if unseen.pop(name, True) and name not in classes.names:
             others[name] = None
         if not unseen:
             return
     for name in unseen:
-        told = f"{classes.key}: no object of the XML files is {name!r}"
         if meant := did_you_mean(name, others):
-            raise InputError(f"{told}{meant} Objects of other names are left out")
-        left_out = f", and {listing(others)} will be left out" if others else ""
-        warnings.warn(f"{told}{left_out}", stacklevel=2)
+            raise InputError(
+                f"{classes.key}: no object of the XML files is {name!r}{meant} Objects of other names are left out"
+            )
+    left_out = f", and {listing(others)} will be left out" if others else ""
+    warnings.warn(f"{classes.key}: no object of the XML files is {listing(unseen)}{left_out}", stacklevel=2)
 
 
-def _object_names(dataset: Mapping) -> Iterator[str]:
+def _object_names(dataset: Mapping, key: str) -> Iterator[str]:
     root = dataset.get("data_root") or ""
     folder = osp.join(root, (dataset.get("data_prefix") or {}).get("sub_data_root", ""))
     folder = osp.join(folder, dataset.get("ann_subdir", "Annotations"))
     for number in list_from_file(osp.join(root, dataset["ann_file"])):
         path = osp.join(folder, f"{number}.xml")
-        if osp.isfile(path):
-            for found in ElementTree.parse(path).iterfind("object/name"):
-                yield found.text or ""
+        if not osp.isfile(path):
+            continue
+        try:
+            objects = ElementTree.parse(path)
+        except ElementTree.ParseError as error:
+            raise InputError(f"{key}.ann_file names '{path}', which is not an XML file ({error})") from error
+        for found in objects.iterfind("object/name"):
+            yield found.text or ""

@@ -92,6 +92,10 @@ def _write_configs(folder: Path) -> None:
         "switch": f"{_REPEATED}custom_hooks = [dict(type='PipelineSwitchHook', switch_epoch=1, switch_pipeline=[])]",
         "yolox_switch": f"{_REPEATED}custom_hooks = [dict(type='YOLOXModeSwitchHook')]",
         "voc": "val_evaluator = dict(_delete_=True, type='VOCMetric')",
+        "balanced": (
+            "train_dataloader = dict(dataset=dict(_delete_=True, type='ClassBalancedDataset', oversample_thr=0.1, "
+            "dataset=dict(type='ConcatDataset', datasets=[{{_base_.train_dataloader.dataset}}])))"
+        ),
         "xml": (
             f"train_dataloader = dict(dataset=dict(type='VOCDataset', data_root='{folder}/xml', ann_file='train.txt', "
             "data_prefix=dict(_delete_=True, sub_data_root='')))"
@@ -370,6 +374,16 @@ CASES = [
         "val_dataloader.dataset.pipeline loads no annotations, so there is nothing to compare with: add LoadAnn",
         ("val_dataloader.dataset.pipeline.1.type=Resize",),
         config="voc.py",
+    ),
+    Case(
+        "text in place of a dict",
+        "RPNHead() can't be built: 'str' object has no attribute 'get'",
+        ("model.architecture.rpn_head.loss_cls=CrossEntropyLoss",),
+    ),
+    Case(
+        "joined data sets under one that needs their categories",
+        "ClassBalancedDataset() can't be built: 'ConcatDataset' object has no attribute 'get_cat_ids'",
+        config="balanced.py",
     ),
     Case("class of XML files", "no object of the XML files is 'circle'; did you mean 'circles'?", config="xml.py"),
     Case(

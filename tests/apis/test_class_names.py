@@ -132,11 +132,17 @@ def test_xml_objects_of_each_class_pass(xml_config, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize(("names", "left_out"), [(("cat", "dog"), ", and 'horse' will be left out"), (None, "")])
+@pytest.mark.parametrize(
+    ("names", "left_out"), [(("cat", "dog"), ", and 'horse' will be left out"), (("cat", "dog", "horse"), "")]
+)
 def test_a_class_without_xml_objects_is_told(xml_config, names, left_out):
-    if names:
-        xml_config.test_dataloader.dataset.metainfo = dict(classes=names)
+    xml_config.test_dataloader.dataset.metainfo = dict(classes=names)
     with pytest.warns(UserWarning, match=rf"metainfo.classes: no object of the XML files is 'dog'{left_out}$"):
+        check_data(xml_config, ("test",))
+
+
+def test_vocs_own_classes_are_compared(xml_config):
+    with pytest.warns(UserWarning, match="XML files is 'aeroplane', 'bicycle', .*'tvmonitor'$"):
         check_data(xml_config, ("test",))
 
 
@@ -144,4 +150,11 @@ def test_a_head_with_fewer_classes_than_xml_files_is_refused(xml_config):
     xml_config.test_dataloader.dataset.metainfo = dict(classes=("cat", "horse"))
     xml_config.model = dict(type="RetinaNet", bbox_head=dict(type="RetinaHead", num_classes=1))
     with pytest.raises(InputError, match=r"bbox_head.num_classes=1, but .*metainfo.classes has 2 classes"):
+        check_data(xml_config, ("test",))
+
+
+def test_an_annotation_that_is_not_xml_is_named(xml_config, tmp_path):
+    path = tmp_path / "VOC2007" / "Annotations" / "1.xml"
+    path.write_text("")
+    with pytest.raises(InputError, match=f"dataset.ann_file names '{path}', which is not an XML file"):
         check_data(xml_config, ("test",))
