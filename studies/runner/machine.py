@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import re
+from pathlib import Path
 
 import torch
 
 from rekd_det.utils.cpu import cpu_name
 from rekd_det.version import __version__
 
+#: stands for the processor of a machine that is not this one
+ELSEWHERE = "processor not recorded (another machine)"
 _PACKAGES = ("torch", "mmengine", "mmcv", "mmdet", "mmrazor", "numpy")
 
 
@@ -21,6 +25,19 @@ def hardware() -> dict[str, object]:
         "cores": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
+
+
+def hardware_of_job(output: Path) -> dict[str, object]:
+    """That of a training on another machine: the GPUs of its first process, which mmengine logs at the start.
+
+    Args:
+        output: what the training has written, each start behind the one before.
+    """
+    gpus: dict[str, str] = {}
+    text = output.read_text(encoding="utf-8", errors="replace") if output.is_file() else ""
+    for numbers, name in re.findall(r"^ +GPU ([\d,]+): (.+)$", text.rpartition("System environment:")[2], re.M):
+        gpus |= dict.fromkeys(numbers.split(","), name)
+    return {"cpu": ELSEWHERE, "cores": None, "gpus": list(gpus.values())}
 
 
 def versions() -> dict[str, str]:

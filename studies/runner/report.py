@@ -202,7 +202,8 @@ def _conditions(results: Sequence[Mapping[str, Any]]) -> list[str]:
             parts = ", ".join(f"{name} {number}" for name, number in line["versions"].items())
             # Their number decides the batch size, which a run's digest does not know.
             processes = f", {line['processes']} processes" if line.get("processes", 1) > 1 else ""
-            told.append(f"* {machine['cpu']}, {machine['cores']} cores, {gpus}{processes}; {parts}")
+            cores = f", {machine['cores']} cores" if machine["cores"] else ""
+            told.append(f"* {machine['cpu']}{cores}, {gpus}{processes}; {parts}")
     return ["## Hardware and versions", "", *(dict.fromkeys(told) or ["No run has finished."]), ""]
 
 

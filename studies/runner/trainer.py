@@ -21,7 +21,7 @@ from studies.runner.builds import build_of
 from studies.runner.data import data_folder
 from studies.runner.first_weights import write_first_weights, write_with_backbone
 from studies.runner.launcher import Launcher
-from studies.runner.machine import hardware, versions
+from studies.runner.machine import ELSEWHERE, hardware, hardware_of_job, versions
 from studies.runner.metrics import read_metrics
 from studies.runner.processes import Processes, RunFailed, Stopped
 from studies.runner.run import Run
@@ -58,7 +58,9 @@ class Trainer:
 
     def is_like_here(self, line: Mapping[str, Any]) -> bool:
         """Whether a result's training took about as long as it would here: the same machine, GPUs and processes."""
-        return (line["hardware"], line.get("processes", 1)) == (hardware(), self.launcher.processes)
+        machine = line["hardware"]
+        same = machine.get("cpu") == ELSEWHERE if self.launcher.name == "slurm" else machine == hardware()
+        return same and line.get("processes", 1) == self.launcher.processes
 
     def write_first_weights(self, runs: Sequence[Run]) -> None:
         """Write what the runs start from. It builds each student, so that one that can't be built shows at once."""
@@ -118,7 +120,8 @@ class Trainer:
             "wall_s": round(time.monotonic() - start, 1),
             "train_s": round(train_s, 1),
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "hardware": hardware(),
+            # Slurm trains on other machines than the one that waits for the job.
+            "hardware": hardware_of_job(folder / OUTPUT) if self.launcher.name == "slurm" else hardware(),
             "device": "gpu" if "CUDA_VISIBLE_DEVICES" in environment or self.launcher.on_gpus() else "cpu",
             "processes": self.launcher.processes,
             "versions": versions(),

@@ -23,6 +23,7 @@ from rekd_det.utils.errors import InputError
 from rekd_det.utils.read_as_data import load_plain
 from studies.runner import slots, trainer
 from studies.runner.eta import Durations, clock, remaining_seconds
+from studies.runner.launcher import Launcher
 from studies.runner.processes import Processes, RunFailed, hold
 from studies.runner.signals import terminable
 
@@ -268,6 +269,19 @@ def test_a_job_that_waits_in_slurms_queue_does_not_hang(tmp_path):
     )
     lock = os.open(tmp_path / "lock", os.O_CREAT)
     Processes(lock, silence_s=2).run([sys.executable, str(script)], tmp_path / "output.txt", {})
+
+
+def test_slurms_machine_is_recorded_from_its_log(fake):
+    """The study's own machine is the one that waits for the jobs."""
+    first, last = ("System environment:\\n" + gpus for gpus in (" GPU 0,1: Old\\n", " GPU 0,1: A\\n GPU 2: B\\n"))
+    for tool, place in (("train", '"$3" --work-dir "$4" "${@:5}"'), ("test", '"${@:3}"')):
+        script = f"printf '{first}{last}'\nexec \"$PYTHON\" {fake.tools}/{tool}.py {place}\n"
+        (fake.tools / f"slurm_{tool}.sh").write_text(script)
+    assert fake.study(jobs=1, only=["student"], launcher=Launcher("slurm", 3, "fast")) == 0
+    line = fake.results()["student"]
+    assert (line["hardware"]["gpus"], line["device"]) == (["A", "A", "B"], "gpu")
+    report = (fake.root / "tiny/report.md").read_text()
+    assert "* processor not recorded (another machine), A, A, B, 3 processes; rekd_det" in report
 
 
 def test_nohup_keeps_a_study_alive():
