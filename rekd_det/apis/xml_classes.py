@@ -44,7 +44,7 @@ def check_xml_classes(dataset: Mapping, key: str) -> None:
         if not unseen:
             return
     for name in unseen:
-        if meant := did_you_mean(name, others):
+        if meant := did_you_mean(str(name), others):
             raise InputError(
                 f"{classes.key}: no object of the XML files is {name!r}{meant} Objects of other names are left out"
             )

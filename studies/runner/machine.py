@@ -28,7 +28,7 @@ def hardware() -> dict[str, object]:
 
 
 def hardware_of_job(output: Path) -> dict[str, object]:
-    """That of a training on another machine: the GPUs of its first process, which mmengine logs at the start.
+    """That of a training on another machine: the GPUs of its first process, as mmengine logs them at the last start.
 
     Args:
         output: what the training has written, each start behind the one before.

@@ -20,7 +20,8 @@ class EarlyStoppingStateHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write the counts."""
-        checkpoint[_KEY] = [(hook.wait_count, float(hook.best_score)) for hook in _stopping(runner)]
+        if counts := [(hook.wait_count, float(hook.best_score)) for hook in _stopping(runner)]:
+            checkpoint[_KEY] = counts
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Restore the counts of a checkpoint that is resumed from, and end the training if one has ended it."""
