@@ -27,7 +27,7 @@ def metric_names(cfg: Config) -> set[str] | None:
 
 
 def _names_of(cfg: Config, evaluator: Mapping) -> tuple[str, list[str]] | None:
-    """The default prefix of an evaluator and its metrics."""
+    """The default prefix of an evaluator, and its metrics; None where they are not known beforehand."""
     if type_class(evaluator.get("type"), METRICS) is VOCMetric and evaluator.get("metric", "mAP") == "mAP":
         thresholds = evaluator.get("iou_thrs", 0.5)
         thresholds = [thresholds] if isinstance(thresholds, float) else thresholds

@@ -130,9 +130,11 @@ def _check_dataset(key: str, dataset: Mapping, split: str) -> tuple[str, dict[An
             _check_exists(key, name, osp.join(root, path), dataset, exists)
     ann_file = dataset.get("ann_file")
     full = osp.join(root, ann_file) if isinstance(ann_file, str) else ""
-    if full and _is_local(full, dataset) and reads_as_xml(dataset):
+    if not full or not _is_local(full, dataset):
+        return None
+    if reads_as_xml(dataset):
         check_xml_classes(dataset, key)
-    if not full.endswith(".json") or not _is_local(full, dataset) or not reads_as_coco(dataset):
+    if not full.endswith(".json") or not reads_as_coco(dataset):
         return None
     loading = [t for t in dataset.get("pipeline") or [] if isinstance(t, Mapping) and t.get("with_mask")]
     polygons = split == "train" and any(t.get("poly2mask") is False for t in loading)

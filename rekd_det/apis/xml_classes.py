@@ -39,7 +39,9 @@ def check_xml_classes(dataset: Mapping, key: str) -> None:
     unseen = dict.fromkeys(classes.names)
     others: dict[str, None] = {}
     for name in _object_names(dataset, key):
-        if unseen.pop(name, True) and name not in classes.names:
+        if name in unseen:
+            del unseen[name]
+        elif name not in classes.names:
             others[name] = None
         if not unseen:
             return

@@ -49,7 +49,7 @@ def suggestion_text(found: HeadTail) -> str:
     if suggestion is None:
         return "No row was found, so no K can be suggested."
     if found.max_k == 1:
-        return "K is 1: of two logits no other leaves a tail."
+        return "K is 1: with two logits, no other K leaves a tail."
     rule = (
         f"Rule: the smallest K >= 2 whose top-K set holds on average {TARGET_MASS:.0%} of the teacher's probability on "
         f"the rows '{suggestion.group}'. It is a starting point for a search and does not promise the best AP."

@@ -20,18 +20,19 @@ class EarlyStoppingStateHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write the counts."""
-        if counts := [(hook.wait_count, float(hook.best_score)) for hook in _stopping(runner)]:
+        if counts := {hook.monitor: (hook.wait_count, float(hook.best_score)) for hook in _stopping(runner)}:
             checkpoint[_KEY] = counts
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Restore the counts of a checkpoint that is resumed from, and end the training if one has ended it."""
-        if not runner._resume:
-            return
-        for hook, (waited, best) in zip(_stopping(runner), checkpoint.get(_KEY, []), strict=False):
-            hook.wait_count, hook.best_score = waited, best
+        counts = checkpoint.get(_KEY, {}) if runner._resume else {}
+        for hook in _stopping(runner):
+            if hook.monitor not in counts:  # the best value of another metric says nothing about this one
+                continue
+            hook.wait_count, hook.best_score = counts[hook.monitor]
             threshold = hook.stopping_threshold
-            reached = threshold is not None and hook.rule_map[hook.rule](best, threshold)
-            if reached or waited >= hook.patience:
+            reached = threshold is not None and hook.rule_map[hook.rule](hook.best_score, threshold)
+            if reached or hook.wait_count >= hook.patience:
                 runner.train_loop.stop_training = True
                 runner.logger.warning(
                     f"EarlyStoppingHook({hook.monitor}) had ended this training: it goes on only with another "

@@ -470,6 +470,17 @@ def test_early_stopping_counts_on(runs, stopped_at):
     assert (runs.folder / "run/iter_3.pth").exists() and not (runs.folder / "run/iter_4.pth").exists()
 
 
+def test_early_stopping_counts_another_metric_anew(runs):
+    stopping = "dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP', min_delta=2, patience=2)"
+    every = "default_hooks = dict(checkpoint=dict(interval=1))\n"
+    config = f"train_cfg = dict(max_iters=9, val_interval=1, val_begin=1)\n{every}custom_hooks.append({stopping})\n"
+    runs.config(config)
+    assert runs.train("--work-dir", "run", "--cfg-options", "train_cfg.max_iters=2") == [0], runs.said
+    runs.config(config.replace("bbox_mAP", "bbox_mAP_50"))
+    assert runs.train("--work-dir", "run", "--resume") == [0], runs.said
+    assert (runs.folder / "run/iter_4.pth").exists() and not (runs.folder / "run/iter_5.pth").exists()
+
+
 def test_what_early_stopping_has_ended_says_so(runs):
     stopping = "dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP', stopping_threshold=-1)"
     config = _ITERS.replace("100", "1") + "default_hooks = dict(checkpoint=dict(interval=1, save_best='auto'))\n"
