@@ -20,7 +20,13 @@ class LastStartHook(Hook):
     A training that starts anew, or resumes from a checkpoint of another folder, moves the checkpoints of an earlier one
     into a folder of their own: killed before its first checkpoint, it would otherwise continue the earlier one. One
     that resumes from a named checkpoint continues from that one, though its folder may have later ones.
+
+    The folder's config is this training's from then on, too.
     """
+
+    def before_run(self, runner: Runner) -> None:
+        """Write the config, which ReKDRunner put off: a training that is refused its folder leaves it as it is."""
+        Runner.dump_config(runner)
 
     def before_train(self, runner: Runner) -> None:
         """Move the earlier files, and name the checkpoint that this training continues."""

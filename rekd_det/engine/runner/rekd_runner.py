@@ -107,6 +107,9 @@ class ReKDRunner(Runner):
         with full_disk_explained(self.work_dir), alone_in(self.work_dir):
             return super().train()
 
+    def dump_config(self) -> None:
+        """Do nothing while the Runner is built: another training may have the folder. LastStartHook writes it."""
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap for several processes, in a way that works for a distillation."""
         if self.distributed:

@@ -270,11 +270,13 @@ def test_a_copied_run_goes_on_in_its_own_folder_and_leaves_the_original_alone(ru
 def test_a_second_training_in_a_folder_is_refused(runs, two_iterations):
     shutil.copytree(two_iterations, runs.folder / "run")
     runs.config(_ITERS + '__import__("rekd_det.engine.runner.alone", fromlist=["_"])._PATIENCE = 0\n')
-    before = (runs.folder / "run/iter_2.pth").read_bytes()
+    files = [*(runs.folder / "run").glob("*.pth"), *(runs.folder / "run").glob("*.py")]
+    before = {p: p.read_bytes() for p in files}
+    assert {p.suffix for p in before} == {".pth", ".py"}
     with FileLock(runs.folder / "run/.training.lock"):
         assert runs.train("--work-dir", "run", processes=2) == [1, 1]
     assert re.search("another training runs in '.*run': wait for its end", runs.said)
-    assert (runs.folder / "run/iter_2.pth").read_bytes() == before
+    assert {p: p.read_bytes() for p in files} == before
 
 
 def test_resume_continues_the_training_that_was_started_last(runs, two_iterations):
