@@ -19,9 +19,10 @@ from rekd_det.apis.export import (
 )
 from rekd_det.apis.preflight import check_work_dir
 from rekd_det.utils.atomic import replacing
-from rekd_det.utils.checkpoint import CheckpointError, load_checkpoint_file, meta_of
+from rekd_det.utils.checkpoint import load_checkpoint_file
+from rekd_det.utils.checkpoint_content import meta_of
 from rekd_det.utils.config_text import parse_config_text
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import CheckpointError, InputError
 from rekd_det.utils.pair_config import is_pair, teacher_config
 from rekd_det.utils.registered_names import check_registered
 

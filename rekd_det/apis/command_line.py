@@ -21,8 +21,7 @@ from rekd_det.apis.build_errors import BuildError, explain_build_error, went_thr
 from rekd_det.apis.cfg_options import CfgOptions
 from rekd_det.engine.runner.cpu_dist import start_gloo, wrap_without_device
 from rekd_det.models.utils.finite_guard import NonFiniteLoss
-from rekd_det.utils.checkpoint import CheckpointError
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import CheckpointError, InputError
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

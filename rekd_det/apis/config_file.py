@@ -13,7 +13,8 @@ from rekd_det.engine.utils import RUNNER_KEYS
 from rekd_det.utils.config_options import merge_into
 from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.errors import InputError, did_you_mean, one_line
-from rekd_det.utils.pair_config import is_pair, package_config, read_file
+from rekd_det.utils.pair_config import is_pair
+from rekd_det.utils.read_config import package_config, read_file
 
 #: keys at a config's top level that mmengine or the tools read; others are variables
 READ_KEYS = RUNNER_KEYS | {"_scope_", "custom_imports", "model_wrapper_cfg", "tta_model", "tta_pipeline"}

@@ -17,13 +17,11 @@ from mmrazor.registry import MODELS as RAZOR_MODELS
 from torch import nn
 
 from rekd_det.apis.config_file import READ_KEYS
-from rekd_det.utils.checkpoint import (
+from rekd_det.utils.checkpoint import check_checkpoint_file, load_weights
+from rekd_det.utils.checkpoint_content import (
     STUDENT_PREFIX,
-    CheckpointError,
-    check_checkpoint_file,
     dataset_meta_of,
     is_distilled,
-    load_weights,
     meta_of,
     strip_student_prefix,
     weights_of,
@@ -31,7 +29,7 @@ from rekd_det.utils.checkpoint import (
 from rekd_det.utils.config_nodes import config_nodes
 from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.custom_imports import custom_imports
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import CheckpointError, InputError
 from rekd_det.utils.pair_config import is_pair, student_config
 from rekd_det.utils.registered_names import check_registered
 from rekd_det.version import __version__

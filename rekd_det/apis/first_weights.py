@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from mmengine.config import Config
 
-from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, check_checkpoint_file, is_distilled, weights_of
+from rekd_det.utils.checkpoint import can_be_checked, check_checkpoint_file
+from rekd_det.utils.checkpoint_content import is_distilled, weights_of
+from rekd_det.utils.errors import CheckpointError
 from rekd_det.utils.pair_config import is_pair
 
 

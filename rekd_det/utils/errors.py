@@ -15,6 +15,10 @@ class InputError(ValueError):
     """A mistake in the user's input; the message names it and says how to fix it."""
 
 
+class CheckpointError(InputError):
+    """A checkpoint that cannot be read, or does not fit the model."""
+
+
 def did_you_mean(name: str, known: Iterable[str], similarity: float = 0.6) -> str:
     """The end of a message about an unknown name: the most similar known one; empty if none is as similar as that."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=similarity)

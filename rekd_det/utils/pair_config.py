@@ -5,19 +5,17 @@ Everything here works on configs alone: no model is built, no checkpoint is read
 """
 
 import copy
-import importlib.util
 import os.path as osp
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.registry import HOOKS
 
 from rekd_det.utils.config_options import merge_into
 from rekd_det.utils.config_types import type_class
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.named_classes import name_classes
+from rekd_det.utils.read_config import package_config, read_file
 
 _SPEC_KEYS = {"cfg_path", "cfg_options", "pretrained"}
 
@@ -233,38 +231,6 @@ def _read_config(path: object, name: str) -> Config:
         return read_file(path)
     except Exception as error:  # a config is a program and may raise any exception
         raise InputError(f"{name}.cfg_path '{path}' can't be read: {type(error).__name__}: {error}") from error
-
-
-def read_file(path: str) -> Config:
-    """Read a config file. What mmengine's new style names by class has its name in a registry afterwards."""
-    cfg = Config.fromfile(path)
-    name_classes(cfg)
-    return cfg
-
-
-def package_config(path: str, name: str) -> Config:
-    """Read a config of an installed package.
-
-    Args:
-        path: such as ``'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'``.
-        name: what names it, for error messages.
-
-    Raises:
-        InputError: if the package or the config is not there.
-    """
-    package = path.partition("::")[0]
-    # mmengine would run `pip install` for a package that is not there.
-    if not package.isidentifier() or importlib.util.find_spec(package) is None:
-        raise InputError(f"{name} '{path}': no package `{package}` is installed")
-    try:
-        cfg = get_config(path)
-    except (FileNotFoundError, ValueError, AssertionError) as error:
-        raise InputError(
-            f"{name} '{path}': package `{package}` has no such config "
-            f"(expected e.g. 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py')"
-        ) from error
-    name_classes(cfg)
-    return cfg
 
 
 def _check_options(cfg: Config, options: Mapping, name: str) -> None:

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from rekd_det.apis.class_names import ClassNames
 from rekd_det.apis.head_classes import check_class_weights, check_head_classes
 from rekd_det.utils.errors import InputError
-from rekd_det.utils.pair_config import package_config
+from rekd_det.utils.read_config import package_config
 
 COCO = ClassNames(range(80), "train_dataloader.dataset.metainfo.classes")
 MASK_RCNN = "mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"

@@ -16,13 +16,9 @@ from torch import _weights_only_unpickler, nn
 from torch._tensor import _rebuild_from_type_v2
 
 from rekd_det.engine.hooks import StudentWeightsHook
-from rekd_det.utils.checkpoint import (
-    CheckpointError,
-    check_checkpoint_file,
-    load_checkpoint_file,
-    load_weights,
-    strip_student_prefix,
-)
+from rekd_det.utils.checkpoint import check_checkpoint_file, load_checkpoint_file, load_weights
+from rekd_det.utils.checkpoint_content import strip_student_prefix
+from rekd_det.utils.errors import CheckpointError
 
 
 def save(path: Path, content, zipped: bool = True) -> str:

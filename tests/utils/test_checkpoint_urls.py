@@ -18,7 +18,8 @@ from mmengine.runner import checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader, load_from_http
 
 from rekd_det.utils import compat
-from rekd_det.utils.checkpoint import CheckpointError, check_checkpoint_file, load_checkpoint_file
+from rekd_det.utils.checkpoint import check_checkpoint_file, load_checkpoint_file
+from rekd_det.utils.errors import CheckpointError
 
 READERS = [load_checkpoint_file, check_checkpoint_file]
 CODE = Call(os.mkdir, "made-by-a-checkpoint")

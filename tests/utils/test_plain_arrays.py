@@ -9,8 +9,8 @@ from forged import Call
 from mmengine.fileio import load
 from mmengine.logging import HistoryBuffer
 
-from rekd_det.utils.checkpoint import CheckpointError, load_checkpoint_file
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.checkpoint import load_checkpoint_file
+from rekd_det.utils.errors import CheckpointError, InputError
 
 _reconstruct, _scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
 _frombuffer = np.empty(1).__reduce_ex__(5)[0]

@@ -22,7 +22,8 @@ from rekd_det.apis.build_errors import explain_build_error
 from rekd_det.apis.export import count_parameters
 from rekd_det.engine.hooks.pair_check_hook import check_categories
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
-from rekd_det.utils.checkpoint import STUDENT_PREFIX, load_checkpoint_file, weights_of
+from rekd_det.utils.checkpoint import load_checkpoint_file
+from rekd_det.utils.checkpoint_content import STUDENT_PREFIX, weights_of
 from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.errors import InputError, one_line, raised_in
 from rekd_det.utils.pair_config import classifies_images, model_config, require_pair, resolve_model_config

@@ -21,7 +21,8 @@ from rekd_det.apis.command_line import build_runner
 from rekd_det.apis.preflight import check_data
 from rekd_det.engine.categories import named_categories
 from rekd_det.engine.hooks.pair_check_hook import check_categories
-from rekd_det.utils.checkpoint import classes_of, load_checkpoint_file
+from rekd_det.utils.checkpoint import load_checkpoint_file
+from rekd_det.utils.checkpoint_content import classes_of
 from rekd_det.utils.config_types import default_scope
 from rekd_det.utils.dataset_configs import plain_datasets
 from rekd_det.utils.errors import InputError

@@ -17,7 +17,8 @@ from mmengine.runner import set_random_seed
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from rekd_det.apis.preflight import check_data
-from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights, strip_student_prefix, weights_of
+from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights
+from rekd_det.utils.checkpoint_content import strip_student_prefix, weights_of
 from rekd_det.utils.config_nodes import config_nodes
 from rekd_det.utils.config_types import default_scope, type_name
 from rekd_det.utils.dataset_configs import plain_datasets

@@ -15,8 +15,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from rekd_det.utils.atomic import remove_partials, replace_text
-from rekd_det.utils.checkpoint import CheckpointError, is_local
-from rekd_det.utils.errors import InputError, closest_or_all
+from rekd_det.utils.checkpoint import is_local
+from rekd_det.utils.errors import CheckpointError, InputError, closest_or_all
 from rekd_det.utils.shadow import shadowed
 
 

@@ -7,7 +7,8 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from rekd_det.utils.checkpoint import load_weights, strip_student_prefix, weights_of
+from rekd_det.utils.checkpoint import load_weights
+from rekd_det.utils.checkpoint_content import strip_student_prefix, weights_of
 
 
 @HOOKS.register_module()

@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from rekd_det.engine.categories import named_categories
-from rekd_det.utils.checkpoint import classes_of
+from rekd_det.utils.checkpoint_content import classes_of
 from rekd_det.utils.errors import listing
 
 

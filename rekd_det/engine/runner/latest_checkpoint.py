@@ -11,7 +11,9 @@ import re
 
 from mmengine.logging import print_log
 
-from rekd_det.utils.checkpoint import CheckpointError, check_checkpoint_file, is_local, meta_of
+from rekd_det.utils.checkpoint import check_checkpoint_file, is_local
+from rekd_det.utils.checkpoint_content import meta_of
+from rekd_det.utils.errors import CheckpointError
 
 _PERIODIC = re.compile(r"(epoch|iter)_\d+\.pth")
 

@@ -36,10 +36,10 @@ from rekd_det.engine.runner.wrapping import check_wrapper
 from rekd_det.engine.utils import model_of
 from rekd_det.models.algorithms.rekd_distill import ReKDDistill
 from rekd_det.utils.atomic import replacing
-from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, is_local
+from rekd_det.utils.checkpoint import can_be_checked, is_local
 from rekd_det.utils.config_types import type_class, type_name
 from rekd_det.utils.custom_imports import import_rekd_det
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import CheckpointError, InputError
 from rekd_det.utils.pair_config import is_pair
 from rekd_det.utils.shadow import shadowed
 

@@ -21,8 +21,8 @@ from rekd_det.engine.runner.latest_checkpoint import (
     named_by_last_checkpoint,
 )
 from rekd_det.utils.atomic import replacing
-from rekd_det.utils.checkpoint import CheckpointError, can_be_checked, check_checkpoint_file, is_local
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.checkpoint import can_be_checked, check_checkpoint_file, is_local
+from rekd_det.utils.errors import CheckpointError, InputError
 
 _CHUNK = 1 << 26  # bytes that travel at once
 _IDENTITY = ("epoch", "iter", "time", "seed", "experiment_name")

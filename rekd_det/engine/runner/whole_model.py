@@ -10,7 +10,8 @@ from mmengine.runner import Runner
 
 from rekd_det.engine.runner.generators_hook import warn_inexact
 from rekd_det.engine.utils import model_of
-from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError, weights_of
+from rekd_det.utils.checkpoint_content import STUDENT_PREFIX, weights_of
+from rekd_det.utils.errors import CheckpointError
 
 
 def check_whole(runner: Runner, checkpoint: Mapping, path: str) -> None:

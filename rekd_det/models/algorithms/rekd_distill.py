@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from rekd_det.models.distillers.rekd_distiller import ReKDDistiller
 from rekd_det.models.teachers.lean import LeanOptions, make_lean
 from rekd_det.models.teachers.teacher import TeacherInput, build_teacher
-from rekd_det.utils.checkpoint import STUDENT_PREFIX, CheckpointError
+from rekd_det.utils.checkpoint_content import STUDENT_PREFIX
+from rekd_det.utils.errors import CheckpointError
 from rekd_det.utils.pair_config import student_of, with_preprocessor
 
 _TEACHER_PREFIX = "teacher."

@@ -10,15 +10,9 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from rekd_det.utils.checkpoint import (
-    CheckpointError,
-    classes_of,
-    load_checkpoint_file,
-    load_weights,
-    strip_student_prefix,
-    weights_of,
-)
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.checkpoint import load_checkpoint_file, load_weights
+from rekd_det.utils.checkpoint_content import classes_of, strip_student_prefix, weights_of
+from rekd_det.utils.errors import CheckpointError, InputError
 from rekd_det.utils.pair_config import resolve_model_config
 from rekd_det.utils.pretrained import drop_pretrained
 

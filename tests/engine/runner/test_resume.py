@@ -18,7 +18,7 @@ from tiny_pair import AUGMENTED
 from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_latest_checkpoint
 from rekd_det.engine.runner.rekd_runner import ReKDRunner
 from rekd_det.utils import checkpoint as checkpoints
-from rekd_det.utils.checkpoint import CheckpointError
+from rekd_det.utils.errors import CheckpointError
 from rekd_det.utils.read_as_data import load_plain
 
 # Whatever draws random numbers or keeps a state: augmentation, samplers, momentum, schedule, warm-up, EMA, best.

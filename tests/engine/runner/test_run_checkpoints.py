@@ -10,8 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import RUNNERS
 
 from rekd_det.models.utils.finite_guard import FiniteGuard, NonFiniteLoss
-from rekd_det.utils.checkpoint import CheckpointError
-from rekd_det.utils.errors import InputError
+from rekd_det.utils.errors import CheckpointError, InputError
 from rekd_det.utils.read_as_data import load_plain
 
 # A student of some size: beside 3 M parameters and their momentum, what else is stored must be small.

@@ -10,7 +10,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from tiny import NUM_CLASSES, batch, build, build_pair, perturb, tiny_rcnn
 
 from rekd_det.models.teachers.teacher import TeacherInput, build_teacher
-from rekd_det.utils.checkpoint import CheckpointError
+from rekd_det.utils.errors import CheckpointError
 
 CAFFE = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
 
