@@ -12,6 +12,8 @@ Shape legend: L decoder layers, B images, Q queries of the student, R queries of
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -47,12 +49,11 @@ def match(cost: Tensor) -> list[Pairs | None]:
         with more queries than the teacher keeps those that fit best. A tie goes to the identity.
     """
     layers, images, queries, others = cost.shape
-    values = cost.cpu().numpy()
-    found = np.empty((layers, 2, images, min(queries, others)), dtype=np.int64)
-    for layer in range(layers):
-        for image in range(images):
-            found[layer, :, image] = _assign(values[layer, image])
-    count = found.shape[-1]
+    count = min(queries, others)
+    # The GPU has nothing to do meanwhile, and scipy lets other threads run.
+    with ThreadPoolExecutor() as pool:
+        assigned = list(pool.map(_assign, cost.flatten(0, 1).cpu().numpy()))
+    found = np.array(assigned, dtype=np.int64).reshape(layers, images, 2, count).swapaxes(1, 2)
     same = queries == others
     straight = [bool(same and (found[i, 1] == np.arange(count)).all()) for i in range(layers)]
     found += np.arange(images)[:, None] * np.array([queries, others])[:, None, None]
