@@ -115,7 +115,7 @@ def mask_cost(student: Tensor, teacher: Tensor) -> Tensor:
     """
     size = [min(side, MASK_SIDE) for side in student.shape[-2:]]
     a, b = (
-        F.interpolate(x.float().nan_to_num(0.0), size, mode="bilinear", align_corners=False).sigmoid().flatten(2)
+        F.interpolate(x.float(), size, mode="bilinear", align_corners=False).nan_to_num(0.0).sigmoid().flatten(2)
         for x in (student, teacher)
     )
     with torch.autocast(a.device.type, enabled=False):  # the tie to the identity needs fp32
