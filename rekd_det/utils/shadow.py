@@ -13,16 +13,16 @@ def shadowed(owner: object, name: str, value: Any) -> Iterator[None]:
 
     Args:
         owner: the object; others of its class are not affected.
-        name: of an attribute or a method; not of a parameter or a submodule, which torch keeps elsewhere.
+        name: of an attribute, a method or a submodule; not of a property.
         value: what the object has instead.
     """
-    own = name in vars(owner)
-    hidden = getattr(owner, name)
-    setattr(owner, name, value)
+    attributes = vars(owner)  # torch looks for a submodule only where these lack the name
+    own, hidden = name in attributes, getattr(owner, name)
+    attributes[name] = value
     try:
         yield
     finally:
         if own:
-            setattr(owner, name, hidden)
+            attributes[name] = hidden
         else:
-            delattr(owner, name)
+            del attributes[name]

@@ -104,6 +104,21 @@ def test_only_the_classification_path_of_the_teacher_runs(family):
     assert not [n for n in ran if any(w in n for w in wasted)]
 
 
+def test_layers_that_serve_the_teachers_boxes_alone_do_not_run():
+    config = tiny_rcnn()
+    branches = dict(num_shared_fcs=0, num_shared_convs=1, num_cls_fcs=1, num_reg_convs=1, num_reg_fcs=1)
+    config.roi_head.bbox_head.update(type="ConvFCBBoxHead", conv_out_channels=8, **branches)
+    model = build_pair(config)
+    head, ran = model.teacher.roi_head.bbox_head, set()
+    for name, layers in head.named_children():
+        for layer in layers if isinstance(layers, torch.nn.ModuleList) else ():
+            layer.register_forward_hook(lambda *_, n=name: ran.add(n))
+    step = run_step(model, batch(model))
+    assert ran == {"shared_convs", "cls_fcs"}
+    assert_no_pull(model, step.distill)
+    assert len(head.reg_convs) == len(head.reg_fcs) == 1
+
+
 @pytest.mark.slow
 def test_stage_weights_are_the_heads(family):
     name, config = family

@@ -7,8 +7,8 @@ no sampler, no box or mask branch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,11 +236,18 @@ def _tap_stage(taps: TapSet, stage: _Stage, extractor: nn.Module, head: Any) -> 
     taps.add(head.loss_cls, on_loss)
 
 
-def _classification_only(head: Any) -> AbstractContextManager[None]:
-    """Leave out the box regressor, because its result is not used."""
+@contextmanager
+def _classification_only(head: Any) -> Iterator[None]:
+    """Leave out the box regressor and the layers before it that serve it alone, because its result is not used."""
     if isinstance(head, SABLHead):  # asks no switch, but its branches are methods
-        return shadowed(head, "reg_forward", lambda x: None)
-    return shadowed(head, "with_reg", False)
+        switches: dict[str, Any] = {"reg_forward": lambda x: None}
+    else:
+        switches = {"with_reg": False, "reg_convs": (), "reg_fcs": ()}
+    with ExitStack() as stack:
+        for name, value in switches.items():
+            if hasattr(head, name):
+                stack.enter_context(shadowed(head, name, value))
+        yield
 
 
 def _classify_double(roi_head: Any, feats: Sequence[Tensor], rois: Tensor) -> Tensor:
