@@ -30,6 +30,7 @@ from rekd_det.engine.runner.latest_checkpoint import check_resumable, find_lates
 from rekd_det.engine.runner.model_state import end_if_diverged
 from rekd_det.engine.runner.position_hook import PositionHook
 from rekd_det.engine.runner.seeded_loader import SeededLoader
+from rekd_det.engine.runner.short_history_hook import ShortHistoryHook
 from rekd_det.engine.runner.start import decide_start
 from rekd_det.engine.runner.whole_model import check_whole
 from rekd_det.engine.runner.wrapping import check_wrapper
@@ -62,6 +63,7 @@ class ReKDRunner(Runner):
     * lets the main process decide for all where to resume, and sends the checkpoint to nodes without it;
     * checks and logs a distillation (``PairCheckHook``, ``DistillLogHook``) even if ``custom_hooks`` lacks these hooks;
     * logs which keys of the config differ from the checkpoint's, and which value applies;
+    * keeps only the newest values of each logged scalar in memory and in checkpoints (``ShortHistoryHook``);
     * writes a checkpoint under a temporary name and renames it, keeps the old one until then, and resumes from the
       newest sound one;
     * on a new start in a used folder moves the checkpoints there aside, so that ``--resume`` continues the last start.
@@ -159,6 +161,7 @@ class ReKDRunner(Runner):
         self.register_hook(CategoriesHook(), priority="VERY_HIGH")
         self.register_hook(EarlyStoppingStateHook())
         self.register_hook(LastStartHook())
+        self.register_hook(ShortHistoryHook())
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build the training loop over seeded samples."""

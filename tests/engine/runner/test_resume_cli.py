@@ -214,6 +214,18 @@ def test_a_training_locks_its_folder(runs):
 # --- where to start
 
 
+@pytest.mark.parametrize(("window", "kept"), [(2, 3), (4, 4), ("global", 5)])
+def test_a_checkpoint_keeps_as_many_values_of_the_log_as_it_needs(runs, window, kept):
+    few = '__import__("rekd_det.engine.runner.short_history_hook", fromlist=["_"])._KEPT = 3\n'
+    longer = f"[dict(data_src='loss', method_name='mean', window_size={window!r})]"
+    runs.config(_ITERS.replace("2", "5") + few + f"log_processor = dict(window_size=1, custom_cfg={longer})\n")
+    assert runs.train("--work-dir", "run") == [0], runs.said
+    scalars = runs.checkpoint("iter_5.pth")["message_hub"]["log_scalars"]
+    assert {len(scalars[f"train/{name}"].data[0]) for name in ("loss", "loss_bbox", "distill.loss_tisd", "lr")} == {
+        kept
+    }
+
+
 def test_without_a_checkpoint_yet_load_from_stays_in_force(runs):
     runs.config(_ITERS + f"load_from = '{runs.pair.folder}/student.pth'")
     (runs.folder / "run").mkdir()
