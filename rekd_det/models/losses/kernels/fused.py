@@ -148,7 +148,7 @@ def _load(inputs: LossInputs, spec: KDSpec, part: slice, memory: Tensor) -> _Blo
     masked = None
     # Elsewhere than on CPU the look at the minimum would wait for the device.
     if not on_cpu or float(s.amin()) <= MASKED:
-        masked = inputs.student[part] < MASKED
+        masked = s[:, :num_logits] <= MASKED  # not of the source, because MASKED is -inf in fp16
 
     if inputs.weight is None:
         weight = torch.ones((), dtype=t.dtype, device=t.device).expand(t.shape[0], 1)
